@@ -1,0 +1,39 @@
+# Everything runs in .venv with the versions of constraints.txt. PYTHON=python3.12 make ... chooses the interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test check format clean
+
+quickstart: .venv/.installed
+	$(BIN)/diffcse quickstart --output quickstart --resume
+
+test: .venv/.installed-test
+	$(BIN)/python -m pytest
+
+check: .venv/.installed-check
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.installed-check
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv quickstart
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; $$($(PYTHON) --version) found. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[report]"
+	@touch $@
+
+.venv/.installed-test: .venv/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[report,test]"
+	@touch $@
+
+.venv/.installed-check: .venv/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[report,check]"
+	@touch $@

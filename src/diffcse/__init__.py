@@ -1,0 +1,1 @@
+"""The DiffCSE toolkit: sentence embeddings from plain text without labels."""

@@ -1,0 +1,172 @@
+"""Writing without leaving halves behind.
+
+A run can be killed, or the disk can fill, at any moment. Whatever this package writes is therefore first completed
+under a temporary name beside its target and then renamed, which file systems do in one indivisible step: a reader
+sees the old content or the new, never a torn one.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from diffcse.errors import InputError
+
+_MANIFEST = "manifest.json"
+_FULL = ("No space left", "File too large", "quota exceeded", "file write failed", "inline_container.cc")
+
+
+@contextmanager
+def write_errors(target: Path) -> Iterator[None]:
+    """Turn what can go wrong on the way to the disk into one readable `InputError` naming `target`.
+
+    safetensors and `torch.save` report a full disk as their own exception types, so the cause is recognised by
+    its text where there is no `errno`. (`torch.save` does not even name it: its archive writer finds itself at an
+    unexpected position.)
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        text = str(error)
+        full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(sign in text for sign in _FULL)
+        if full:
+            raise InputError(
+                f"{target}: no space left on the device to write this. What was complete before is untouched. "
+                "Free some space, or write somewhere else with --output, then start again."
+            ) from error
+        if isinstance(error, OSError):
+            raise InputError(f"{target}: cannot be written: {error.strerror or error}") from error
+        raise
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt":  # folders cannot be opened there, nor files opened for reading be synced
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def staged_file(target: Path) -> Iterator[Path]:
+    """Yield a name beside `target` to write to; when the block ends well, that becomes `target`, else it vanishes."""
+    with write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            yield staging
+            _sync(staging)
+            staging.replace(target)
+        finally:
+            staging.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) to `path` in one indivisible step; parents are made."""
+    with staged_file(path) as staging:
+        staging.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON to `path` in one indivisible step. NaN is refused: it is not JSON."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file name that is not UTF-8 reaches us as lone surrogates, which JSON can hold only escaped.
+    write_text(path, text.encode(errors="backslashreplace").decode())
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target`; when the block ends well it becomes `target`, else it vanishes.
+
+    A folder already at `target` is replaced. Between moving it away and renaming, a kill can leave neither under that
+    name, but never a half: both are complete then, and `clear_partials` puts the new one in its place.
+    """
+    with write_errors(target):
+        if target.exists() and not target.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file is in the folder's place")
+        target = target.resolve()  # what a link points to is replaced, not the link
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("partial", "old"))
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        try:
+            yield staging
+            for file in staging.rglob("*"):
+                _sync(file)
+            _sync(staging)
+            if target.exists():
+                # Renaming the old one away first keeps the moment without any `target` to two renames.
+                shutil.rmtree(old, ignore_errors=True)
+                target.rename(old)
+            try:
+                staging.rename(target)
+            except OSError:
+                if old.exists():
+                    old.rename(target)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def clear_partials(folder: Path) -> None:
+    """Remove what a killed process left under a staging name in `folder`.
+
+    Where it was killed in the middle of replacing a folder, the replacement is completed first.
+    """
+    for leftover in sorted(folder.glob(".*")):  # .old before .partial
+        found = _STAGING.fullmatch(leftover.name)
+        if not found:
+            continue
+        with suppress(OSError):
+            if found["end"] == "old" and not (folder / found["name"]).exists():
+                staging = leftover.with_suffix(".partial")
+                (staging if staging.is_dir() else leftover).rename(folder / found["name"])
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+_STAGING = re.compile(r"\.(?P<name>.+)\.\d+\.(?P<end>partial|old)", re.DOTALL)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path) -> None:
+    """List every file of `folder` with size and SHA-256, so that `is_whole` can tell a torn copy."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _MANIFEST)
+    entries = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files
+    }
+    write_json(folder / _MANIFEST, entries)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether `folder` holds all that its manifest lists, unaltered. A missing or unreadable manifest means no."""
+    try:
+        entries = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        return bool(entries) and all(
+            (folder / name).stat().st_size == entry["bytes"] and sha256_of(folder / name) == entry["sha256"]
+            for name, entry in entries.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False

@@ -1,0 +1,80 @@
+"""D(x″, z): telling a stock encoder about a sentence, without a fork of the model.
+
+The reference code carries a modified copy of a whole library to put z in the place of the discriminator's
+position-0 embedding. The tensor in question is simply what enters the first layer (after the embedding LayerNorm,
+its dropout, and any embedding projection), so a hook on that layer, alive for one forward pass, does the same on
+any encoder whose layers can be found.
+
+Shape suffixes: R rows, T token positions, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffcse.errors import InputError
+
+
+def first_layer(encoder: nn.Module) -> nn.Module:
+    """The first of the encoder's transformer layers.
+
+    Raises:
+        InputError: there is no list of as many modules as the configuration has layers (ALBERT, for one, runs one
+            shared layer several times).
+    """
+    depth = getattr(encoder.config, "num_hidden_layers", None)
+    for module in encoder.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return module[0]
+    raise InputError(
+        f"{type(encoder).__name__}: cannot condition this architecture on a sentence embedding, because it has no "
+        f"list of its {depth} layers (it may share one layer among all depths). "
+        "Use BERT, RoBERTa, DistilBERT, MPNet, ELECTRA or XLM-R, or train without the difference term "
+        '(difference = "none")'
+    )
+
+
+@contextmanager
+def sentence_at_position_0(encoder: nn.Module, sentence_RH: Tensor) -> Iterator[None]:
+    """Within the block, `encoder`'s one forward pass sees `sentence_RH` in the place of position 0's embedding.
+
+    The hook is gone when the block ends, however it ends. Gradients flow into `sentence_RH`.
+
+    Raises:
+        InputError: the first layer did not run exactly once, or was not given a (R, T, H) tensor that fits.
+    """
+    calls = 0
+
+    def swap(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        nonlocal calls
+        calls += 1
+        hidden_RTH = args[0] if args else kwargs["hidden_states"]
+        if hidden_RTH.ndim != 3 or hidden_RTH[:, 0].shape != sentence_RH.shape:
+            raise InputError(
+                f"{type(encoder).__name__}: its first layer takes a tensor of shape {tuple(hidden_RTH.shape)}, which "
+                f"sentence embeddings of shape {tuple(sentence_RH.shape)} do not fit. The discriminator needs the "
+                "encoder's hidden size: start both from the same checkpoint"
+            )
+        swapped_RTH = torch.cat([sentence_RH[:, None].to(hidden_RTH.dtype), hidden_RTH[:, 1:]], dim=1)
+        if args:
+            return (swapped_RTH, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": swapped_RTH}
+
+    if any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules()):
+        # A recomputed layer would run after the hook is gone, and see another input than the first time.
+        raise InputError("gradient checkpointing on the discriminator is not supported: switch it off there")
+    handle = first_layer(encoder).register_forward_pre_hook(swap, with_kwargs=True)
+    try:
+        yield
+        if calls != 1:
+            raise InputError(
+                f"{type(encoder).__name__}: its first layer ran {calls} times in one forward pass, so a sentence "
+                "embedding cannot be placed in it"
+            )
+    finally:
+        handle.remove()

@@ -1,0 +1,250 @@
+"""Checkpoints -> the parts of the method.
+
+Three networks must fit together before the first step: they share one vocabulary, G really has a trained
+masked-language-model head, and no weight of theirs was left at a random start unnoticed. Each of these failures
+would otherwise train without complaint and score badly, so they are checked here, once, for every source.
+
+Weights are read from safetensors only and no code of a checkpoint is run.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
+
+from diffcse.config import Method
+from diffcse.errors import InputError
+from diffcse.method.edits import Vocabulary
+from diffcse.method.objective import DiffCSE
+
+MINI = Path(__file__).parent.parent / "assets" / "mini"
+"""The small masked language model that comes with the package."""
+
+# The generators the paper pairs with its encoders (section 4.1); used when the hub or its cache has them.
+_PAPER_GENERATORS = {
+    "bert-base-uncased": "distilbert/distilbert-base-uncased",
+    "google-bert/bert-base-uncased": "distilbert/distilbert-base-uncased",
+    "roberta-base": "distilbert/distilroberta-base",
+    "FacebookAI/roberta-base": "distilbert/distilroberta-base",
+}
+
+Source = str | Path | PreTrainedModel
+
+
+def build(
+    config: Method,
+    *,
+    seed: int = 42,
+    encoder: Source | None = None,
+    generator: Source | None = None,
+    discriminator: Source | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> tuple[DiffCSE, PreTrainedTokenizerBase]:
+    """The trainable module and its tokenizer.
+
+    Each part may be given as a module, a folder or a hub id; what is not given comes from `config`.
+
+    Raises:
+        InputError: a part cannot be loaded, does not fit the others, or is of an architecture that cannot be used.
+    """
+    encoder = config.model if encoder is None else encoder
+    if tokenizer is None:
+        if isinstance(encoder, PreTrainedModel):
+            raise InputError("an encoder given as a module needs its tokenizer: pass tokenizer=")
+        tokenizer = load_tokenizer(encoder)
+    vocabulary = read_vocabulary(tokenizer, masks=config.difference != "none")
+    f = load_encoder(encoder)
+    check_vocabulary_size(f, vocabulary, "encoder")
+    if config.difference == "none":
+        return DiffCSE(f, vocabulary, config, seed=seed), tokenizer
+
+    start = discriminator or config.discriminator or encoder
+    # A module given once cannot be both f and D: D starts as a copy of its weights.
+    d = _copy(start) if isinstance(start, PreTrainedModel) else load_encoder(start)
+    g = _generator(generator or config.generator, encoder, tokenizer)
+    for part, model, source in (("discriminator", d, start), ("generator", g, generator or config.generator)):
+        if isinstance(source, str | Path) and source != encoder:
+            check_same_vocabulary(tokenizer, load_tokenizer(source), str(encoder), f"{part} {source}")
+        check_vocabulary_size(model, vocabulary, part)
+    return DiffCSE(f, vocabulary, config, generator=g, discriminator=d, seed=seed), tokenizer
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id, which must pad on the right."""
+    tokenizer = _load(AutoTokenizer, source, "tokenizer")
+    if tokenizer.padding_side != "right":
+        raise InputError(
+            f"{source}: its tokenizer pads on the {tokenizer.padding_side}; position 0 must hold the first token: "
+            'set "padding_side": "right" in its tokenizer_config.json'
+        )
+    return tokenizer
+
+
+def load_encoder(source: Source) -> PreTrainedModel:
+    """An encoder in float32, eval mode, without a pooler head (a freshly initialised pooler must never ship)."""
+    if isinstance(source, PreTrainedModel):
+        model = source
+    else:
+        model, info = _load(AutoModel, source, "encoder", dtype=torch.float32, output_loading_info=True)
+        missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+        if missing:
+            raise InputError(
+                f"{source}: {len(missing)} of the encoder's weights are not in the checkpoint (first: {missing[0]}); "
+                "it is not a complete encoder of this architecture"
+            )
+    if getattr(model.config, "is_encoder_decoder", False) or getattr(model.config, "is_decoder", False):
+        raise InputError(f"{source}: a decoder; DiffCSE trains bidirectional encoders (BERT, RoBERTa, ...)")
+    _drop_pooler(model)
+    model.eval()
+    if not _reads_both_ways(model):
+        raise InputError(
+            f"{source}: a causal model, whose first token sees none of the others; DiffCSE trains bidirectional "
+            "encoders (BERT, RoBERTa, ...)"
+        )
+    return model
+
+
+@torch.no_grad()
+def _reads_both_ways(model: PreTrainedModel) -> bool:
+    """Whether the last token changes what stands at the first: tells a causal model without knowing its family."""
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]], device=model.device)
+    first, second = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
+    return not torch.equal(first, second)
+
+
+def load_generator(source: Source) -> PreTrainedModel:
+    """A masked language model in float32 whose vocabulary head was really trained."""
+    if isinstance(source, PreTrainedModel):
+        return source
+    model, info = _load(AutoModelForMaskedLM, source, "generator", dtype=torch.float32, output_loading_info=True)
+    if info["missing_keys"]:
+        raise InputError(
+            f"{source}: has no trained masked-language-model head ({sorted(info['missing_keys'])[0]} is not in the "
+            "checkpoint), so it cannot be the generator. Name a masked language model with the same vocabulary as "
+            'method.generator, or train without the difference term (method.difference = "none")'
+        )
+    return model.eval()
+
+
+def _generator(wanted: Source | None, encoder: Source, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    if wanted is not None:
+        return load_generator(wanted)
+    if isinstance(encoder, PreTrainedModel):
+        raise InputError(
+            "an encoder given as a module has no masked-language-model head to serve as generator: pass generator= "
+            "(a module, a folder or a hub id of a masked language model with the same vocabulary)"
+        )
+    small = _PAPER_GENERATORS.get(str(encoder))
+    if small is not None:
+        try:
+            check_same_vocabulary(tokenizer, load_tokenizer(small), str(encoder), f"generator {small}")
+            return load_generator(small)
+        except InputError:
+            print(f"generator: {small} cannot be had here; {encoder} itself is used")
+    return load_generator(encoder)
+
+
+def read_vocabulary(tokenizer: PreTrainedTokenizerBase, *, masks: bool = True) -> Vocabulary:
+    """The ids that editing needs.
+
+    Raises:
+        InputError: the tokenizer lacks a padding or (if `masks`) a mask token.
+    """
+    for name in ["pad_token", *(["mask_token"] if masks else [])]:
+        if getattr(tokenizer, name, None) is None:
+            raise InputError(
+                f"{tokenizer.name_or_path or 'tokenizer'}: has no {name}, which DiffCSE needs to mask and pad: "
+                "use a masked language model's tokenizer"
+            )
+    return Vocabulary(
+        size=len(tokenizer),
+        mask=tokenizer.mask_token_id if masks else -1,
+        pad=tokenizer.pad_token_id,
+        special=tuple(tokenizer.all_special_ids),
+    )
+
+
+def check_vocabulary_size(model: PreTrainedModel, vocabulary: Vocabulary, part: str) -> None:
+    """Every token id must have an embedding."""
+    rows = len(cast(torch.Tensor, model.get_input_embeddings().weight))
+    if rows < vocabulary.size:
+        raise InputError(
+            f"{part}: embeds {rows} tokens, but the encoder's tokenizer has {vocabulary.size}: "
+            "generator and encoder must share one vocabulary"
+        )
+
+
+def check_same_vocabulary(
+    one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, one_name: str, other_name: str
+) -> None:
+    """Token by token.
+
+    Raises:
+        InputError: naming the first id at which the vocabularies differ.
+    """
+    first, second = ({index: token for token, index in t.get_vocab().items()} for t in (one, other))
+    for index in sorted({*first, *second}):
+        if first.get(index) != second.get(index):
+            raise InputError(
+                f"{other_name} and encoder {one_name} do not share a vocabulary: token id {index} is "
+                f"{second.get(index)!r} there and {first.get(index)!r} here. Choose models made with one tokenizer"
+            )
+
+
+def _copy(model: PreTrainedModel) -> PreTrainedModel:
+    twin = copy.deepcopy(model)
+    return twin.requires_grad_(True)
+
+
+def _drop_pooler(model: Any) -> None:
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block, transformers prints no bars and no load reports: what matters of them is checked here."""
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def _load(kind: Any, source: str | Path, part: str, **options: Any) -> Any:
+    """`kind.from_pretrained(source)`: a local folder, else a hub id; every failure becomes an `InputError`."""
+    if str(source) == "mini":
+        source = MINI
+    path = Path(source)
+    local = path.exists()
+    if local and not (path / "config.json").is_file():
+        raise InputError(f"{source}: no model folder: it has no config.json")
+    if kind is not AutoTokenizer:
+        options = {"use_safetensors": True, **options}
+    try:
+        with quiet():
+            return kind.from_pretrained(str(source), trust_remote_code=False, **options)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if local:
+            pickles = [file.name for file in path.glob("*.bin")]
+            hint = (
+                f"; weights are read from safetensors only, and {pickles[0]} is a pickle: convert it first"
+                if pickles and not list(path.glob("*.safetensors"))
+                else ""
+            )
+            raise InputError(f"{source}: cannot be loaded as {part}{hint}: {reason}") from error
+        raise InputError(
+            f"{source}: cannot be loaded as {part}: there is no such folder here, and as a hub id: {reason}"
+        ) from error

@@ -1,0 +1,128 @@
+"""run.json: what was run, on what, and what came out, complete enough to be repeated or doubted.
+
+Tables, plots and comparisons read records; nothing is quoted from a terminal. The module imports nothing heavy, so
+that reading a thousand records costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from diffcse.errors import InputError
+from diffcse.files import write_json
+
+SCHEMA = 1
+"""Raised when a field is added, removed, or changes its meaning."""
+
+_PACKAGES = (
+    "diffcse",
+    "torch",
+    "transformers",
+    "accelerate",
+    "sentence-transformers",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
+
+
+@dataclass
+class Record:
+    """One run. Times in seconds, scores in points (x100), losses in nats."""
+
+    kind: str
+    """"train" or "quickstart"."""
+    config: dict[str, Any]
+    seed: int
+    data: dict[str, Any] = field(default_factory=dict)
+    """What was read: files, counts, content hash."""
+    log: list[dict[str, float]] = field(default_factory=list)
+    """Every logged step: loss terms and metrics, means over the steps since the last."""
+    scores: dict[str, Any] = field(default_factory=dict)
+    timing: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    hardware: dict[str, Any] = field(default_factory=lambda: hardware())
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    status: str = "running"
+    """"running" until everything is written, then "complete"."""
+    schema: int = SCHEMA
+
+    def write(self, path: Path) -> None:
+        """Write as JSON in one indivisible step. A value that is not finite is written as null."""
+        write_json(path, _finite(asdict(self)))
+
+
+def read_record(path: Path) -> Record:
+    """The record in `path`.
+
+    Raises:
+        InputError: missing, not JSON, or of another schema.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        raise InputError(f"{path}: not a run record of schema {SCHEMA}; rerun it with this version")
+    known = {item.name for item in fields(Record)}
+    if set(values) != known:
+        wrong = sorted(set(values) ^ known)[0]
+        raise InputError(f"{path}: not a whole run record: {wrong!r} is {'missing' if wrong in known else 'unknown'}")
+    return Record(**values)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape a result; those not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, usable cores, memory in GiB, and the accelerator if torch is loaded and sees one."""
+    facts: dict[str, Any] = {"system": f"{platform.system()} {platform.machine()}", "processor": _processor()}
+    facts["cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        facts["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    torch = sys.modules.get("torch")  # never imported for this alone
+    if torch is not None:
+        facts["threads"] = torch.get_num_threads()
+        if torch.cuda.is_available():
+            facts["accelerator"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

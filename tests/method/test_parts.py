@@ -1,0 +1,179 @@
+"""Checkpoints -> parts: every trainable family trains, what does not fit is refused with a reason."""
+
+import json
+
+import pytest
+import torch
+
+from diffcse.config import REFERENCE, Method
+from diffcse.errors import InputError
+from diffcse.method.parts import (
+    build,
+    check_same_vocabulary,
+    load_encoder,
+    load_generator,
+    load_tokenizer,
+    read_vocabulary,
+)
+from tests.models import FAMILIES, SENTENCES, save_tiny, tiny_tokenizer
+
+MASKED = [family for family in FAMILIES if family != "minilm"]
+
+
+def batch(tokenizer):
+    return tokenizer(SENTENCES[:6], padding=True, return_tensors="pt")
+
+
+def loss_falls(model, tokenizer, steps=12):
+    """Whether every trained weight moves and the loss of one repeated batch falls."""
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for _ in range(steps):
+        torch.manual_seed(0)
+        total = model(batch(tokenizer), step=0).total
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        losses.append(total.item())
+    moved = {name.split(".")[0] for name, p in model.named_parameters() if name in before and not p.equal(before[name])}
+    return losses[-1] < losses[0], moved
+
+
+@pytest.mark.parametrize("choices", [{}, REFERENCE, {"difference": "none"}], ids=["default", "reference", "simcse"])
+@pytest.mark.parametrize("family", MASKED)
+def test_family_trains(tmp_path, family, choices):
+    save_tiny(tmp_path, family)
+    model, tokenizer = build(Method(model=str(tmp_path), **{"rtd_weight": 1.0, "temperature": 0.5, **choices}))
+    falls, moved = loss_falls(model.train(), tokenizer)
+    assert falls
+    parts = {"encoder", "projector"} | (set() if choices.get("difference") == "none" else {"discriminator", "head"})
+    assert moved == parts
+
+
+def test_encoder_without_masked_lm_head_takes_a_generator(tmp_path):
+    """MiniLM-style: the encoder cannot be its own generator, but any masked language model of its vocabulary can."""
+    save_tiny(tmp_path / "f", "minilm")
+    save_tiny(tmp_path / "g", "bert", layers=1, hidden=16)
+    with pytest.raises(InputError, match="no trained masked-language-model head"):
+        build(Method(model=str(tmp_path / "f")))
+    model, tokenizer = build(Method(model=str(tmp_path / "f"), generator=str(tmp_path / "g"), temperature=0.5))
+    falls, _ = loss_falls(model.train(), tokenizer)
+    assert falls
+    model, _ = build(Method(model=str(tmp_path / "f"), difference="none"))
+    assert model.generator is None
+
+
+@pytest.mark.parametrize("family", ["deberta-v2", "modernbert"])
+def test_other_encoders_train_or_say_why_not(tmp_path, family):
+    save_tiny(tmp_path, family)
+    model, tokenizer = build(Method(model=str(tmp_path), rtd_weight=1.0, temperature=0.5))
+    falls, _ = loss_falls(model.train(), tokenizer)
+    assert falls
+
+
+def test_albert_is_refused_for_the_difference_term_only(tmp_path):
+    save_tiny(tmp_path, "albert")
+    with pytest.raises(InputError, match="share one layer"):
+        build(Method(model=str(tmp_path)))
+    model, tokenizer = build(Method(model=str(tmp_path), difference="none", temperature=0.5))
+    assert model.train()(batch(tokenizer), step=0).total.isfinite()
+
+
+def test_decoder_is_refused(tmp_path):
+    save_tiny(tmp_path, "gpt2")
+    with pytest.raises(InputError, match="a causal model"):
+        load_encoder(tmp_path)
+
+
+def test_electra_discriminator_is_no_generator(tmp_path):
+    from transformers import ElectraForMaskedLM, ElectraForPreTraining
+
+    save_tiny(tmp_path, "electra")
+    ElectraForPreTraining(ElectraForMaskedLM.from_pretrained(tmp_path).config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="no trained masked-language-model head"):
+        load_generator(tmp_path)
+
+
+def test_parts_as_modules(tmp_path):
+    save_tiny(tmp_path, "bert")
+    f, g, tokenizer = load_encoder(tmp_path), load_generator(tmp_path), load_tokenizer(tmp_path)
+    with pytest.raises(InputError, match="needs its tokenizer"):
+        build(Method(), encoder=f)
+    with pytest.raises(InputError, match="pass generator="):
+        build(Method(), encoder=f, tokenizer=tokenizer)
+    model, _ = build(Method(), encoder=f, generator=g, tokenizer=tokenizer)
+    assert model.encoder is f
+    assert model.discriminator is not f, "D starts as a copy of f, it is not f"
+    for one, other in zip(f.parameters(), model.discriminator.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert one.data_ptr() != other.data_ptr()
+        assert other.requires_grad
+
+
+def test_no_pooler_head_is_kept(tmp_path):
+    save_tiny(tmp_path, "bert", masked_lm=False)
+    encoder = load_encoder(tmp_path)
+    assert not any("pooler" in name for name, _ in encoder.named_parameters())
+
+
+def test_weights_are_float32_whatever_the_file_holds(tmp_path):
+    from transformers import AutoModelForMaskedLM
+
+    save_tiny(tmp_path, "bert")
+    AutoModelForMaskedLM.from_pretrained(tmp_path).half().save_pretrained(tmp_path)
+    assert load_encoder(tmp_path).dtype == torch.float32
+    assert load_generator(tmp_path).dtype == torch.float32
+
+
+def test_vocabularies_are_compared_token_by_token(tmp_path):
+    bert, other = tiny_tokenizer("bert"), tiny_tokenizer("roberta")
+    check_same_vocabulary(bert, tiny_tokenizer("bert"), "one", "two")
+    with pytest.raises(InputError, match=r"token id 0 is '<s>' there and '\[PAD\]' here"):
+        check_same_vocabulary(bert, other, "one", "two")
+    extended = tiny_tokenizer("bert")
+    extended.add_tokens(["extra"])
+    with pytest.raises(InputError, match=rf"token id {len(bert)} is 'extra' there and None here"):
+        check_same_vocabulary(bert, extended, "one", "two")
+    save_tiny(tmp_path / "f", "bert")
+    save_tiny(tmp_path / "g", "roberta")
+    with pytest.raises(InputError, match="do not share a vocabulary: token id 0"):
+        build(Method(model=str(tmp_path / "f"), generator=str(tmp_path / "g")))
+
+
+def test_left_padding_is_refused(tmp_path):
+    save_tiny(tmp_path, "bert")
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "padding_side": "left"}))
+    with pytest.raises(InputError, match="pads on the left"):
+        load_tokenizer(tmp_path)
+
+
+def test_vocabulary_is_read_from_the_tokenizer():
+    for kind in ("bert", "roberta"):
+        tokenizer = tiny_tokenizer(kind)
+        vocabulary = read_vocabulary(tokenizer)
+        assert vocabulary.size == len(tokenizer)
+        assert (vocabulary.mask, vocabulary.pad) == (tokenizer.mask_token_id, tokenizer.pad_token_id)
+        assert set(vocabulary.special) == set(tokenizer.all_special_ids)
+
+
+def test_what_cannot_be_loaded_says_so(tmp_path):
+    with pytest.raises(InputError, match="no model folder"):
+        build(Method(model=str(tmp_path)))
+    with pytest.raises(InputError, match=r"no such folder here, and as a hub id"):
+        build(Method(model="nobody/nothing"))
+    save_tiny(tmp_path, "bert")
+    weights = tmp_path / "model.safetensors"
+    weights.rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"safetensors only, and pytorch_model\.bin is a pickle"):
+        build(Method(model=str(tmp_path)))
+    weights.write_bytes(b"torn")
+    with pytest.raises(InputError, match="cannot be loaded as encoder"):
+        build(Method(model=str(tmp_path)))
+
+
+def test_bundled_mini_model_trains():
+    model, tokenizer = build(Method(pooling="mean"))
+    terms = model.train()(tokenizer(SENTENCES[:4], padding=True, return_tensors="pt"), step=0)
+    assert terms.total.isfinite()
