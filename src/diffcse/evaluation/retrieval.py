@@ -1,0 +1,121 @@
+"""Is the right document near the top? The use most embeddings are put to, where STS need not decide.
+
+Ties are counted against the encoder: a document whose cosine equals the relevant one's, within rounding, is
+ranked before it. An encoder that maps everything to one point then finds nothing, as it should, and a score
+never hangs on the order of a file. The price: a second copy of the relevant text counts as a rival, so drop
+duplicate documents first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from diffcse.errors import InputError
+from diffcse.evaluation.embeddings import EmbeddingMatrix, Encode, cosine_blocks, embed_once
+
+CUTOFF = 10  # of the reciprocal rank and of nDCG: what MS MARCO and BEIR report
+_TIE = 1e-6  # cosines this close are equal: matrix products in float32 round equal rows apart by about 1e-7
+
+
+@dataclass(frozen=True)
+class RetrievalScore:
+    """What one encoder gets on one search task, in fractions of 1, and query by query for `compare`."""
+
+    queries: int
+    documents: int
+    mrr: float  # mean reciprocal rank, 0 below rank 10
+    ndcg: float  # normalised discounted cumulative gain over the first 10
+    recall: dict[int, float]  # k -> share of queries whose relevant document is among the first k
+    ranks: np.ndarray = field(repr=False, compare=False)  # (queries,) of the relevant document, from 1
+    reciprocal_ranks: np.ndarray = field(repr=False, compare=False)  # (queries,), their mean is `mrr`
+    gains: np.ndarray = field(repr=False, compare=False)  # (queries,), their mean is `ndcg`
+    hits: dict[int, np.ndarray] = field(repr=False, compare=False)  # k -> (queries,) of 0.0 or 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary, without the per-query arrays, as plain JSON values."""
+        return {
+            "queries": self.queries,
+            "documents": self.documents,
+            f"mrr@{CUTOFF}": self.mrr,
+            f"ndcg@{CUTOFF}": self.ndcg,
+        } | {f"recall@{k}": value for k, value in self.recall.items()}
+
+
+def score_retrieval(
+    encode: Encode,
+    queries: Sequence[str],
+    documents: Sequence[str],
+    relevant: Sequence[int],
+    ks: Sequence[int] = (1, 5, 10),
+) -> RetrievalScore:
+    """Search `documents` by cosine for each query, whose one relevant document is documents[relevant[i]].
+
+    Raises `InputError` as `embed_once` and `score_rankings` do.
+    """
+    query_rows, document_rows = embed_once(encode, queries, documents)
+    return score_rankings(query_rows, document_rows, relevant, ks)
+
+
+def score_rankings(
+    queries: EmbeddingMatrix,
+    documents: EmbeddingMatrix,
+    relevant: Sequence[int] | np.ndarray,
+    ks: Sequence[int] = (1, 5, 10),
+) -> RetrievalScore:
+    """The same from embeddings: `queries` (q, d), `documents` (m, d), `relevant` (q,) rows of `documents`.
+
+    With one relevant document at rank r, nDCG@10 is 1 / log2(1 + r) for r <= 10 and 0 below.
+
+    Raises `InputError` where `relevant` does not name one existing document for each query, or a k is below
+    1.
+    """
+    ranks = relevant_ranks(queries, documents, relevant)
+    if any(k < 1 for k in ks):
+        raise InputError(f"Recall at k needs k of at least 1, not {min(ks)}.")
+    counts = ranks <= CUTOFF
+    reciprocal_ranks = np.where(counts, 1.0 / ranks, 0.0)
+    gains = np.where(counts, 1.0 / np.log2(1.0 + ranks), 0.0)
+    hits = {int(k): (ranks <= k).astype(np.float64) for k in ks}
+    return RetrievalScore(
+        queries=queries.shape[0],
+        documents=documents.shape[0],
+        mrr=float(reciprocal_ranks.mean()),
+        ndcg=float(gains.mean()),
+        recall={k: float(hit.mean()) for k, hit in hits.items()},
+        ranks=ranks,
+        reciprocal_ranks=reciprocal_ranks,
+        gains=gains,
+        hits=hits,
+    )
+
+
+def relevant_ranks(
+    queries: EmbeddingMatrix, documents: EmbeddingMatrix, relevant: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """Rank of each query's relevant document by cosine: (q,) int64 from 1; every tie ranks before it.
+
+    >>> relevant_ranks(np.array([[1.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0]]), [1]).tolist()
+    [3]
+    """
+    target = np.asarray(relevant)
+    if target.shape != (queries.shape[0],) or target.size == 0 or target.dtype.kind not in "iu":
+        raise InputError(
+            f"`relevant` must give one document number for each of the {queries.shape[0]} queries (at least "
+            f"one); it has shape {target.shape} and type {target.dtype}."
+        )
+    outside = (target < 0) | (target >= documents.shape[0])
+    if outside.any():
+        i = int(outside.argmax())
+        raise InputError(
+            f"Query {i}: its relevant document is number {target[i]}, but the {documents.shape[0]} documents "
+            f"are numbered from 0."
+        )
+    ranks = np.empty(len(target), dtype=np.int64)
+    for rows, cosine in cosine_blocks(queries, documents):
+        relevant_cosine = np.take_along_axis(cosine, target[rows, None], axis=1)
+        ranks[rows] = (cosine >= relevant_cosine - _TIE).sum(axis=1)
+    return ranks

@@ -1,0 +1,236 @@
+"""Do cosines order sentence pairs as people do? Semantic textual similarity, scored in one stated way.
+
+Published STS figures differ by several points for the same model, because three ways of adding up a set's
+subsets are in use. All three are given: `all` (one correlation over the set's pairs put together: the figure
+of SimCSE, DiffCSE and of our tables), `mean` and `wmean` over the subsets (SimCSE, arXiv 2104.08821, appendix
+B).
+
+Files are `score<TAB>sentence 1<TAB>sentence 2[<TAB>subset]`, split at tabs and nowhere else: sentences hold
+quote characters, which a CSV reader would pair up and so swallow lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffcse.errors import InputError
+from diffcse.evaluation.correlation import pearson, spearman
+from diffcse.evaluation.embeddings import Encode, cosines, embed_once
+
+PAIRS_IN = {
+    "STS12": 3108,
+    "STS13": 1500,
+    "STS14": 3750,
+    "STS15": 3000,
+    "STS16": 1186,
+    "STSB-train": 5749,
+    "STSB-dev": 1500,
+    "STSB-test": 1379,
+    "SICKR-train": 4500,
+    "SICKR-trial": 500,
+    "SICKR-test": 4927,
+}
+"""Pairs in the well-known sets. Truncated copies circulate, and a figure on one compares with nothing."""
+
+_FIELDS = ("score", "sentence 1", "sentence 2", "subset")
+_LAYOUT = "score<TAB>sentence 1<TAB>sentence 2, and optionally <TAB>subset"
+_FEWEST = 3  # any two pairs correlate perfectly, one way or the other
+
+
+@dataclass(frozen=True, eq=False)
+class PairSet:
+    """Graded sentence pairs, as read from one file; pair i is (first[i], second[i]) with scores[i]."""
+
+    name: str
+    scores: np.ndarray  # (n,) float64, higher is more alike, on whatever scale the file uses
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    subsets: tuple[str, ...]  # the pair's subset; the set's own name where the file names none
+    sha256: str  # of the file's bytes
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Two correlations of cosines with human scores over `n` pairs, in points (x 100)."""
+
+    n: int
+    spearman: float
+    pearson: float
+
+
+@dataclass(frozen=True)
+class StsScore:
+    """What one encoder gets on one set, in points (x 100)."""
+
+    name: str
+    n: int
+    all: Correlation
+    subsets: dict[str, Correlation]  # in the file's order; those where a correlation exists
+    unscored: tuple[str, ...]  # subsets with fewer than 3 pairs or with a single score throughout
+    mean: Correlation | None  # over `subsets`, each counting alike; None where there are none
+    wmean: Correlation | None  # over `subsets`, each counting by its pairs
+    cosines: np.ndarray = field(repr=False, compare=False)  # (n,), for `compare.paired_bootstrap`
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the per-pair cosines, as plain JSON values."""
+        plain = asdict(self)
+        del plain["cosines"]
+        return plain | {"unscored": list(self.unscored)}
+
+
+def score_sts(encode: Encode, pair_set: PairSet) -> StsScore:
+    """Score `encode` on `pair_set`: cosine of the two embeddings against the human scores.
+
+    Raises `InputError` as `embed_once` does, on embeddings that are not finite for one. Equal cosines for all
+    pairs score 0 (see `correlation`).
+    """
+    return score_cosines(cosines(*embed_once(encode, pair_set.first, pair_set.second)), pair_set)
+
+
+def score_cosines(values: np.ndarray, pair_set: PairSet) -> StsScore:
+    """Score one number a pair, `values` (n,), higher meaning more alike."""
+    rows_of: dict[str, list[int]] = {}
+    for i, subset in enumerate(pair_set.subsets):
+        rows_of.setdefault(subset, []).append(i)
+    scored = {s: rows for s, rows in rows_of.items() if _can_correlate(pair_set.scores[rows])}
+    subsets = {s: _correlate(values[rows], pair_set.scores[rows]) for s, rows in scored.items()}
+    return StsScore(
+        name=pair_set.name,
+        n=len(pair_set),
+        all=_correlate(values, pair_set.scores),
+        subsets=subsets,
+        unscored=tuple(s for s in rows_of if s not in scored),
+        mean=_average(subsets.values(), [1 for _ in subsets]),
+        wmean=_average(subsets.values(), [c.n for c in subsets.values()]),
+        cosines=values,
+    )
+
+
+def read_pairs(path: str | Path) -> PairSet:
+    """Read a UTF-8 file of `score<TAB>sentence 1<TAB>sentence 2[<TAB>subset]`; its stem names the set.
+
+    A byte-order mark and Windows line ends are accepted. Sentences are kept to the character.
+
+    Raises `InputError`, naming file, line and field, on a file that cannot be read or is empty, bytes that
+    are not UTF-8, a row of another width than the first, a score that is not a finite number, an empty
+    sentence; and where the file has fewer than 3 pairs or one score throughout, on which no correlation is
+    defined.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Give a file of {_LAYOUT}.") from error
+    if not data.strip():
+        raise InputError(f"{path}: is empty. Give a file of {_LAYOUT}.")
+    # Not splitlines(): it also splits at characters such as U+2028, which occur inside sentences.
+    lines = _decode(data, path).removesuffix("\n").split("\n")
+    rows = [line.removesuffix("\r").split("\t") for line in lines]
+    scores = [_check_row(row, len(rows[0]), f"{path}, line {i}") for i, row in enumerate(rows, start=1)]
+    if len(rows) < _FEWEST:
+        raise InputError(f"{path}: has {len(rows)} pairs; a correlation needs at least {_FEWEST}.")
+    if not _can_correlate(np.array(scores)):
+        raise InputError(
+            f"{path}: every score is {scores[0]:g}; with nothing to order, no correlation is defined. "
+            f"Check that field 1 is the score."
+        )
+    return PairSet(
+        name=path.stem,
+        scores=np.array(scores),
+        first=tuple(row[1] for row in rows),
+        second=tuple(row[2] for row in rows),
+        subsets=tuple((row[3].strip() if len(row) > 3 else "") or path.stem for row in rows),
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def find_sets(directory: str | Path, *, allow_partial: bool = False) -> dict[str, PairSet]:
+    """Read every `*.tsv` of `directory`, by name: STSB-dev.tsv is task STSB-dev.
+
+    Raises `InputError` where there is none, where a file cannot be read as pairs, or where a set of a
+    well-known name (`PAIRS_IN`) has another number of pairs than it should; `allow_partial` lets that pass.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(f"{directory}: is not a folder. Give a folder of *.tsv files of {_LAYOUT}.")
+    names = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
+    sets = [read_pairs(directory / name) for name in names if name.endswith(".tsv")]
+    if not sets:
+        there = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") if names else "nothing"
+        raise InputError(f"{directory}: holds no *.tsv file of {_LAYOUT}. It holds {there}.")
+    for pair_set in sets:
+        expected = PAIRS_IN.get(pair_set.name, len(pair_set))
+        if len(pair_set) != expected and not allow_partial:
+            raise InputError(
+                f"{directory / pair_set.name}.tsv: {expected} pairs expected, {len(pair_set)} found. Get the "
+                f"whole set, rename one of your own, or allow partial sets where scores need not compare."
+            )
+    return {pair_set.name: pair_set for pair_set in sets}
+
+
+def _decode(data: bytes, path: Path) -> str:
+    """`data` as text without its byte-order mark, or an `InputError` that finds the first bad byte."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # error.start counts from behind a byte-order mark, error.object begins there too.
+        before = error.object[: error.start]
+        line, place = before.count(b"\n") + 1, before.rpartition(b"\n")[2].count(b"\t") + 1
+        byte = error.object[error.start]
+        raise InputError(
+            f"{path}, line {line}, field {place}: byte 0x{byte:02x} is not UTF-8. Save the file as UTF-8."
+        ) from error
+
+
+def _check_row(row: list[str], width: int, where: str) -> float:
+    """The score of a sound row of `width` fields (3 or 4); `InputError` otherwise."""
+    if len(row) not in (3, 4):
+        raise InputError(f"{where}: has {len(row)} tab-separated fields; each line is {_LAYOUT}.")
+    if len(row) != width:
+        raise InputError(f"{where}: has {len(row)} fields where line 1 has {width}; give all lines the same.")
+    for i in (1, 2):
+        if not row[i].strip():
+            raise InputError(f"{where}, field {i + 1} ({_FIELDS[i]}): is empty. Fill it or remove the line.")
+    try:
+        score = float(row[0])
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise InputError(
+            f"{where}, field 1 (score): {row[0]!r} is not a finite number. Write one such as 3.8, or remove "
+            f"the line (a header, or a pair without a grade)."
+        )
+    return score
+
+
+def _can_correlate(scores: np.ndarray) -> bool:
+    return len(scores) >= _FEWEST and bool(scores.max() > scores.min())
+
+
+def _correlate(values: np.ndarray, scores: np.ndarray) -> Correlation:
+    return Correlation(
+        n=len(scores),
+        spearman=100 * float(spearman(values, scores)),
+        pearson=100 * float(pearson(values, scores)),
+    )
+
+
+def _average(parts: Iterable[Correlation], weights: list[int]) -> Correlation | None:
+    parts = list(parts)
+    if not parts:
+        return None
+    return Correlation(
+        n=sum(part.n for part in parts),
+        spearman=float(np.average([part.spearman for part in parts], weights=weights)),
+        pearson=float(np.average([part.pearson for part in parts], weights=weights)),
+    )
