@@ -1,0 +1,5 @@
+"""`python -m diffcse`."""
+
+from diffcse.cli import main
+
+main()

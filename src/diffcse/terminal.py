@@ -1,0 +1,127 @@
+"""What a person sees while something runs: one line per logged step, tables, coloured tokens.
+
+On a terminal a bar shows where training stands and what is left; in a log file the same numbers come as plain lines.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+
+class TrainingView:
+    """Prints the events of `training.train.run`; pass an instance as its `report`."""
+
+    def __init__(self, console: Console, label: str = "") -> None:
+        self.console, self.label = console, label
+        self._bar: Progress | None = None
+        self._began: tuple[float, int] | None = None
+
+    def __call__(self, event: str, facts: dict[str, Any]) -> None:
+        getattr(self, f"_{event}")(facts)
+
+    def _corpus(self, facts: dict[str, Any]) -> None:
+        self.console.print(f"corpus   {escape(facts['summary'])}", highlight=False)
+
+    def _start(self, facts: dict[str, Any]) -> None:
+        precision = "bf16" if facts["bf16"] else "fp32"
+        self.console.print(
+            f"training {facts['trained'] / 1e6:.1f}M weights for {facts['steps']:,} steps "
+            f"on {facts['device']} in {precision}" + (f", resumed from {facts['resumed']}" if facts["resumed"] else ""),
+            highlight=False,
+        )
+        for warning in facts["warnings"]:
+            self.console.print(f"[yellow]note[/]     {escape(warning)}", highlight=False)
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn(self.label or "steps"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.completed}/{task.total}  {task.fields[shown]}"),
+                console=self.console,
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("", total=facts["steps"], shown="")
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        if "dev" in entry:
+            self.console.print(f"step {entry['step']:>6,}  dev Spearman {entry['dev']:.2f}", highlight=False)
+            return
+        left = self._time_left(entry["step"], entry["steps"])
+        line = f"{loss_line(entry)}  {left}"
+        if self._bar:
+            self._bar.update(self._task, completed=entry["step"], shown=line)
+        else:
+            self.console.print(f"step {entry['step']:>6,}/{entry['steps']:,}  {line}", highlight=False, soft_wrap=True)
+
+    def _done(self, facts: dict[str, Any]) -> None:
+        self.close()
+        seen, cut = facts["sentences_seen"], facts["truncated"]
+        if seen:
+            self.console.print(
+                f"trained on {seen:,.0f} sentences, {cut:,.0f} of them ({cut / seen:.0%}) cut at the token limit",
+                highlight=False,
+            )
+
+    def close(self) -> None:
+        """Remove the bar, also when training ended by an error."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def _time_left(self, step: int, steps: int) -> str:
+        if self._began is None:
+            self._began = (time.monotonic(), step)
+            return ""
+        began, first = self._began
+        if step == first:
+            return ""
+        seconds = (time.monotonic() - began) / (step - first) * (steps - step)
+        return f"{int(seconds) // 60}:{int(seconds) % 60:02d} left"
+
+
+def loss_line(entry: dict[str, Any]) -> str:
+    """The loss terms and metrics of one log entry, short; only what the run has."""
+    parts = [f"loss {entry['loss']:.4f}"]
+    if "contrastive" in entry:
+        parts.append(f"contrastive {entry['contrastive']:.4f}")
+        parts.append(f"cosine {entry['positive_cosine']:.2f}/{entry['negative_cosine']:.2f}")
+    if "rtd" in entry:
+        parts.append(
+            f"rtd {entry['rtd']:.3f} (right {entry['rtd_accuracy']:.1%}, majority {entry['rtd_majority']:.1%})"
+        )
+    parts.append(f"{entry['sentences_per_second']:.0f} sentences/s")
+    return "  ".join(parts)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "") -> Table:
+    """A table whose first column is text and whose others are figures."""
+    view = Table(title=title or None, caption=caption or None, title_justify="left", caption_justify="left")
+    for index, column in enumerate(columns):
+        view.add_column(column, justify="right" if index else "left", no_wrap=index > 0)
+    for row in rows:
+        view.add_row(*(escape(cell) for cell in row))
+    return view
+
+
+def judged_sentence(tokens: Sequence[dict[str, Any]]) -> Text:
+    """An edited sentence, each token with D's probability that it was replaced, the really replaced ones underlined.
+
+    Red: D says replaced (above one half). What really was replaced shows the original in brackets.
+    """
+    text = Text()
+    for token in tokens:
+        p = token["probability"]
+        colour = "red" if p > 0.5 else "yellow" if p > 0.25 else "green"
+        text.append(token["token"], style=f"{colour} underline" if token["replaced"] else colour)
+        if token["replaced"]:
+            text.append(f"[{token['original']}]", style="dim")
+        text.append(f"{round(100 * p)} ", style="dim")
+    return text

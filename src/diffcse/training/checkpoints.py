@@ -1,0 +1,87 @@
+"""Checkpoints that survive a kill at any moment.
+
+A checkpoint is completed under a temporary name, listed in a manifest with sizes and hashes, and then renamed; one
+that does not match its manifest is skipped for the newest that does. No random state is stored, because none is
+needed: dropout, masks and samples are functions of (seed, step).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffcse.errors import InputError
+from diffcse.files import clear_partials, is_whole, staged_file
+from diffcse.method.objective import DiffCSE
+
+_NAME = re.compile(r"step-(\d+)")
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` updates lies."""
+    return folder / f"step-{step:08d}"
+
+
+def _all(folder: Path) -> list[Path]:
+    """Checkpoints in `folder`, newest first, whole or not."""
+    return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)), key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
+    """(newest checkpoint that matches its manifest, the torn ones skipped on the way)."""
+    torn: list[Path] = []
+    for path in _all(folder):
+        if is_whole(path):
+            return path, torn
+        torn.append(path)
+    return None, torn
+
+
+def prune(folder: Path, step: int | None = None, keep: int = 2) -> None:
+    """Remove all but the `keep` newest checkpoints, and what a killed process left half-done.
+
+    `step` is the update just saved. Checkpoints beyond it were damaged and skipped when the run was resumed; they go
+    too, or else they would pass for the newest, and the whole ones would be removed in their favour.
+    """
+    found = _all(folder)
+    beyond = [path for path in found if step is not None and _step(path) > step]
+    for path in [*beyond, *found[len(beyond) :][keep:]]:
+        shutil.rmtree(path, ignore_errors=True)
+    clear_partials(folder)
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write `weights` as safetensors in one indivisible step."""
+    with staged_file(path) as staging:
+        save_file({name: value.contiguous() for name, value in weights.items()}, staging)
+
+
+def load_weights(model: DiffCSE, path: Path) -> None:
+    """Load into `model` what `save_weights(model.trained_state(), path)` wrote; the generator stays as it is.
+
+    Raises:
+        InputError: the file cannot be read, or holds other weights than the model trains.
+    """
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read as weights: {error}") from error
+    trained = model.state_dict()
+    sizes = [name for name, value in weights.items() if name in trained and trained[name].shape != value.shape]
+    missing, unexpected = ([], []) if sizes else model.load_state_dict(weights, strict=False)
+    other = [*sizes, *unexpected, *(name for name in missing if not name.startswith("generator."))]
+    if other:
+        raise InputError(
+            f"{path}: holds other weights than this run trains (first: {other[0]}): resume with the recipe that "
+            "started it"
+        )

@@ -1,0 +1,248 @@
+"""`transformers.Trainer` with as little of our own as possible.
+
+The loop, the optimiser, clipping, mixed precision and resuming are the library's. Ours are the five places where
+the method or a promise needs more: dropout seeded by step, named loss terms, dev evaluation with the best encoder
+kept, checkpoints written whole, and a log that a person can read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from diffcse.config import Training
+from diffcse.errors import InputError
+from diffcse.files import staged_folder, write_errors, write_manifest, write_text
+from diffcse.method import draws
+from diffcse.method.objective import DiffCSE, Terms
+from diffcse.training.checkpoints import checkpoint_path, load_weights, prune, save_weights
+from diffcse.training.collate import Collate
+
+_WEIGHTS, _STATE = "trained.safetensors", "trainer_state.json"
+
+Evaluate = Callable[[DiffCSE], float]
+"""A dev score in points; higher is better."""
+
+
+class Shuffled(Sampler[int]):
+    """Every index once an epoch, in an order that (seed, epoch) alone decides."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(np.arange(self.size, dtype=np.uint32))
+        return map(int, order)
+
+
+class DiffCSETrainer(Trainer):
+    """Trains one `DiffCSE` module.
+
+    Args:
+        model: what is trained.
+        training: how.
+        corpus: sentences.
+        tokenizer: the encoder's.
+        folder: where checkpoints and `log.jsonl` go.
+        steps: weight updates in all.
+        resuming: whether `train` will be given a checkpoint.
+        dev: gives a dev score, or None.
+        on_best: called when the dev score is a new best.
+        report: called with every logged entry.
+    """
+
+    def __init__(
+        self,
+        model: DiffCSE,
+        training: Training,
+        corpus: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+        *,
+        steps: int,
+        bf16: bool,
+        resuming: bool,
+        dev: Evaluate | None = None,
+        on_best: Callable[[DiffCSE], None] | None = None,
+        report: Callable[[dict[str, Any]], None] = lambda entry: None,
+    ) -> None:
+        self.diffcse = model
+        self._order = Shuffled(len(corpus), training.seed)
+        self._dev, self._on_best, self._report = dev, on_best, report
+        self._log_file = folder / "log.jsonl"
+        self._sums: dict[str, Tensor] = {}
+        self._batches = 0
+        self._sentences = 0
+        self._since = time.perf_counter()
+        self._micro = (-1, 0)
+        arguments = TrainingArguments(
+            output_dir=str(folder / "checkpoints"),
+            per_device_train_batch_size=training.batch_size,
+            gradient_accumulation_steps=training.accumulation,
+            max_steps=steps,
+            learning_rate=training.learning_rate,
+            lr_scheduler_type="linear",
+            warmup_steps=round(training.warmup_ratio * steps),
+            weight_decay=training.weight_decay,
+            max_grad_norm=training.max_grad_norm,
+            optim="adamw_torch_fused",
+            bf16=bf16,
+            use_cpu=not torch.cuda.is_available(),
+            seed=training.seed % 2**32,
+            logging_steps=training.log_every,
+            logging_nan_inf_filter=False,
+            eval_strategy="steps" if dev else "no",
+            eval_steps=training.eval_every,
+            # The start's score was logged when the run began; another here would be one more chance to be the best.
+            eval_on_start=dev is not None and not resuming,
+            save_strategy="steps",
+            save_steps=training.checkpoint_every,
+            dataloader_drop_last=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            remove_unused_columns=False,
+            report_to="none",
+            disable_tqdm=True,
+        )
+        # Several visible GPUs would be wrapped in DataParallel, which splits the contrastive batch; see docs.
+        arguments._n_gpu = min(arguments.n_gpu, 1)
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=corpus,
+            eval_dataset=[] if dev else None,
+            data_collator=Collate(tokenizer, training.max_tokens),
+            callbacks=[_Schedule(self)],
+        )
+        self.model_accepts_loss_kwargs = False  # our loss is a mean over the batch: accumulation divides it
+        self.remove_callback(PrinterCallback)
+
+    # ---- one step --------------------------------------------------------------------------------------------------
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """One forward and backward pass, with dropout decided by (seed, number of the pass)."""
+        update, pass_ = self.state.global_step, 0
+        if self._micro[0] == update:
+            pass_ = self._micro[1] + 1
+        self._micro = (update, pass_)
+        self._number = update * self.args.gradient_accumulation_steps + pass_
+        torch.manual_seed(draws.key(self._order.seed, self._number) >> 1)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """L, with its terms added to the sums of the next log entry."""
+        terms: Terms = model(inputs, step=self._number)
+        named = {"contrastive": terms.contrastive, "rtd": terms.rtd, **terms.metrics, "truncated": inputs["truncated"]}
+        for name, value in named.items():
+            if value is not None:
+                self._sums[name] = self._sums.get(name, 0.0) + value.detach().double()
+        self._batches += 1
+        self._sentences += len(inputs["input_ids"])
+        return (terms.total, terms) if return_outputs else terms.total
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return self._order
+
+    # ---- log and evaluation ------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Complete a log entry with the means of the loss terms, keep it, and show it.
+
+        Raises:
+            InputError: the loss is no longer finite.
+        """
+        if "train_runtime" in logs:  # the library's closing summary, timed over this process only
+            return
+        entry: dict[str, Any] = {"step": self.state.global_step, **logs}
+        if "loss" in logs and self._batches:
+            entry |= {name: float(total / self._batches) for name, total in self._sums.items()}
+            entry["truncated"] = entry["truncated"] * self._batches
+            entry["sentences"] = self._sentences
+            entry["sentences_per_second"] = self._sentences / max(time.perf_counter() - self._since, 1e-9)
+            self._sums, self._batches, self._sentences, self._since = {}, 0, 0, time.perf_counter()
+            if not math.isfinite(entry["loss"]):
+                raise InputError(
+                    f"the loss is {entry['loss']} at step {entry['step']}: training diverged. Lower "
+                    "--learning-rate (or use --precision fp32); checkpoints written before are untouched"
+                )
+        self.state.log_history.append(entry)
+        with write_errors(self._log_file), self._log_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        self._report(entry)
+
+    def start_log(self) -> None:
+        """Begin `log.jsonl` with what the checkpoint remembers: a resumed run repeats no entry."""
+        write_text(self._log_file, "".join(json.dumps(entry) + "\n" for entry in self.state.log_history))
+        self._since = time.perf_counter()
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The dev score in points; the encoder with the best so far is kept (the untrained start does not count)."""
+        step = self.state.global_step
+        if self._dev is None or any(e["step"] == step and "dev" in e for e in self.state.log_history):
+            return {}
+        paused = time.perf_counter()
+        score = self._dev(self.diffcse)
+        self.log({"dev": score})
+        best = self.state.best_metric
+        if step > 0 and (best is None or score > best):
+            self.state.best_metric, self.state.best_global_step = score, step
+            if self._on_best:
+                self._on_best(self.diffcse)
+        self._since += time.perf_counter() - paused
+        return {"dev": score}
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(str(self.args.output_dir))
+        with staged_folder(checkpoint_path(folder, self.state.global_step)) as staging:
+            save_weights(self.diffcse.trained_state(), staging / _WEIGHTS)
+            self._save_optimizer_and_scheduler(str(staging))
+            self._save_scaler(str(staging))
+            self.state.save_to_json(str(staging / _STATE))
+            write_manifest(staging)
+        prune(folder, self.state.global_step)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_weights(self.diffcse, Path(resume_from_checkpoint) / _WEIGHTS)
+
+
+class _Schedule(TrainerCallback):
+    """Tells the sampler its epoch, and asks for a dev score after the last step."""
+
+    def __init__(self, trainer: DiffCSETrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.start_log()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Counted from updates, not from `state.epoch`: a resumed epoch must be shuffled as it was begun.
+        self.trainer._order.epoch = state.global_step // updates_per_epoch(
+            len(self.trainer._order), args.per_device_train_batch_size, args.gradient_accumulation_steps
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = self.trainer._dev is not None
+            control.should_log = True
+
+
+def updates_per_epoch(sentences: int, batch_size: int, accumulation: int) -> int:
+    """Weight updates in one pass: incomplete batches are left out, an incomplete accumulation still counts."""
+    return math.ceil((sentences // batch_size) / accumulation)

@@ -1,0 +1,408 @@
+"""Folders of every kind give the encoder they describe; all others are refused by name, with what to do."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+
+from diffcse.encoder.encode import Encoder
+from diffcse.encoder.load import load
+from diffcse.encoder.save import save
+from diffcse.errors import InputError
+from tests.models import SENTENCES, save_tiny
+
+TEXTS = [*SENTENCES[:20], "", " ".join(SENTENCES)]
+
+
+def edit_json(file, **changes):
+    """Set (or with None remove) keys of a JSON file."""
+    values = (json.loads(file.read_text()) if file.is_file() else {}) | changes
+    file.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Plain checkpoints by family, not to be altered."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {family: save_tiny(root / family, family) for family in ("bert", "roberta", "mpnet", "gpt2")}
+
+
+@pytest.fixture
+def plain(checkpoints, tmp_path):
+    return shutil.copytree(checkpoints["bert"], tmp_path / "plain")
+
+
+@pytest.fixture
+def folder(plain, tmp_path):
+    """One of our folders."""
+    save(load(plain, pooling="mean"), tmp_path / "ours", "")
+    return tmp_path / "ours"
+
+
+def of_sentence_transformers(path, checkpoint, *modules):
+    """Write a folder with the library's own `save`; -> what the library makes of it."""
+    SentenceTransformer(modules=[Transformer(str(checkpoint)), *modules], device="cpu").save(str(path))
+    return SentenceTransformer(str(path), device="cpu")
+
+
+# What loads
+
+
+def test_our_folder_and_a_run(folder, tmp_path):
+    expected = load(folder)(TEXTS)
+    run = tmp_path / "run"
+    shutil.copytree(folder, run / "model")
+    (run / "run.json").write_text("{}")
+    for source in (str(folder), f"{folder}/", run, str(run)):
+        encoder = load(source)
+        np.testing.assert_array_equal(encoder(TEXTS), expected)
+        assert (encoder.pooling, encoder.normalised, encoder.max_tokens) == ("mean", False, 256)
+        assert not encoder.model.training
+
+
+def test_a_folder_in_the_working_directory(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert load("ours").pooling == "mean"
+    monkeypatch.chdir(folder)
+    assert load(".").pooling == "mean"
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet"])
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_folders_written_by_sentence_transformers(checkpoints, tmp_path, family, pooling, normalised):
+    modules = [Pooling(32, pooling), *([Normalize()] if normalised else [])]
+    reference = of_sentence_transformers(tmp_path / "st", checkpoints[family], *modules)
+    assert "pooling_mode" in json.loads((tmp_path / "st" / "1_Pooling" / "config.json").read_text())
+    encoder = load(tmp_path / "st")
+    assert (encoder.pooling, encoder.normalised) == (pooling, normalised)
+    np.testing.assert_allclose(encoder(TEXTS), reference.encode(TEXTS), atol=5e-6)
+
+
+def test_our_folder_written_again_by_sentence_transformers(folder, tmp_path):
+    SentenceTransformer(str(folder), device="cpu").save(str(tmp_path / "again"))
+    np.testing.assert_allclose(load(tmp_path / "again")(TEXTS), load(folder)(TEXTS), atol=5e-6)
+
+
+@pytest.mark.parametrize(("flag", "pooling"), [("pooling_mode_cls_token", "cls"), ("pooling_mode_mean_tokens", "mean")])
+def test_the_classic_layout_with_the_transformer_in_a_folder_of_its_own(plain, tmp_path, flag, pooling):
+    root = tmp_path / "classic"
+    shutil.copytree(plain, root / "0_Transformer")
+    modules = [("0_Transformer", "Transformer"), ("1_Pooling", "Pooling")]
+    (root / "modules.json").write_text(
+        json.dumps(
+            [
+                {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+                for index, (path, kind) in enumerate(modules)
+            ]
+        )
+    )
+    (root / "1_Pooling").mkdir()
+    flags = dict.fromkeys(["pooling_mode_cls_token", "pooling_mode_mean_tokens", "pooling_mode_max_tokens"], False)
+    edit_json(root / "1_Pooling" / "config.json", word_embedding_dimension=32, **{**flags, flag: True})
+    edit_json(root / "0_Transformer" / "sentence_bert_config.json", max_seq_length=20)
+    encoder = load(root)
+    assert (encoder.pooling, encoder.max_tokens) == (pooling, 20)
+    np.testing.assert_allclose(encoder(TEXTS), SentenceTransformer(str(root), device="cpu").encode(TEXTS), atol=5e-6)
+
+
+@pytest.mark.parametrize(("said", "taken"), [(20, 20), (None, 256), (10_000, 256)])
+def test_the_limit_a_folder_says_up_to_what_the_model_takes(folder, said, taken):
+    edit_json(folder / "sentence_bert_config.json", max_seq_length=said)
+    assert load(folder).max_tokens == taken
+    load(folder)([" ".join(SENTENCES)])
+
+
+def test_a_limit_kept_in_the_tokenizer(checkpoints, tmp_path):
+    reference = of_sentence_transformers(tmp_path / "st", checkpoints["roberta"], Pooling(32, "cls"))
+    reference.max_seq_length = 12
+    reference.save(str(tmp_path / "st"))
+    encoder = load(tmp_path / "st")
+    assert encoder.max_tokens == 12
+    np.testing.assert_allclose(encoder(TEXTS), reference.encode(TEXTS), atol=5e-6)
+
+
+def test_a_plain_checkpoint_needs_a_pooling(plain):
+    with pytest.raises(
+        InputError, match=r"plain checkpoint does not say .* choose with --pooling cls or --pooling mean"
+    ):
+        load(plain)
+    assert load(plain, pooling="cls").pooling == "cls"
+    assert load(plain, pooling="mean").pooling == "mean"
+
+
+def test_the_bundled_model():
+    with pytest.raises(InputError, match="mini: a plain checkpoint does not say"):
+        load("mini")
+    embeddings = load("mini", pooling="mean")(["A cat sat.", "A cat sat down.", "Stock prices fell."])
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    assert unit[0] @ unit[1] > unit[0] @ unit[2]
+
+
+def test_a_pooling_asked_for_wins(folder):
+    assert load(folder, pooling="cls").pooling == "cls"
+    with pytest.raises(InputError, match="pooling 'max': must be one of cls, mean"):
+        load(folder, pooling="max")
+
+
+def test_half_precision_is_read_as_float32(plain):
+    weights = load_file(plain / "model.safetensors")
+    save_file(
+        {key: value.half() for key, value in weights.items()}, plain / "model.safetensors", metadata={"format": "pt"}
+    )
+    edit_json(plain / "config.json", dtype="float16")
+    encoder = load(plain, pooling="mean")
+    assert {value.dtype for value in encoder.model.parameters()} == {torch.float32}
+    assert np.isfinite(encoder(TEXTS)).all()
+
+
+def test_lower_casing_that_the_tokenizer_does_itself(folder):
+    edit_json(folder / "sentence_bert_config.json", do_lower_case=True)
+    expected = SentenceTransformer(str(folder), device="cpu").encode(["The CAT"])
+    np.testing.assert_allclose(load(folder)(["The CAT"]), expected, atol=5e-6)
+
+
+def test_loading_is_silent(folder):
+    code = f"from diffcse.encoder.load import load; load({str(folder)!r})(['a'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# What is refused
+
+
+def refused(source, *parts, pooling=None):
+    """`load(source)` is refused with a message that names the source and holds all `parts`."""
+    with pytest.raises(InputError) as caught:
+        load(source, pooling=pooling)
+    message = str(caught.value)
+    assert str(source) in message
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
+
+
+def test_there_is_nothing(tmp_path):
+    missing = tmp_path / "missing"
+    refused(missing, "there is no such folder here", "as a hub id")
+    refused("nobody/nothing", "there is no such folder here", "as a hub id")
+    refused("minni", "there is no such folder here")
+    refused("nobody/nothing", "there is no such folder here", pooling="cls")
+
+
+def test_a_folder_without_a_model(tmp_path):
+    refused(tmp_path, "no model folder: it has neither config.json nor modules.json")
+    (tmp_path / "file").touch()
+    refused(tmp_path / "file", "no model folder")
+
+
+def test_a_run_that_is_not_finished(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    refused(tmp_path, "has not left a model yet", "--resume")
+
+
+def test_weights_in_a_pickle_are_not_read(plain, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "code ran"),)
+
+    (plain / "model.safetensors").unlink()
+    with (plain / "pytorch_model.bin").open("wb") as file:
+        pickle.dump({"embeddings": Trap()}, file)
+    refused(plain, "pytorch_model.bin is a pickle: convert it", pooling="cls")
+    torch.save({"embeddings": Trap()}, plain / "pytorch_model.bin")
+    refused(plain, "pytorch_model.bin is a pickle: convert it", pooling="cls")
+    assert not (tmp_path / "code ran").exists()
+
+
+def test_code_of_a_checkpoint_is_not_run(plain, tmp_path):
+    (plain / "modeling.py").write_text(f"import os; os.mkdir({str(tmp_path / 'code ran')!r})\nclass Model: ...\n")
+    edit_json(plain / "config.json", model_type="other", auto_map={"AutoModel": "modeling.Model"})
+    refused(plain, pooling="cls")
+    assert not (tmp_path / "code ran").exists()
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "modules.json",
+        "1_Pooling/config.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+    ],
+)
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe\x00", b"[1]", b'"text"', b"null", b"[" * 50_000])
+def test_damaged_files(folder, file, content):
+    (folder / file).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load(folder)
+    assert str(folder) in str(caught.value)
+    if "/" in file or "odules" in file or "sentence" in file:
+        assert str(folder / file) in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["1_Pooling/config.json", "config.json", "tokenizer.json", "model.safetensors"])
+def test_missing_files(folder, file):
+    (folder / file).unlink()
+    refused(folder, *([file] if "Pooling" in file else []))
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        {},
+        {"type": "a", "path": ""},
+        [],
+        ["Transformer"],
+        [{}],
+        [{"type": 3, "path": ""}],
+        [{"type": "sentence_transformers.models.Transformer"}],
+        [{"type": "sentence_transformers.models.Transformer", "path": None}],
+    ],
+)
+def test_a_list_of_modules_that_is_none(folder, modules):
+    (folder / "modules.json").write_text(json.dumps(modules))
+    refused(folder, "modules.json: ")
+
+
+TRANSFORMER, MEAN, NORMALIZE = (
+    {"type": "sentence_transformers.models.Transformer", "path": ""},
+    {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+    {"type": "sentence_transformers.models.Normalize", "path": "2_Normalize"},
+)
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        [TRANSFORMER],
+        [MEAN],
+        [MEAN, TRANSFORMER],
+        [TRANSFORMER, MEAN, MEAN],
+        [TRANSFORMER, TRANSFORMER, MEAN],
+        [TRANSFORMER, NORMALIZE, MEAN],
+        [TRANSFORMER, MEAN, {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}],
+        [TRANSFORMER, MEAN, {"type": "sentence_transformers.models.LayerNorm", "path": "2_LayerNorm"}, NORMALIZE],
+        [{"type": "sentence_transformers.models.CLIPModel", "path": ""}],
+        [{"type": "custom_code.Transformer", "path": ""}, MEAN],
+        [TRANSFORMER, {"type": "custom.Pooling", "path": "1_Pooling"}],
+    ],
+)
+def test_layouts_that_are_more_than_an_encoder_with_one_pooling(folder, modules):
+    (folder / "modules.json").write_text(json.dumps(modules))
+    refused(folder, "only a Transformer with one Pooling (and Normalize) is supported", "SentenceTransformer itself")
+    refused(folder, "only a Transformer with one Pooling", pooling="cls")
+
+
+def test_a_dense_module_written_by_sentence_transformers(checkpoints, tmp_path):
+    of_sentence_transformers(tmp_path / "st", checkpoints["bert"], Pooling(32, "mean"), Dense(32, 8))
+    refused(tmp_path / "st", "Dense", "SentenceTransformer itself")
+
+
+@pytest.mark.parametrize("modes", [("cls", "mean"), "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"])
+def test_other_poolings_written_by_sentence_transformers(checkpoints, tmp_path, modes):
+    of_sentence_transformers(tmp_path / "st", checkpoints["bert"], Pooling(32, modes))
+    refused(
+        tmp_path / "st", "1_Pooling", *([modes] if isinstance(modes, str) else modes), "supported is one of: cls, mean"
+    )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"pooling_mode_cls_token": True},  # beside mean
+        {"pooling_mode_mean_tokens": False},
+        {"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True},
+        {"pooling_mode": []},
+        {"pooling_mode": ["cls", "mean"]},
+        {"pooling_mode": 3},
+        {"pooling_mode": [{}]},
+        {"pooling_mode": "max"},
+    ],
+)
+def test_not_one_pooling(folder, said):
+    edit_json(folder / "1_Pooling" / "config.json", **said)
+    refused(folder, "1_Pooling/config.json: pooling", "supported is one of: cls, mean")
+
+
+@pytest.mark.parametrize("limit", [0, -1, "20", 1.5, True, []])
+def test_a_limit_that_is_none(folder, limit):
+    edit_json(folder / "sentence_bert_config.json", max_seq_length=limit)
+    refused(folder, "sentence_bert_config.json: max_seq_length")
+
+
+def test_a_prompt_before_every_sentence(folder):
+    edit_json(folder / "config_sentence_transformers.json", prompts={"q": "query: "}, default_prompt_name="q")
+    refused(folder, "config_sentence_transformers.json", "prompt 'q'", "SentenceTransformer itself")
+    edit_json(folder / "config_sentence_transformers.json", default_prompt_name=None)
+    assert load(folder).pooling == "mean"
+
+
+def test_lower_casing_that_the_tokenizer_does_not_do(folder):
+    edit_json(folder / "sentence_bert_config.json", do_lower_case=True)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    refused(folder, "do_lower_case", "SentenceTransformer itself")
+
+
+def test_a_decoder(checkpoints):
+    """Position 0 of a causal model sees no other token: with its vector all sentences would be the same."""
+    refused(checkpoints["gpt2"], "a causal model", pooling="cls")
+
+
+def test_a_decoder_by_configuration(plain):
+    edit_json(plain / "config.json", is_decoder=True)
+    refused(plain, "a decoder", pooling="cls")
+
+
+def test_a_tokenizer_without_padding(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "gpt2")
+    edit_json(folder / "tokenizer_config.json", pad_token=None)
+    refused(folder, "has no pad_token", pooling="mean")
+
+
+def test_padding_on_the_left(plain):
+    edit_json(plain / "tokenizer_config.json", padding_side="left")
+    refused(plain, "pads on the left", "tokenizer_config.json", pooling="mean")
+
+
+def test_an_encoder_with_weights_missing(plain):
+    weights = load_file(plain / "model.safetensors")
+    gone = next(key for key in weights if key.endswith("attention.self.query.weight"))
+    del weights[gone]
+    save_file(weights, plain / "model.safetensors", metadata={"format": "pt"})
+    refused(plain, gone.removeprefix("bert."), "not a complete encoder", pooling="cls")
+
+
+def test_hub_id_is_read_with_the_layout_it_says(tmp_path, monkeypatch):
+    """A sentence-transformers repository on a hub must not lose its pooling for not being a local folder."""
+    import diffcse.encoder.load as module
+
+    save_tiny(tmp_path / "plain", "bert", masked_lm=False)
+    plain = load(tmp_path / "plain", pooling="cls")
+    local = tmp_path / "snapshot"
+    save(Encoder(plain.model, plain.tokenizer, "cls", 64, normalised=True), local, "# card")
+    asked = {}
+
+    def snapshot_download(hub_id, allow_patterns):
+        asked.update(id=hub_id, patterns=allow_patterns)
+        return str(local)
+
+    monkeypatch.setattr(module, "snapshot_download", snapshot_download)
+    encoder = load("someone/encoder")
+    assert (encoder.pooling, encoder.max_tokens, encoder.normalised) == ("cls", 64, True)
+    assert asked["id"] == "someone/encoder"
+    assert not any("bin" in pattern or "py" in pattern for pattern in asked["patterns"])

@@ -1,0 +1,224 @@
+"""What ships loads where we are not: in sentence-transformers and in transformers, with the same embeddings."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffcse.encoder.encode import Encoder
+from diffcse.encoder.load import load
+from diffcse.encoder.save import save
+from diffcse.errors import InputError
+from diffcse.training.collate import Collate
+from tests.models import FAMILIES, SENTENCES, save_tiny
+
+LONG = " ".join(SENTENCES)[:2000].rsplit(" ", 1)[0]  # far more than 200 tokens
+TEXTS = [*SENTENCES[:12], "", "Unknown \u00e9 words!", " ".join(LONG.split()[:198]), LONG]
+FILES = [
+    "1_Pooling/config.json",
+    "README.md",
+    "config.json",
+    "config_sentence_transformers.json",
+    "model.safetensors",
+    "modules.json",
+    "sentence_bert_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+]
+CASES = {
+    **{f"{family} {pooling}": (family, pooling, False) for family in FAMILIES for pooling in ("cls", "mean")},
+    "bert normalised": ("bert", "mean", True),
+}
+
+
+def make(folder, family="bert", pooling="cls", normalised=False):
+    """An encoder as training leaves it: its tokenizer was last asked to cut at 32 tokens and to pad."""
+    encoder = replace(load(save_tiny(folder, family), pooling=pooling), normalised=normalised)
+    Collate(encoder.tokenizer, 32)(SENTENCES[:4])
+    encoder.model.train()
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """name -> (folder written by us, its embeddings computed before it was written)."""
+    root, result = tmp_path_factory.mktemp("saved"), {}
+    for name, case in CASES.items():
+        encoder = make(root / "start" / name, *case)
+        embeddings = encoder(TEXTS)
+        Collate(encoder.tokenizer, 32)(SENTENCES[:4])
+        save(encoder, root / name, "# A card\n")
+        result[name] = (root / name, embeddings)
+    (root / "bert normalised" / "2_Normalize").rmdir()  # as git and the hub do with empty folders
+    return result
+
+
+ELSEWHERE = """
+import json, sys
+sys.modules["diffcse"] = None  # any import of it fails
+import numpy as np, torch
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, AutoTokenizer
+
+root, texts = sys.argv[1], json.load(sys.stdin)
+found = {}
+for name in json.loads(sys.argv[2]):
+    folder = f"{root}/{name}"
+    model = SentenceTransformer(folder, device="cpu")
+    found[f"{name}/st"] = model.encode(texts)
+    found[f"{name}/limit"] = model.max_seq_length
+    found[f"{name}/similarity"] = model.similarity_fn_name
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    rows = []
+    for text in texts:
+        with torch.no_grad():
+            hidden = model(**tokenizer(text, truncation=True, return_tensors="pt")).last_hidden_state[0]
+        rows.append(hidden[0] if name.endswith("cls") else hidden.mean(0))
+    found[f"{name}/auto"] = torch.stack(rows).numpy()
+    found[f"{name}/tokens"] = len(tokenizer(texts[-2])["input_ids"])
+np.savez(sys.argv[3], **found)
+"""
+
+
+@pytest.fixture(scope="module")
+def elsewhere(saved, tmp_path_factory):
+    """What an interpreter without our package makes of the folders."""
+    root, out = next(iter(saved.values()))[0].parent, tmp_path_factory.mktemp("out") / "found.npz"
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, root, json.dumps(list(saved)), out],
+        input=json.dumps(TEXTS),
+        text=True,
+        capture_output=True,
+        timeout=240,
+        cwd=out.parent,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return np.load(out)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sentence_transformers_gives_the_same_embeddings(saved, elsewhere, name):
+    np.testing.assert_allclose(elsewhere[f"{name}/st"], saved[name][1], atol=5e-6)
+    cosines = (elsewhere[f"{name}/st"] * saved[name][1]).sum(1) / np.linalg.norm(saved[name][1], axis=1) ** 2
+    np.testing.assert_allclose(cosines, 1, atol=1e-6)
+    assert elsewhere[f"{name}/similarity"] == "cosine"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_transformers_gives_the_same_embeddings(saved, elsewhere, name):
+    expected, found = saved[name][1], elsewhere[f"{name}/auto"]
+    if name == "bert normalised":
+        found = found / np.linalg.norm(found, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=5e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_our_own_loader_gives_the_same_embeddings(saved, name):
+    folder, expected = saved[name]
+    encoder = load(folder)
+    np.testing.assert_allclose(encoder(TEXTS), expected, atol=5e-6)
+    assert encoder.pooling == CASES[name][1]
+    assert encoder.normalised == CASES[name][2]
+    assert encoder.max_tokens == 256
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_200_tokens_are_read_though_training_cut_at_32(saved, elsewhere, name):
+    folder, embeddings = saved[name]
+    assert elsewhere[f"{name}/tokens"] == 200
+    assert elsewhere[f"{name}/limit"] == 256
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    assert (tokenizer["truncation"], tokenizer["padding"]) == (None, None)
+    assert np.abs(embeddings[-1] - embeddings[-2]).max() > 1e-3  # the 256th token still counts
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_only_the_encoder_is_in_the_folder(saved, name):
+    folder, _ = saved[name]
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == FILES
+    assert [path.name for path in folder.rglob("*") if path.is_dir()] == ["1_Pooling"]
+    weights = load_file(folder / "model.safetensors")
+    assert not [key for key in weights if any(part in key for part in ("pooler", "lm_head", "cls.", "predictions"))]
+    assert all(value.dtype == torch.float32 for value in weights.values())
+    encoder = load(folder)
+    assert set(weights) == set(dict(encoder.model.named_parameters()))
+    assert all(torch.equal(weights[key], value) for key, value in encoder.model.named_parameters())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_tells_of_this_machine(saved, name):
+    folder, _ = saved[name]
+    for file in FILES:
+        assert str(folder.parent).encode() not in (folder / file).read_bytes(), file
+
+
+def test_the_classic_layout(tmp_path):
+    save(make(tmp_path / "start", pooling="mean", normalised=True), tmp_path / "out", "# Card: \u00e9\n")
+    out = tmp_path / "out"
+    assert [(module["path"], module["type"]) for module in json.loads((out / "modules.json").read_text())] == [
+        ("", "sentence_transformers.models.Transformer"),
+        ("1_Pooling", "sentence_transformers.models.Pooling"),
+        ("2_Normalize", "sentence_transformers.models.Normalize"),
+    ]
+    assert json.loads((out / "1_Pooling" / "config.json").read_text()) == {
+        "word_embedding_dimension": 32,
+        "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": True,
+        "pooling_mode_max_tokens": False,
+        "pooling_mode_mean_sqrt_len_tokens": False,
+    }
+    assert json.loads((out / "sentence_bert_config.json").read_text())["max_seq_length"] == 256
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["BertModel"]
+    assert (out / "README.md").read_text(encoding="utf-8") == "# Card: \u00e9\n"
+    assert (out / "2_Normalize").is_dir()
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path):
+    encoder = make(tmp_path / "start")
+    save(encoder, tmp_path / "one", "")
+    before = encoder(TEXTS)
+    save(encoder, tmp_path / "two", "")
+    for file in FILES:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+    np.testing.assert_array_equal(encoder(TEXTS), before)
+    assert encoder.model.training
+
+
+def test_an_older_folder_is_replaced_as_a_whole(tmp_path):
+    save(make(tmp_path / "start", pooling="mean", normalised=True), tmp_path / "out", "old")
+    (tmp_path / "out" / "stray.bin").touch()
+    encoder = make(tmp_path / "other", "roberta")
+    save(encoder, tmp_path / "out", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out", "start"]
+    assert not (tmp_path / "out" / "stray.bin").exists()
+    assert not (tmp_path / "out" / "2_Normalize").exists()
+    np.testing.assert_allclose(load(tmp_path / "out")(TEXTS), encoder(TEXTS), atol=5e-6)
+
+
+def test_a_full_disk_leaves_the_older_folder(tmp_path, monkeypatch):
+    encoder = make(tmp_path / "start")
+    save(encoder, tmp_path / "out", "old")
+
+    def full(*args, **kwargs):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(type(encoder.model), "save_pretrained", full)
+    with pytest.raises(InputError, match="/out: no space left on the device"):
+        save(encoder, tmp_path / "out", "new")
+    assert (tmp_path / "out" / "README.md").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "start"]
+
+
+def test_a_shorter_limit_is_kept(tmp_path):
+    encoder = make(tmp_path / "start")
+    short = Encoder(encoder.model, encoder.tokenizer, "cls", 16)
+    save(short, tmp_path / "out", "")
+    assert load(tmp_path / "out").max_tokens == 16
+    np.testing.assert_allclose(load(tmp_path / "out")(TEXTS), short(TEXTS), atol=5e-6)

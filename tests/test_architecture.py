@@ -1,0 +1,165 @@
+"""The house rule of imports, read from the sources: which room may know which, and no circles."""
+
+import ast
+import graphlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import diffcse
+
+SOURCE = Path(diffcse.__file__).parent
+GROUND = {"errors", "files", "config", "record"}
+"""What every room may import."""
+
+RULE = {
+    "errors": set(),
+    "files": {"errors"},
+    "config": {"errors", "files"},
+    "record": {"errors", "files"},
+    "text": GROUND,
+    "method": GROUND,
+    "encoder": GROUND | {"text", "method"},
+    "evaluation": GROUND | {"encoder"},
+    "training": GROUND | {"text", "method", "encoder", "evaluation"},
+    "integrations": GROUND | {"text", "method", "encoder", "evaluation"},
+    "report": {"record", "errors", "files"},
+    "terminal": {"record", "errors", "files"},
+}
+ABOVE_ALL = {"cli", "quickstart", "__main__", "__init__"}
+"""Where everything meets; no room may import one of these."""
+
+
+def imported(source, module, *, package=False):
+    """Names of our modules that the source of `module` imports anywhere: at its top, in a function, for types only."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = module.split(".")
+            level = node.level - package
+            base = parts[: len(parts) - level] if node.level else []
+            base += node.module.split(".") if node.module else []
+            found |= {".".join([*base, alias.name]) for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "diffcse"}
+
+
+def modules():
+    """name -> file of every module of the package."""
+    found = {}
+    for file in sorted(SOURCE.rglob("*.py")):
+        parts = file.relative_to(SOURCE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+MODULES = modules()
+
+
+def room(module):
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def graph(sources):
+    """module -> our modules it imports; `from diffcse.a import b` imports a.b if that is a module, else a."""
+    edges = {}
+    for module, (source, package) in sources.items():
+        edges[module] = set()
+        for name in imported(source, module, package=package):
+            while name not in sources and "." in name:
+                name = name.rpartition(".")[0]
+            edges[module].add(name)
+    return edges
+
+
+def the_graph():
+    return graph(
+        {name: (file.read_text(encoding="utf-8"), file.name == "__init__.py") for name, file in MODULES.items()}
+    )
+
+
+def broken(edges):
+    """Imports against the rule."""
+    return [
+        f"{module} imports {name}"
+        for module, names in edges.items()
+        for name in names
+        if room(module) not in ABOVE_ALL
+        and room(name) != room(module)
+        and room(name) not in RULE.get(room(module), set())
+    ]
+
+
+def test_every_room_is_in_the_plan():
+    assert {"diffcse", "diffcse.config", "diffcse.method.objective"} <= set(MODULES)
+    unknown = {room(module) for module in MODULES} - set(RULE) - ABOVE_ALL
+    assert not unknown, f"say in RULE what {unknown} may import"
+
+
+def test_rooms_import_only_what_they_may():
+    assert broken(the_graph()) == []
+
+
+def test_no_circles():
+    edges = the_graph()
+    assert sum(map(len, edges.values())) > 40
+    graphlib.TopologicalSorter(edges).prepare()  # raises CycleError and names the circle
+
+
+def test_the_rule_itself_is_no_circle():
+    graphlib.TopologicalSorter(RULE).prepare()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import diffcse.training.train",
+        "from diffcse.training import train",
+        "from diffcse.training.train import run",
+        "from ..training.train import run",
+        "from .. import training",
+        "def f():\n    from diffcse.training.train import run",
+        "if TYPE_CHECKING:\n    import diffcse.training.train as t",
+        "try:\n    from diffcse import training\nexcept ImportError:\n    pass",
+        "from diffcse import cli",
+    ],
+)
+def test_a_breach_would_be_seen(line):
+    sources = {
+        "diffcse.method.heads": (line, False),
+        "diffcse.training": ("", True),
+        "diffcse.training.train": ("", False),
+        "diffcse.cli": ("", False),
+    }
+    assert len(broken(graph(sources))) == 1
+
+
+def test_a_circle_would_be_seen():
+    edges = graph({"diffcse.a": ("from diffcse.b import x", False), "diffcse.b": ("from . import a", False)})
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(edges).prepare()
+
+
+def test_an_import_within_a_package_is_read_rightly():
+    assert imported("from . import b\nfrom .c import d", "diffcse.a", package=True) == {"diffcse.a.b", "diffcse.a.c.d"}
+    assert imported("from . import b\nfrom .c import d", "diffcse.a.x") == {"diffcse.a.b", "diffcse.a.c.d"}
+    assert imported("import numpy, diffcse_other\nfrom os import path", "diffcse.a") == set()
+
+
+LIGHT = ["diffcse", "diffcse.config", "diffcse.files", "diffcse.record", "diffcse.cli", "diffcse.report.page"]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_stay_light(module):
+    if importlib.util.find_spec(module) is None:
+        pytest.skip("not written yet")
+    code = (
+        f"import sys, {module}; print([m for m in ('torch', 'transformers', 'sklearn', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -1,0 +1,196 @@
+"""What a person meets: help at once, every mistake in one clear line and exit code 2, nothing half-written."""
+
+import gzip
+import resource
+import subprocess
+import sys
+import time
+
+import pytest
+
+from diffcse.cli import main
+from tests.models import SENTENCES, save_tiny
+
+
+def run(capsys, *arguments):
+    """(exit code, stdout, stderr) of the command."""
+    code = 0
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as stop:
+        code = stop.code or 0
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return save_tiny(tmp_path / "tiny", "bert")
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(SENTENCES) + "\n")
+    return path
+
+
+def train(capsys, corpus, tmp_path, *options):
+    output = tmp_path / "out"
+    code, out, err = run(capsys, "train", corpus, "--output", output, *options)
+    return code, out, err, output
+
+
+BAD_CORPORA = {
+    # name: (bytes, what the message must say)
+    "empty.txt": (b"", "empty"),
+    "blank.txt": (b"\n \n\n", "blank"),
+    "binary.txt": (bytes(range(256)) * 50, "binary"),
+    "one.txt": (b"Only one sentence.\n", "1 distinct"),
+    "same.txt": (b"The same.\n" * 50, "1 distinct"),
+    "long.txt": (b"a good line\n" + b"word " * 2_000_000, "line 2"),
+    "latin1.txt": (b"one line\ncaf\xe9 line\n", "line 2"),
+    "utf16.txt": ("one\ntwo\n".encode("utf-16"), "UTF-16"),
+    "table.csv": (b"a,b\n1,2\n", "csv"),
+    "torn.txt.gz": (gzip.compress(b"a line\n" * 1000)[:-20], "gz"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CORPORA)
+def test_bad_corpus(capsys, tmp_path, name):
+    data, says = BAD_CORPORA[name]
+    path = tmp_path / name
+    path.write_bytes(data)
+    began = time.monotonic()
+    code, _, err, output = train(capsys, path, tmp_path)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert name in err
+    assert says.lower() in err.lower()
+    assert "Traceback" not in err
+    assert not output.exists()
+    assert time.monotonic() - began < 60
+
+
+def test_missing_corpus_and_options(capsys, tmp_path, text):
+    assert train(capsys, tmp_path / "nowhere.txt", tmp_path)[0] == 2
+    code, _, err = run(capsys, "train", text)
+    assert (code, "--output" in err) == (2, True)
+    code, _, err = run(capsys, "train", "--output", tmp_path / "o")
+    assert (code, "no corpus" in err) == (2, True)
+
+
+@pytest.mark.parametrize("data", [b"\xef\xbb\xbf", b""], ids=["bom", "plain"])
+def test_odd_but_good_text_trains(capsys, tmp_path, tiny, data):
+    """A byte-order mark, mixed line ends and blank lines are not the user's fault."""
+    path = tmp_path / "text.txt"
+    ends = ["\n", "\r\n", "\r", "\n\n"]
+    path.write_bytes(data + "".join(s + ends[i % 4] for i, s in enumerate(SENTENCES)).encode())
+    code, out, err, output = train(capsys, path, tmp_path, "--model", tiny, "--max-steps", 2, "--batch-size", 8)
+    assert code == 0, err
+    assert f"{len(SENTENCES)} sentences" in out
+    assert (output / "model" / "model.safetensors").is_file()
+
+
+def test_recipe_mistakes(capsys, tmp_path, text):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("[training]\nbatch_size = 8\nlerning_rate = 1e-4\n")
+    code, _, err, output = train(capsys, text, tmp_path, "--recipe", recipe)
+    assert code == 2
+    assert "mine.toml:3: unknown key training.lerning_rate: did you mean training.learning_rate?" in err
+    assert not output.exists()
+    code, _, err, _ = train(capsys, text, tmp_path, "--recipe", "mini_cup")
+    assert (code, "Did you mean 'mini_cpu'?" in err) == (2, True)
+    code, _, err, _ = train(capsys, text, tmp_path, "--preset", "refrence")
+    assert (code, "'reference'" in err) == (2, True)
+
+
+def test_option_mistakes(capsys, tmp_path, text):
+    for options in (["--mask-ratio", "3"], ["--mask-ration", "0.3"], ["--pooling", "max"], ["--batch-size", "x"]):
+        code, out, err, output = train(capsys, text, tmp_path, *options)
+        assert code == 2, options
+        assert options[0].lstrip("-").replace("-", "_")[:9] in (out + err).replace("-", "_"), options
+        assert "Traceback" not in out + err
+        assert not output.exists()
+    code, _, err = run(capsys, "trian")
+    assert (code, "did you mean train?" in err) == (2, True)
+
+
+def test_print_config_is_a_recipe_and_overrides_win(capsys, tmp_path):
+    code, out, _ = run(
+        capsys, "train", "--preset", "reference", "--sampling", "sample", "--print-config", "--seed", "7"
+    )
+    assert code == 0
+    (tmp_path / "again.toml").write_text(out)
+    code, again, _ = run(capsys, "train", "--recipe", tmp_path / "again.toml", "--print-config")
+    assert again == out
+    assert 'sampling = "sample"' in out
+    assert 'edit_scope = "all"' in out
+    assert "seed = 7" in out
+
+
+def test_full_disk(tmp_path, tiny, text):
+    """A real limit on file size, hit while the first checkpoint is written: one line, code 2, no half."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))\n"
+    program = limit + "from diffcse.cli import main; main()"
+    options = ["--model", str(tiny), "--max-steps", "4", "--batch-size", "8", "--checkpoint-every", "2"]
+    command = [sys.executable, "-c", program, "train", str(text), "--output", str(tmp_path / "out"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert resource.RLIMIT_FSIZE is not None
+    assert done.returncode == 2, done.stderr
+    assert "no space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    left = sorted(p.name for p in (tmp_path / "out").rglob("*"))
+    assert left == ["checkpoints", "log.jsonl", "recipe.toml", "run.json"], left
+
+
+def test_train_then_evaluate(capsys, tmp_path, tiny, text):
+    code, out, err, output = train(capsys, text, tmp_path, "--model", tiny, "--max-steps", 4, "--batch-size", 8)
+    assert code == 0, err
+    assert "recipe" in out
+    data = tmp_path / "sts"
+    data.mkdir()
+    rows = [f"{i % 6}\t{SENTENCES[i]}\t{SENTENCES[(3 * i + 1) % 80]}" for i in range(30)]
+    (data / "mine.tsv").write_text("\n".join(rows))
+    scores = tmp_path / "scores.json"
+    code, out, err = run(capsys, "evaluate", output, "--data", data, "--floors", "--json", scores)
+    assert code == 0, err
+    import json
+
+    from diffcse.encoder.load import load
+    from diffcse.evaluation.sts import read_pairs, score_sts
+
+    expected = score_sts(load(output), read_pairs(data / "mine.tsv"))
+    results = json.loads(scores.read_text())["results"]
+    assert results[f"{output} (mean)"]["tasks"]["mine"]["all"]["spearman"] == pytest.approx(expected.all.spearman)
+    assert f"{expected.all.spearman:.2f}" in out
+    assert "TF-IDF" in out
+    code, _, err = run(capsys, "evaluate", tiny, "--data", data)
+    assert (code, "--pooling cls or --pooling mean" in err) == (2, True)
+    (data / "mine.tsv").write_text("1\ta\tb\nx\tc\td\n")
+    code, _, err = run(capsys, "evaluate", output, "--data", data)
+    assert (code, "mine.tsv, line 2" in err) == (2, True)
+    for missing in (["evaluate", output], ["evaluate", "--data", data]):
+        assert run(capsys, *missing)[0] == 2
+
+
+def test_help_is_quick_and_loads_no_torch():
+    program = "import sys; from diffcse.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+        times.append(time.monotonic() - began)
+        assert done.returncode == 0, done.stderr
+    assert "quickstart" in done.stdout
+    assert min(times) < 2, "half a second on an idle machine; this one may be busy"
+
+
+def test_version_and_overview(capsys):
+    assert run(capsys, "--version")[1].startswith("diffcse ")
+    assert "train" in run(capsys)[1]

@@ -1,0 +1,108 @@
+"""The quickstart, shortened: fewer steps and less of the library, but every part of it for real."""
+
+import dataclasses
+
+import pytest
+from rich.console import Console
+
+import diffcse.quickstart as quickstart
+from diffcse.errors import InputError
+from diffcse.record import read_record
+from diffcse.text.stdlib import read_stdlib
+
+
+@pytest.fixture(scope="module")
+def library():
+    whole = read_stdlib()
+    return dataclasses.replace(whole, docstrings=whole.docstrings[::6])
+
+
+@pytest.fixture(scope="module")
+def result(library, tmp_path_factory):
+    output = tmp_path_factory.mktemp("quickstart") / "out"
+    console = Console(record=True, width=160)
+    original = quickstart.read_stdlib
+    quickstart.read_stdlib = lambda: library
+    try:
+        record = quickstart.quickstart(output, steps=6, seed=1, resume=False, console=console)
+        again = Console(record=True, width=160)
+        repeated = quickstart.quickstart(output, steps=6, seed=1, resume=True, console=again)
+        with pytest.raises(InputError, match="not empty"):
+            quickstart.quickstart(output, steps=6, seed=1, resume=False, console=console)
+    finally:
+        quickstart.read_stdlib = original
+    return output, record, console.export_text(), repeated
+
+
+def test_table_rows_and_columns(result):
+    _, record, shown, _ = result
+    names = ["TF-IDF", "start, mean pooled", "start, [CLS]", "SimCSE", "DiffCSE"]
+    assert [row[0] for row in record.scores["rows"]] == names
+    for row in record.scores["rows"]:
+        assert all(cell in shown for cell in row)
+        assert len(row) == len(record.scores["columns"])
+    exact = {row["encoder"]: row for row in record.scores["exact"]}
+    assert exact["TF-IDF"]["retrieval"]["mrr@10"] > 0.1
+    assert exact["start, mean pooled"] != exact["start, [CLS]"]
+    for row in exact.values():
+        assert 0 <= row["retrieval"]["recall@10"] <= 1
+        assert -100 <= row["pairs"]["all"]["spearman"] <= 100
+        assert row["uniformity"] < 0 < row["alignment"]
+
+
+def test_methods_had_the_same_start_steps_and_seed(result):
+    output, record, _, _ = result
+    simcse, diffcse = (read_record(output / name / "run.json") for name in ("simcse", "diffcse"))
+    assert simcse.config["training"] == diffcse.config["training"]
+    assert simcse.data == diffcse.data
+    changed = {k for k in simcse.config["method"] if simcse.config["method"][k] != diffcse.config["method"][k]}
+    assert changed == {"difference"}
+    assert record.data["train_sha256"] == simcse.data["sha256"]
+
+
+def test_held_out_text_is_not_trained_on(library):
+    train, held_out = library.split()
+    assert not set(train) & {sentence for doc in held_out for sentence in doc.sentences}
+
+
+def test_verdicts_are_words_of_the_intervals(result):
+    _, record, shown, _ = result
+    assert len(record.scores["verdicts"]) == 6
+    for verdict in record.scores["verdicts"]:
+        low, high = verdict["low"], verdict["high"]
+        assert verdict["verdict"] == ("better" if low > 0 else "worse" if high < 0 else "tie")
+        assert low <= verdict["difference"] <= high
+        assert verdict["words"] in shown
+
+
+def test_only_diffcse_figures(result):
+    _, record, shown, _ = result
+    gain = record.scores["conditional_gain"]
+    assert gain["gain"] == pytest.approx(gain["shuffled"] - gain["own"])
+    assert gain["tokens"] > 500
+    assert "conditional gain" in shown
+    assert len(record.scores["edited"]) == 2
+    assert any(token["replaced"] for tokens in record.scores["edited"] for token in tokens)
+
+
+def test_searches(result):
+    _, record, shown, _ = result
+    assert [search["query"] for search in record.scores["searches"]] == list(quickstart.SEARCHES)
+    for search in record.scores["searches"]:
+        cosines = [hit["cosine"] for hit in search["hits"]]
+        assert cosines == sorted(cosines, reverse=True)
+        assert len({hit["name"] for hit in search["hits"]}) == 3
+        assert search["hits"][0]["name"] in shown
+
+
+def test_what_it_leaves(result):
+    output, record, shown, _ = result
+    assert {p.name for p in output.iterdir()} == {"simcse", "diffcse", "run.json", "report.html"}
+    assert read_record(output / "run.json").scores == record.scores
+    assert "diffcse train" in shown
+
+
+def test_repeated_it_shows_the_same(result):
+    _, record, _, repeated = result
+    for key in ("rows", "verdicts", "conditional_gain", "edited", "searches"):
+        assert repeated.scores[key] == record.scores[key], key

@@ -1,0 +1,176 @@
+"""Killed at any moment and resumed: the same weights as an uninterrupted run, bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffcse.config import Config, Method, Training
+from diffcse.record import read_record
+from diffcse.text.corpus import Corpus
+from diffcse.training.train import run
+from tests.models import SENTENCES, save_tiny
+
+# A run of 24 updates: 80 sentences in batches of 8 are 10 batches; two of them make an update, so an epoch has 5.
+# The child kills itself, as `kill -9` would, when `point` has been passed `count` times.
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+
+import torch
+
+from diffcse.training import train, trainer
+
+torch.set_num_threads(int(sys.argv[6]))  # the order of sums, and so the last bits, depend on it
+bench, root, point, count, precision = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]
+passed = 0
+
+
+def pass_(name):
+    global passed
+    if name == point:
+        passed += 1
+        if passed == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def after(owner, attribute, name):
+    original = getattr(owner, attribute)
+
+    def wrapped(*args, **kwargs):
+        pass_(f"before {name}")
+        result = original(*args, **kwargs)
+        pass_(f"after {name}")
+        return result
+
+    setattr(owner, attribute, wrapped)
+
+
+after(trainer.DiffCSETrainer, "training_step", "pass")
+after(trainer.DiffCSETrainer, "_save_checkpoint", "checkpoint")
+after(trainer, "write_manifest", "manifest")
+after(trainer, "save_weights", "weights")
+after(trainer, "prune", "pruning")
+after(train, "save", "saving the model")
+after(train.Record, "write", "record")
+
+from tests.training.test_resume import run_whole
+
+run_whole(Path(bench), root, precision)
+"""
+
+
+def run_whole(bench, root, precision):
+    """The run under test; goes on from what it finds."""
+    settings = Config(
+        method=Method(model=str(bench / "tiny"), sampling="sample", temperature=0.2),
+        training=Training(
+            batch_size=8,
+            accumulation=2,
+            max_steps=24,
+            learning_rate=1e-3,
+            checkpoint_every=3,
+            log_every=4,
+            eval_every=4,
+            dev=str(bench / "dev.tsv"),
+            precision=precision,
+        ),
+    )
+    run(settings, Corpus.from_sentences(SENTENCES), root, resume=True)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resume")
+    save_tiny(folder / "tiny", "bert")
+    rows = [f"{i % 5}\t{SENTENCES[i]}\t{SENTENCES[(i * 7 + 3) % 80]}" for i in range(20)]
+    (folder / "dev.tsv").write_text("\n".join(rows))
+    return folder
+
+
+def start(bench, root, point="never", count=0, precision="fp32"):
+    arguments = [bench, root, point, count, precision, torch.get_num_threads()]
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def finish(bench, root, precision="fp32"):
+    run_whole(bench, root, precision)
+    return weights(root)
+
+
+def weights(root):
+    return {name: (root / name / "model.safetensors").read_bytes() for name in ("model", "last")}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(bench, tmp_path_factory):
+    return {p: finish(bench, tmp_path_factory.mktemp(p), p) for p in ("fp32", "bf16")}
+
+
+@pytest.mark.parametrize(
+    ("point", "count"),
+    [
+        ("after pass", 1),  # before any checkpoint
+        ("after pass", 15),  # between two passes of one accumulated update, inside epoch 1
+        ("before pass", 27),  # inside epoch 2, just before an update begins
+        ("after pass", 40),  # at the end of epoch 4
+        ("after weights", 3),  # while a checkpoint is written
+        ("before manifest", 2),
+        ("before pruning", 4),  # complete, older ones not yet removed
+        ("after checkpoint", 8),  # the last step's checkpoint is there, the model is not
+        ("after saving the model", 2),  # while best models are saved
+        ("before record", 2),  # everything is written but the word "complete"
+    ],
+)
+def test_killed_once(bench, uninterrupted, tmp_path, point, count):
+    process = start(bench, tmp_path / "run", point, count)
+    process.communicate(timeout=200)
+    assert process.returncode == -signal.SIGKILL, "the kill point must have been reached"
+    assert finish(bench, tmp_path / "run") == uninterrupted["fp32"]
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert left == {"model", "last", "log.jsonl", "recipe.toml", "run.json"}
+
+
+def test_killed_again_and_again_in_bf16(bench, uninterrupted, tmp_path):
+    for count in (9, 17, 11, 5):
+        process = start(bench, tmp_path / "run", "after pass", count, "bf16")
+        process.communicate(timeout=200)
+        assert process.returncode == -signal.SIGKILL
+    assert finish(bench, tmp_path / "run", "bf16") == uninterrupted["bf16"]
+
+
+def test_killed_from_outside(bench, uninterrupted, tmp_path):
+    root = tmp_path / "run"
+    process = start(bench, root)
+    deadline = time.monotonic() + 120
+    while not list(root.glob("checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert finish(bench, root) == uninterrupted["fp32"]
+
+
+def test_torn_checkpoint_is_skipped_for_the_newest_whole_one(bench, uninterrupted, tmp_path):
+    root = tmp_path / "run"
+    start(bench, root, "after checkpoint", 4).communicate(timeout=200)
+    newest, older = sorted(root.glob("checkpoints/step-*"), reverse=True)
+    torn = newest / "optimizer.pt"
+    torn.write_bytes(torn.read_bytes()[:-100])
+    assert finish(bench, root) == uninterrupted["fp32"]
+    assert read_record(root / "run.json").warnings == [f"{newest.name}: incomplete or damaged, skipped"]
+    assert older.name < newest.name
+
+
+def test_precisions_differ(uninterrupted):
+    assert uninterrupted["fp32"] != uninterrupted["bf16"]

@@ -1,0 +1,273 @@
+"""Training from corpus to folder: what it leaves, that it is the loop it claims to be, and what it refuses."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from diffcse.config import Config, Method, Training
+from diffcse.encoder.load import load
+from diffcse.errors import InputError
+from diffcse.method import draws
+from diffcse.method.parts import build
+from diffcse.record import read_record
+from diffcse.text.corpus import Corpus
+from diffcse.training.collate import Collate
+from diffcse.training.train import PARTS, run
+from diffcse.training.trainer import Shuffled, updates_per_epoch
+from tests.models import SENTENCES, save_tiny, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return str(save_tiny(tmp_path_factory.mktemp("tiny"), "bert"))
+
+
+@pytest.fixture
+def dev(tmp_path):
+    path = tmp_path / "dev.tsv"
+    rows = [f"{i % 5}.5\t{SENTENCES[i]}\t{SENTENCES[(i * 7 + 3) % 80]}" for i in range(20)]
+    path.write_text("\n".join(rows) + "\n")
+    return str(path)
+
+
+CORPUS = Corpus.from_sentences(SENTENCES)
+
+
+def config(tiny, *, method=(), **training):
+    settings = {"batch_size": 8, "max_steps": 6, "learning_rate": 1e-3, "precision": "fp32", "log_every": 2, **training}
+    return Config(method=Method(model=tiny, **dict(method)), training=Training(**settings))
+
+
+def test_folder_after_a_run(tiny, dev, tmp_path):
+    trained = run(config(tiny, dev=dev, eval_every=2, checkpoint_every=3), CORPUS, tmp_path / "out")
+    out = tmp_path / "out"
+    assert sorted(p.name for p in out.iterdir()) == ["last", "log.jsonl", "model", "recipe.toml", "run.json"]
+
+    # run.json tells the whole story.
+    record = read_record(out / "run.json")
+    assert record.status == "complete"
+    assert record.data["sha256"] == CORPUS.sha256
+    assert record.data["sentences"] == len(SENTENCES)
+    assert record.versions["torch"]
+    assert record.hardware["cores"] >= 1
+    logged = [entry for entry in record.log if "loss" in entry]
+    assert [entry["step"] for entry in logged] == [2, 4, 6]
+    for name in ("contrastive", "rtd", "rtd_accuracy", "rtd_majority", "rtd_log_loss", "positive_cosine", "grad_norm"):
+        assert all(name in entry for entry in logged), name
+    for entry in logged:
+        assert entry["loss"] == pytest.approx(entry["contrastive"] + 0.005 * entry["rtd"], rel=1e-4)
+    assert [entry["step"] for entry in record.log if "dev" in entry] == [0, 2, 4, 6]
+    assert record.scores["sentences_seen"] == 48
+    assert [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()] == record.log
+
+    # The best step by dev score is in model/, the last in last/; neither holds anything that was for training.
+    scores = {entry["step"]: entry["dev"] for entry in record.log if "dev" in entry}
+    best = max((s for s in scores if s > 0), key=lambda s: scores[s])
+    assert record.scores["dev"]["best"] == scores[best]
+    assert record.scores["dev"]["best_step"] == best
+    names = set(load_file(out / "model" / "model.safetensors"))
+    assert names == {name for name, _ in trained.encoder.model.named_parameters()}
+    assert load(out).max_tokens == 256, "the encoder keeps its own limit, not training's"
+    for key, value in trained.encoder.model.state_dict().items():
+        if key in names:
+            assert torch.equal(value, load_file(out / "last" / "model.safetensors")[key])
+
+
+def test_truncated_sentences_are_counted(tiny, tmp_path):
+    record = run(config(tiny, max_tokens=6, max_steps=10, epochs=1), CORPUS, tmp_path / "out").record
+    tokenizer = tiny_tokenizer()
+    longer = sum(len(tokenizer(s)["input_ids"]) > 6 for s in SENTENCES)
+    assert record.scores["sentences_seen"] == 80
+    assert record.scores["truncated"] == longer
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_trainer_is_the_plain_loop(tiny, tmp_path, accumulation):
+    """Same weights, to the last bits, as AdamW on L, clipped over all trained weights, decayed linearly."""
+    # Without BatchNorm, which would make the gradient of a shift of h rounding noise, for Adam to blow up.
+    method = {"rtd_weight": 0.5, "projector": "tanh"}
+    settings = config(tiny, method=method, accumulation=accumulation, max_steps=7, max_grad_norm=0.1)
+    trained = run(settings, CORPUS, tmp_path / "out").model
+
+    model, tokenizer = build(settings.method, seed=42)
+    model.train()
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=1e-3, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
+    collate, order = Collate(tokenizer, 32), Shuffled(len(CORPUS), 42)
+    per_epoch, number, update = len(CORPUS) // 8, 0, 0
+    clipped = False
+    while update < 7:
+        order.epoch = update // updates_per_epoch(len(CORPUS), 8, accumulation)
+        rows = list(order)
+        batches = [rows[i * 8 : i * 8 + 8] for i in range(per_epoch)]
+        for start in range(0, per_epoch, accumulation):
+            group = batches[start : start + accumulation]
+            for offset, batch in enumerate(group):
+                number = update * accumulation + offset
+                torch.manual_seed(draws.key(42, number) >> 1)
+                terms = model(collate([CORPUS[i] for i in batch]), step=number)
+                (terms.total / len(group)).backward()
+            norm = torch.nn.utils.clip_grad_norm_(weights, 0.1)
+            clipped |= norm.item() > 0.1
+            for group_ in optimizer.param_groups:
+                group_["lr"] = 1e-3 * (7 - update) / 7
+            optimizer.step()
+            optimizer.zero_grad()
+            update += 1
+            if update == 7:
+                break
+    assert clipped
+    for (name, ours), (_, plain) in zip(trained.named_parameters(), model.named_parameters(), strict=True):
+        # The same holds for the keys' bias: attention does not depend on it.
+        if name.endswith("key.bias"):
+            continue
+        torch.testing.assert_close(ours, plain, rtol=0, atol=2e-6, msg=name)
+    assert not torch.equal(
+        trained.encoder.get_input_embeddings().weight, build(settings.method)[0].encoder.get_input_embeddings().weight
+    )
+
+
+def test_sampler_gives_every_sentence_once_an_epoch_in_a_new_order():
+    order = Shuffled(100, 1)
+    first = list(order)
+    assert sorted(first) == list(range(100))
+    assert list(order) == first
+    order.epoch = 1
+    assert sorted(order) == list(range(100))
+    assert list(order) != first
+    assert list(Shuffled(100, 2)) != first
+
+
+def test_same_seed_same_weights_other_seed_others(tiny, tmp_path):
+    def weights(name, seed):
+        run(config(tiny, seed=seed, max_steps=3), CORPUS, tmp_path / name)
+        return (tmp_path / name / "model" / "model.safetensors").read_bytes()
+
+    assert weights("a", 1) == weights("b", 1)
+    assert weights("c", 2) != weights("a2", 1)
+
+
+def test_training_parts_are_kept_on_demand_and_restored(tiny, tmp_path):
+    settings = config(tiny, keep_training_parts=True)
+    trained = run(settings, CORPUS, tmp_path / "out")
+    with safe_open(tmp_path / "out" / PARTS, "pt") as file:
+        names = set(file.keys())
+    assert names == set(trained.model.trained_state())
+    again = run(settings, CORPUS, tmp_path / "out", resume=True)
+    for (name, a), (_, b) in zip(trained.model.state_dict().items(), again.model.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+    assert again.record.log == trained.record.log
+
+
+def test_complete_run_is_not_trained_again(tiny, tmp_path):
+    settings = config(tiny)
+    run(settings, CORPUS, tmp_path / "out")
+    before = (tmp_path / "out" / "model" / "model.safetensors").stat().st_mtime_ns
+    again = run(settings, CORPUS, tmp_path / "out", resume=True)
+    assert again.model is None
+    assert (tmp_path / "out" / "model" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_plain_electra_is_said_to_teach_the_encoder_nothing(tiny, tmp_path):
+    record = run(config(tiny, method={"condition": "none"}, max_steps=1), CORPUS, tmp_path / "out").record
+    assert "tells it nothing" in record.warnings[0]
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+def refuse(match, settings, folder, corpus=CORPUS, **options):
+    with pytest.raises(InputError, match=match):
+        run(settings, corpus, folder, **options)
+
+
+def test_refusals_leave_nothing_behind(tiny, tmp_path):
+    out = tmp_path / "out"
+    refuse(
+        "fewer than one batch of 64: give more text, or --batch-size 2",
+        config(tiny, batch_size=64),
+        out,
+        Corpus.from_sentences(SENTENCES[:3]),
+    )
+    refuse("at most 256 tokens", config(tiny, max_tokens=300), out)
+    refuse("nowhere.tsv", config(tiny, dev=str(tmp_path / "nowhere.tsv")), out)
+    refuse("as a hub id", config("nobody/nothing"), out)
+    assert not out.exists()
+
+
+def test_folder_in_use(tiny, tmp_path):
+    out = tmp_path / "out"
+    run(config(tiny), CORPUS, out)
+    refuse("not empty: give a new --output, or --resume", config(tiny), out)
+    refuse(r"another recipe \(training.learning_rate differ\)", config(tiny, learning_rate=2e-3), out, resume=True)
+    refuse("other text", config(tiny), out, Corpus.from_sentences(SENTENCES[:50]), resume=True)
+    (tmp_path / "file").write_text("x")
+    refuse("is a file", config(tiny), tmp_path / "file")
+
+
+def test_divergence_is_an_error_not_a_model(tiny, tmp_path):
+    refuse(
+        "training diverged",
+        config(tiny, method={"projector": "none"}, learning_rate=1e30, max_steps=20),
+        tmp_path / "out",
+    )
+    assert not (tmp_path / "out" / "model").exists()
+    assert read_record(tmp_path / "out" / "run.json").status == "running"
+
+
+def test_several_processes_are_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refuse("torchrun", config(tiny), tmp_path / "out")
+
+
+# ---- the real thing --------------------------------------------------------------------------------------------------
+
+
+def test_mini_model_end_to_end(tmp_path):
+    """The bundled model, the command line, a text file with a dev file, and the result in a stranger's hands."""
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"{s}, said {n}." for s in SENTENCES for n in ("anna", "the king", "a fish")) + "\n")
+    pairs = tmp_path / "dev.tsv"
+    pairs.write_text("".join(f"{5 - i % 6}\t{SENTENCES[i]}\t{SENTENCES[i + i % 6]}\n" for i in range(40)))
+    command = [sys.executable, "-m", "diffcse", "train", str(text), "--output", str(tmp_path / "out")]
+    options = ["--max-steps", "12", "--batch-size", "32", "--dev", str(pairs), "--eval-every", "6", "--log-every", "4"]
+    done = subprocess.run(command + options, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert "240 sentences" in done.stdout
+    assert "dev Spearman" in done.stdout
+    record = read_record(tmp_path / "out" / "run.json")
+    losses = [entry["loss"] for entry in record.log if "loss" in entry]
+    assert losses[-1] < losses[0]
+
+    # Someone who has sentence-transformers and transformers, and not this package.
+    program = f"""
+import sys
+sys.modules["diffcse"] = None
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel
+model = SentenceTransformer({str(tmp_path / "out" / "model")!r})
+long = "word " * 200
+assert model.max_seq_length == 128
+a, b, c = model.encode(["A cat sleeps.", "A kitten is asleep.", long])
+assert a.shape == (256,)
+assert type(AutoModel.from_pretrained({str(tmp_path / "out" / "model")!r})).__name__ == "BertModel"
+print(float(model.similarity(a, b)))
+"""
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    assert other.returncode == 0, other.stderr
+    ours = load(tmp_path / "out")(["A cat sleeps.", "A kitten is asleep."])
+    cosine = torch.cosine_similarity(*map(torch.tensor, ours), dim=0).item()
+    assert float(other.stdout.splitlines()[-1]) == pytest.approx(cosine, abs=1e-5)
+
+
+def test_config_dataclasses_are_all_recorded(tiny, tmp_path):
+    settings = config(tiny, max_steps=1)
+    recorded = run(settings, CORPUS, tmp_path / "out").record.config
+    assert recorded["method"] == dataclasses.asdict(settings.method)
+    assert recorded["training"] == dataclasses.asdict(settings.training)
