@@ -1,1 +1,82 @@
-"""The DiffCSE toolkit: sentence embeddings from plain text without labels."""
+"""The DiffCSE toolkit: sentence embeddings from plain text without labels.
+
+    >>> import diffcse
+    >>> config = diffcse.load_recipe("mini_cpu")
+    >>> config.method.temperature
+    0.05
+
+Names are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffcse.config import Config, Method, Training, load_recipe
+    from diffcse.encoder.encode import Encoder
+    from diffcse.encoder.load import load
+    from diffcse.encoder.save import save
+    from diffcse.errors import InputError
+    from diffcse.method.inspect import conditional_gain, judge
+    from diffcse.method.objective import DiffCSE, Terms
+    from diffcse.method.parts import build
+    from diffcse.text.corpus import Corpus, read_corpus
+    from diffcse.training.train import Trained
+    from diffcse.training.train import run as train
+
+_HOMES = {
+    "Config": "config",
+    "Method": "config",
+    "Training": "config",
+    "load_recipe": "config",
+    "InputError": "errors",
+    "Corpus": "text.corpus",
+    "read_corpus": "text.corpus",
+    "DiffCSE": "method.objective",
+    "Terms": "method.objective",
+    "build": "method.parts",
+    "conditional_gain": "method.inspect",
+    "judge": "method.inspect",
+    "Trained": "training.train",
+    "train": "training.train",
+    "Encoder": "encoder.encode",
+    "load": "encoder.load",
+    "save": "encoder.save",
+}
+
+__all__ = [
+    "Config",
+    "Corpus",
+    "DiffCSE",
+    "Encoder",
+    "InputError",
+    "Method",
+    "Terms",
+    "Trained",
+    "Training",
+    "build",
+    "conditional_gain",
+    "judge",
+    "load",
+    "load_recipe",
+    "read_corpus",
+    "save",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("diffcse")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'diffcse' has no attribute {name!r}")
+    home = import_module(f"diffcse.{_HOMES[name]}")
+    return getattr(home, "run" if name == "train" else name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

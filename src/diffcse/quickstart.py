@@ -249,6 +249,7 @@ def _verdicts(rows: dict[str, Row], pairs: PairSet) -> list[dict[str, Any]]:
                 "worse": f"{other} is better than DiffCSE",
                 "tie": f"DiffCSE and {other} cannot be told apart",
             }[found.verdict]
+            interval = f"95 % interval {_signed(low)} to {_signed(high)}"
             verdicts.append(
                 {
                     "measure": measure,
@@ -257,10 +258,14 @@ def _verdicts(rows: dict[str, Row], pairs: PairSet) -> list[dict[str, Any]]:
                     "low": low,
                     "high": high,
                     "verdict": found.verdict,
-                    "words": f"{measure}: {words} ({difference:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f})",
+                    "words": f"{measure}: {words} ({_signed(difference)} points, {interval})",
                 }
             )
     return verdicts
+
+
+def _signed(points: float) -> str:
+    return f"{round(points, 1) + 0.0:+.1f}"  # adding 0.0 turns -0.0 into 0.0
 
 
 def _inspect(

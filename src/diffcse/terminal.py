@@ -111,17 +111,24 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
     return view
 
 
-def judged_sentence(tokens: Sequence[dict[str, Any]]) -> Text:
-    """An edited sentence, each token with D's probability that it was replaced, the really replaced ones underlined.
+_SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
-    Red: D says replaced (above one half). What really was replaced shows the original in brackets.
+
+def judged_sentence(tokens: Sequence[dict[str, Any]]) -> Text:
+    """An edited sentence, each token with D's probability (%) that it was replaced as a subscript.
+
+    Green below one quarter, yellow below one half, red above: there D says "replaced". What really was replaced is
+    underlined, with the original in brackets.
     """
     text = Text()
     for token in tokens:
         p = token["probability"]
         colour = "red" if p > 0.5 else "yellow" if p > 0.25 else "green"
-        text.append(token["token"], style=f"{colour} underline" if token["replaced"] else colour)
+        piece = token["token"]
+        if len(text) and not piece.startswith("##"):
+            text.append(" ")
+        text.append(piece.removeprefix("##"), style=f"{colour} underline" if token["replaced"] else colour)
         if token["replaced"]:
             text.append(f"[{token['original']}]", style="dim")
-        text.append(f"{round(100 * p)} ", style="dim")
+        text.append(str(round(100 * p)).translate(_SUBSCRIPT), style="dim")
     return text

@@ -1,0 +1,79 @@
+from rich.console import Console
+
+from diffcse.terminal import TrainingView, judged_sentence, table
+
+ENTRY = {
+    "step": 50,
+    "steps": 100,
+    "loss": 0.5,
+    "contrastive": 0.4,
+    "positive_cosine": 0.8,
+    "negative_cosine": 0.1,
+    "rtd": 0.3,
+    "rtd_accuracy": 0.9,
+    "rtd_majority": 0.75,
+    "sentences_per_second": 123.4,
+}
+START = {
+    "trained": 2_500_000,
+    "steps": 100,
+    "bf16": True,
+    "device": "cpu",
+    "resumed": None,
+    "warnings": ["take [care]"],
+}
+
+
+def shown(*events, terminal=False):
+    console = Console(record=True, width=200, force_terminal=terminal)
+    view = TrainingView(console, "DiffCSE")
+    for event, facts in events:
+        view(event, facts)
+    view.close()
+    return console.export_text()
+
+
+def test_a_log_file_gets_a_line_for_each_entry():
+    text = shown(
+        ("corpus", {"summary": "80 sentences from [1] file"}),
+        ("start", START),
+        ("log", ENTRY),
+        ("log", {**ENTRY, "step": 75}),
+        ("log", {"step": 75, "dev": 61.5, "steps": 100}),
+        ("done", {"sentences_seen": 200, "truncated": 50}),
+    )
+    for part in ("80 sentences from [1] file", "2.5M weights for 100 steps on cpu in bf16", "take [care]"):
+        assert part in text
+    assert "loss 0.5000  contrastive 0.4000  cosine 0.80/0.10  rtd 0.300 (right 90.0%, majority 75.0%)" in text
+    assert "0:00 left" in text, "the second entry knows the pace"
+    assert "dev Spearman 61.50" in text
+    assert "200 sentences, 50 of them (25%) cut" in text
+
+
+def test_simcse_shows_no_rtd():
+    entry = {key: value for key, value in ENTRY.items() if not key.startswith("rtd")}
+    assert "rtd" not in shown(("start", START), ("log", entry))
+
+
+def test_a_terminal_gets_a_bar():
+    assert "take" in shown(("start", START), ("log", ENTRY), terminal=True)
+
+
+def test_judged_sentence_joins_pieces_and_marks_what_changed():
+    tokens = [
+        {"token": "un", "original": "un", "replaced": False, "probability": 0.04},
+        {"token": "##happy", "original": "##kind", "replaced": True, "probability": 0.87},
+        {"token": "cat", "original": "cat", "replaced": False, "probability": 0.3},
+    ]
+    text = judged_sentence(tokens)
+    assert text.plain == "un₄happy[##kind]₈₇ cat₃₀"
+    styles = {text.plain[span.start : span.end]: span.style for span in text.spans}
+    assert styles["happy"] == "red underline"
+    assert styles["cat"] == "yellow"
+    assert styles["un"] == "green"
+
+
+def test_table_cells_are_text_not_markup():
+    console = Console(record=True, width=80)
+    console.print(table("", ["a", "b"], [["start, [CLS]", "1"]]))
+    assert "start, [CLS]" in console.export_text()
