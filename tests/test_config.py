@@ -63,7 +63,9 @@ def values(name, kind):
         return RANGES[name]
     if get_origin(kind) is Literal:
         return st.sampled_from(get_args(kind))
-    return {bool: st.booleans(), str: TEXT, str | None: st.none() | TEXT}[kind]
+    return {bool: st.booleans(), str: TEXT, str | None: st.none() | TEXT, float | None: st.none() | st.floats(0, 0.99)}[
+        kind
+    ]
 
 
 def fields(kind):
@@ -163,7 +165,9 @@ def test_explicit_keys_win_over_a_preset(text):
 def test_a_preset_leaves_other_fields_alone():
     text = b'[method]\npreset = "simcse"\nmodel = "x"\ntemperature = 0.1\n[training]\nseed = 3\n'
     config = parse_recipe(text, "my.toml")
-    assert config == Config(method=Method(model="x", temperature=0.1, difference="none"), training=Training(seed=3))
+    assert config == Config(
+        method=Method(model="x", temperature=0.1, difference="none", projector="tanh"), training=Training(seed=3)
+    )
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -17,6 +17,7 @@ ENTRY = {
 START = {
     "trained": 2_500_000,
     "steps": 100,
+    "passes": 1.5,
     "bf16": True,
     "device": "cpu",
     "resumed": None,
@@ -42,7 +43,8 @@ def test_a_log_file_gets_a_line_for_each_entry():
         ("log", {"step": 75, "dev": 61.5, "steps": 100}),
         ("done", {"sentences_seen": 200, "truncated": 50}),
     )
-    for part in ("80 sentences from [1] file", "2.5M weights for 100 steps on cpu in bf16", "take [care]"):
+    training = "2.5M weights for 100 steps (1.5 passes over the text) on cpu in bf16"
+    for part in ("80 sentences from [1] file", training, "take [care]"):
         assert part in text
     assert "loss 0.5000  contrastive 0.4000  cosine 0.80/0.10  rtd 0.300 (right 90.0%, majority 75.0%)" in text
     assert "0:00 left" in text, "the second entry knows the pace"

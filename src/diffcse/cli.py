@@ -6,6 +6,7 @@ Heavy imports happen inside the verbs, so that `--help` and a mistyped option an
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from diffcse.config import Config, Method, Pooling, Training, apply_preset, load_recipe, to_toml
+from diffcse.config import Config, Method, Pooling, Training, apply_preset, differences, load_recipe, to_dict, to_toml
 from diffcse.errors import InputError
 
 
@@ -43,6 +44,10 @@ class Train:
     def __call__(self, console: Console) -> None:
         chosen = load_recipe(self.recipe)
         config = Config(chosen.name, chosen.reproduces, chosen.hardware, self.method, self.training)
+        changed = [name for name in differences(to_dict(chosen), to_dict(config)) if name not in _HARMLESS]
+        if changed:
+            # With another method or schedule it reproduces nothing that was published.
+            config = dataclasses.replace(config, reproduces=f"{chosen.name} with other {', '.join(changed)}")
         if self.print_config:
             print(to_toml(config), end="")
             return
@@ -50,10 +55,10 @@ class Train:
             raise InputError("no corpus: give one or more text files, e.g. diffcse train sentences.txt --output out")
         if self.output is None:
             raise InputError("no output folder: give --output DIR")
-        from diffcse.terminal import TrainingView
+        from diffcse.terminal import TrainingView, say
 
         view = TrainingView(console)
-        console.print(f"recipe   {config.name}: {config.reproduces}", highlight=False)
+        say(console, f"recipe   {config.name}: {config.reproduces}")
         from diffcse.training.train import run
 
         try:
@@ -62,13 +67,13 @@ class Train:
             view.close()
         dev = trained.record.scores.get("dev")
         if dev:
-            console.print(
+            say(
+                console,
                 f"dev      Spearman {dev['start']:.2f} before training, {dev['last']:.2f} after the last step, "
                 f"{dev['best']:.2f} at the best step ({dev['best_step']:,}), which is in model/",
-                highlight=False,
             )
-        console.print(f"model    {self.output / 'model'}  (a sentence-transformers folder)", highlight=False)
-        console.print(f"record   {self.output / 'run.json'}", highlight=False)
+        say(console, f"model    {self.output / 'model'}  (a sentence-transformers folder)")
+        say(console, f"record   {self.output / 'run.json'}")
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Evaluate:
         from diffcse.evaluation.sts import StsScore, find_sets, score_sts
         from diffcse.files import write_json
         from diffcse.record import versions
-        from diffcse.terminal import table
+        from diffcse.terminal import say, table
 
         sets = find_sets(self.data, allow_partial=self.allow_partial)
         from diffcse.encoder.load import load
@@ -132,7 +137,7 @@ class Evaluate:
             }
             data = {task: {"pairs": len(pairs), "sha256": pairs.sha256} for task, pairs in sets.items()}
             write_json(self.json, {"results": results, "data": data, "versions": versions()})
-            console.print(f"written  {self.json}", highlight=False)
+            say(console, f"written  {self.json}")
 
 
 @dataclass(frozen=True)
@@ -149,10 +154,18 @@ class Quickstart:
     """Go on with what was begun in --output."""
 
     def __call__(self, console: Console) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"--steps {self.steps}: must be at least 1")
         from diffcse.quickstart import quickstart
 
         quickstart(self.output, steps=self.steps, seed=self.seed, resume=self.resume, console=console)
 
+
+_HARMLESS = {
+    f"training.{name}"
+    for name in ("seed", "dev", "eval_every", "checkpoint_every", "log_every", "keep_training_parts", "precision")
+}
+"""Fields that do not change what a recipe reproduces."""
 
 VERBS: dict[str, Any] = {"quickstart": Quickstart, "train": Train, "evaluate": Evaluate}
 
@@ -193,7 +206,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Whoever read our output (head, less) has enough; what is left in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        print("\nstopped. `--resume` with the same options goes on from the newest checkpoint.", file=sys.stderr)
+        hint = (
+            "" if verb == "evaluate" else " The same command with --resume goes on, from the newest checkpoint if any."
+        )
+        print(f"\nstopped.{hint}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -202,8 +218,12 @@ def _recipe_defaults(arguments: list[str]) -> Train:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe", default="mini_cpu")
     first.add_argument("--preset")
+    first.add_argument("--epochs")
     named, _ = first.parse_known_args(arguments)
     config = load_recipe(named.recipe)
+    if named.epochs is not None:
+        # Asked for on the command line, passes over the text win over a recipe's number of steps.
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, max_steps=None))
     if named.preset:
         config = apply_preset(config, named.preset)
     return Train(corpus=(), recipe=named.recipe, preset=named.preset, method=config.method, training=config.training)

@@ -46,6 +46,8 @@ class Method:
     """Training-only head g between h and z."""
     contrast: bool = True
     """Use the contrastive loss over two dropout views."""
+    dropout: float | None = None
+    """Probability of every dropout layer in encoder and discriminator. Unset: the checkpoint's own."""
     temperature: float = 0.05
     """Temperature of the contrastive softmax."""
     difference: Difference = "rtd"
@@ -68,6 +70,7 @@ class Method:
     def __post_init__(self) -> None:
         _check_choices(self)
         _require(self.temperature > 0, "method.temperature", self.temperature, "must be above 0")
+        _require(self.dropout is None or 0 <= self.dropout < 1, "method.dropout", self.dropout, "must lie in [0, 1)")
         _require(0 < self.mask_ratio < 1, "method.mask_ratio", self.mask_ratio, "must lie between 0 and 1")
         if self.difference == "none":
             if not self.contrast:
@@ -93,7 +96,10 @@ REFERENCE: dict[str, Any] = {
     "pooling": "cls",
     "projector": "batchnorm",
     "contrast": True,
+    "temperature": 0.05,
     "difference": "rtd",
+    "rtd_weight": 0.005,
+    "mask_ratio": 0.30,
     "sampling": "argmax",
     "edit_scope": "all",
     "rtd_padding": "include",
@@ -102,7 +108,7 @@ REFERENCE: dict[str, Any] = {
 }
 """What the paper's 2022 reference code does where our defaults differ: `preset = "reference"`."""
 
-PRESETS: dict[str, dict[str, Any]] = {"reference": REFERENCE, "simcse": {"difference": "none"}}
+PRESETS: dict[str, dict[str, Any]] = {"reference": REFERENCE, "simcse": {"difference": "none", "projector": "tanh"}}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,11 +33,11 @@ from diffcse.evaluation.sts import PairSet, StsScore, read_pairs, score_sts
 from diffcse.files import write_text
 from diffcse.method.inspect import ConditionalGain, conditional_gain, judge
 from diffcse.record import Record, read_record
-from diffcse.terminal import TrainingView, judged_sentence, loss_line, table
+from diffcse.terminal import TrainingView, judged_sentence, loss_line, say, table
 from diffcse.text.corpus import Corpus
 from diffcse.text.stdlib import Docstring, read_stdlib, retrieval_pairs
 from diffcse.training.collate import Collate
-from diffcse.training.train import Trained, run
+from diffcse.training.train import Trained, check_output, run
 
 PAIRS = Path(__file__).parent / "assets" / "pairs" / "pairs.tsv"
 RECIPE = "mini_cpu"
@@ -82,8 +83,9 @@ def quickstart(output: Path, *, steps: int | None, seed: int, resume: bool, cons
         InputError: the folder is in use, the disk is full, or this Python has no library sources.
     """
     began = time.perf_counter()
-    if output.is_dir() and any(output.iterdir()) and not resume:
-        raise InputError(f"{output}: not empty: give another --output, or --resume to go on with what was begun there")
+    check_output(output, resume=resume, begun="simcse")
+    if (output / "run.json").exists() and read_record(output / "run.json").kind != "quickstart":
+        raise InputError(f"{output}: holds another kind of run: give another --output")
 
     _heading(console, "1  Text", "this Python's own documentation")
     library = read_stdlib()
@@ -276,6 +278,8 @@ def _inspect(
     tokenizer = trained.encoder.tokenizer
     collate = Collate(tokenizer, trained.record.config["training"]["max_tokens"])
     texts = list(dict.fromkeys(itertools.chain.from_iterable(doc.sentences for doc in held_out)))
+    # In random order, or the embedding given for another sentence's would come from the same docstring.
+    random.Random(0).shuffle(texts)
     gain = conditional_gain(trained.model, [collate(texts[i : i + 64]) for i in range(0, len(texts) - 63, 64)])
     console.print(
         f"conditional gain {gain.gain:+.4f} nats a token on {gain.tokens:,} held-out tokens: telling edits is "
@@ -357,4 +361,4 @@ def _closing(console: Console, output: Path, page: Path | None, seconds: float) 
         ("page", str(page) if page else "not written"),
         ("next", "diffcse train your-sentences.txt --output my-encoder"),
     ):
-        console.print(f"{what:<9}{where}", highlight=False)
+        say(console, f"{what:<9}{where}")

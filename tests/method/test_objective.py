@@ -32,7 +32,7 @@ FAMILIES = {
         BertModel,
         BertForMaskedLM,
         {"pad_token_id": 0},
-        Vocabulary(40, 4, 0, (0, 1, 2, 3, 4)),
+        Vocabulary(40, 4, (0, 1, 2, 3, 4)),
         (2, 3),
     ),
     "roberta": (
@@ -40,7 +40,7 @@ FAMILIES = {
         RobertaModel,
         RobertaForMaskedLM,
         {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1},
-        Vocabulary(40, 39, 1, (0, 1, 2, 3, 39)),
+        Vocabulary(40, 39, (0, 1, 2, 3, 39)),
         (0, 2),
     ),
 }
@@ -63,13 +63,13 @@ def make(family="bert", *, dropout=0.1, seed=0, dtype=torch.float32, scale=0.4, 
 
 
 def batch(family="bert", lengths=(9, 4, 12, 7), seed=1):
-    *_, vocabulary, (start, end) = FAMILIES[family]
+    *_, (start, end) = FAMILIES[family]
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.full((len(lengths), max(lengths)), vocabulary.pad)
+    ids = torch.full((len(lengths), max(lengths)), FAMILIES[family][3]["pad_token_id"])
     for row, length in zip(ids, lengths, strict=True):
         row[:length] = torch.randint(5, 39, (length,), generator=generator)
         row[0], row[length - 1] = start, end
-    return {"input_ids": ids, "attention_mask": (ids != vocabulary.pad).long()}
+    return {"input_ids": ids, "attention_mask": (ids != FAMILIES[family][3]["pad_token_id"]).long()}
 
 
 def gradients(model):
@@ -115,7 +115,7 @@ def test_doctests():
 def test_reference_equals_plain_reimplementation(family, dtype, tolerance):
     """Losses, labels, embeddings and the gradient of every weight, on padded sentences of unequal lengths."""
     # Gradients are compared to the scale of each weight's own: the weights are wide, and so are some gradients.
-    model = make(family, dropout=0.0, dtype=dtype, **REFERENCE, mask_ratio=0.4, rtd_weight=0.5)
+    model = make(family, dropout=0.0, dtype=dtype, **REFERENCE | {"mask_ratio": 0.4, "rtd_weight": 0.5})
     data = batch(family)
     terms = model(data, step=3)
     terms.total.backward()
@@ -126,7 +126,7 @@ def test_reference_equals_plain_reimplementation(family, dtype, tolerance):
         part: {name: p.detach().clone().requires_grad_() for name, p in getattr(model, part).named_parameters()}
         for part in ("encoder", "projector", "generator", "discriminator", "head")
     }
-    *_, vocabulary, (start, _) = FAMILIES[family]
+    *_, (start, _) = FAMILIES[family]
     plain = plain_reference(
         family=family,
         config=model.encoder.config,
@@ -134,7 +134,7 @@ def test_reference_equals_plain_reimplementation(family, dtype, tolerance):
         **data,
         masked_ids=edited.masked,
         cls_id=start,
-        pad_id=vocabulary.pad,
+        pad_id=FAMILIES[family][3]["pad_token_id"],
         temperature=0.05,
         rtd_weight=0.5,
     )
@@ -392,6 +392,8 @@ def test_metrics_are_detached_and_named():
     assert set(terms.metrics) == {
         "positive_cosine",
         "negative_cosine",
+        "rtd_tokens",
+        "rtd_replaced",
         "rtd_accuracy",
         "rtd_accuracy_replaced",
         "rtd_accuracy_kept",
@@ -400,6 +402,17 @@ def test_metrics_are_detached_and_named():
     }
     assert not any(value.requires_grad for value in terms.metrics.values())
     torch.testing.assert_close(terms.total, terms.contrastive + 0.1 * terms.rtd)
+
+
+def test_rows_keep_their_edits_wherever_they_are_processed():
+    """A shard of the batch that knows its first row edits its sentences as the whole batch would."""
+    model = make(**BASE)
+    whole = batch()
+    x, real = whole["input_ids"], whole["attention_mask"]
+    edits = model.edit(x, real, step=2, rows_R=model.rows(4, 0, x.device)[:4])
+    shard = model.edit(x[2:], real[2:], step=2, rows_R=model.rows(2, 2, x.device)[:2])
+    assert torch.equal(edits.ids[2:], shard.ids)
+    assert torch.equal(edits.chosen[2:], shard.chosen)
 
 
 def test_same_step_same_loss_other_step_other_edits():

@@ -7,6 +7,7 @@ import torch
 
 from diffcse.config import REFERENCE, Method
 from diffcse.errors import InputError
+from diffcse.method.objective import DiffCSE
 from diffcse.method.parts import (
     build,
     check_same_vocabulary,
@@ -111,6 +112,71 @@ def test_parts_as_modules(tmp_path):
         assert other.requires_grad
 
 
+def test_a_generator_that_holds_the_encoder_does_not_freeze_it(tmp_path):
+    save_tiny(tmp_path, "bert")
+    whole, tokenizer = load_generator(tmp_path), load_tokenizer(tmp_path)
+    model, _ = build(Method(), encoder=whole.base_model, generator=whole, tokenizer=tokenizer)
+    assert all(p.requires_grad for p in model.encoder.parameters())
+    assert not any(p.requires_grad for p in model.generator.parameters())
+    with pytest.raises(InputError, match="share weights"):
+        DiffCSE(
+            whole.base_model,
+            read_vocabulary(tokenizer),
+            Method(),
+            generator=whole,
+            discriminator=load_encoder(tmp_path),
+        )
+
+
+def test_an_encoder_without_dropout_has_no_two_views(tmp_path):
+    save_tiny(tmp_path, "bert", dropout=0.0)
+    with pytest.raises(InputError, match=r"set method\.dropout = 0\.1"):
+        build(Method(model=str(tmp_path)))
+    model, tokenizer = build(Method(model=str(tmp_path), dropout=0.1))
+    assert model(batch(tokenizer), step=0).metrics["positive_cosine"] < 0.9999
+    build(Method(model=str(tmp_path), contrast=False))  # nothing needs two views
+
+
+@pytest.mark.parametrize("choices", [{}, {"difference": "none"}])
+def test_a_built_model_is_ready_to_train(tmp_path, choices):
+    save_tiny(tmp_path, "bert")
+    model, tokenizer = build(Method(model=str(tmp_path), **choices))
+    assert model.training
+    assert model.encoder.training
+    assert model(batch(tokenizer), step=0).metrics["positive_cosine"] < 0.9999
+
+
+def test_a_generator_with_spare_rows_samples_real_tokens_only(tmp_path):
+    save_tiny(tmp_path / "f", "bert")
+    save_tiny(tmp_path / "g", "bert")
+    g = load_generator(tmp_path / "g")
+    tokenizer = load_tokenizer(tmp_path / "f")
+    g.resize_token_embeddings(len(tokenizer) + 64)
+    with torch.no_grad():
+        g.get_output_embeddings().bias[len(tokenizer) :] = 1e4  # sure of what does not exist
+    model, _ = build(Method(model=str(tmp_path / "f")), generator=g)
+    assert model(batch(tokenizer), step=0).total.isfinite()
+
+
+def test_a_folder_named_mini_is_not_the_bundled_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_tiny(tmp_path / "mini", "bert", hidden=16)
+    with pytest.raises(InputError, match=r"write \./mini"):
+        build(Method())
+    model, _ = build(Method(model="./mini"))
+    assert model.encoder.config.hidden_size == 16
+
+
+def test_the_papers_generator_is_used_where_it_can_be_had(monkeypatch):
+    import diffcse.method.parts as parts
+
+    assert parts.default_generator("some/model") == "some/model"
+    assert parts.default_generator("bert-base-uncased") == "bert-base-uncased", "no hub here"
+    monkeypatch.setattr(parts, "_load", lambda *a, **k: None)
+    monkeypatch.setattr(parts, "load_generator", lambda source: None)
+    assert parts.default_generator("bert-base-uncased") == "distilbert/distilbert-base-uncased"
+
+
 def test_no_pooler_head_is_kept(tmp_path):
     save_tiny(tmp_path, "bert", masked_lm=False)
     encoder = load_encoder(tmp_path)
@@ -154,7 +220,7 @@ def test_vocabulary_is_read_from_the_tokenizer():
         tokenizer = tiny_tokenizer(kind)
         vocabulary = read_vocabulary(tokenizer)
         assert vocabulary.size == len(tokenizer)
-        assert (vocabulary.mask, vocabulary.pad) == (tokenizer.mask_token_id, tokenizer.pad_token_id)
+        assert vocabulary.mask == tokenizer.mask_token_id
         assert set(vocabulary.special) == set(tokenizer.all_special_ids)
 
 

@@ -1,5 +1,7 @@
 """Killed at any moment and resumed: the same weights as an uninterrupted run, bit for bit."""
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -58,6 +60,7 @@ after(trainer, "save_weights", "weights")
 after(trainer, "prune", "pruning")
 after(train, "save", "saving the model")
 after(train.Record, "write", "record")
+after(train, "_clean_up", "cleaning")
 
 from tests.training.test_resume import run_whole
 
@@ -79,6 +82,7 @@ def run_whole(bench, root, precision):
             eval_every=4,
             dev=str(bench / "dev.tsv"),
             precision=precision,
+            keep_training_parts=True,
         ),
     )
     run(settings, Corpus.from_sentences(SENTENCES), root, resume=True)
@@ -106,11 +110,22 @@ def start(bench, root, point="never", count=0, precision="fp32"):
 
 def finish(bench, root, precision="fp32"):
     run_whole(bench, root, precision)
-    return weights(root)
+    return outcome(root)
 
 
-def weights(root):
-    return {name: (root / name / "model.safetensors").read_bytes() for name in ("model", "last")}
+def outcome(root):
+    """All that must not depend on a kill: weights, those that were for training too, log, scores, files."""
+    files = ("model/model.safetensors", "last/model.safetensors", "training_parts.safetensors")
+    record = read_record(root / "run.json")
+    log = [{k: v for k, v in entry.items() if k != "sentences_per_second"} for entry in record.log]
+    written = [json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()]
+    assert written == record.log
+    return {
+        **{name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in files},
+        "log": log,
+        "scores": record.scores,
+        "files": sorted(path.name for path in root.iterdir()),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +146,7 @@ def uninterrupted(bench, tmp_path_factory):
         ("after checkpoint", 8),  # the last step's checkpoint is there, the model is not
         ("after saving the model", 2),  # while best models are saved
         ("before record", 2),  # everything is written but the word "complete"
+        ("before cleaning", 1),  # that too, but checkpoints are still there
     ],
 )
 def test_killed_once(bench, uninterrupted, tmp_path, point, count):
@@ -138,8 +154,6 @@ def test_killed_once(bench, uninterrupted, tmp_path, point, count):
     process.communicate(timeout=200)
     assert process.returncode == -signal.SIGKILL, "the kill point must have been reached"
     assert finish(bench, tmp_path / "run") == uninterrupted["fp32"]
-    left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left == {"model", "last", "log.jsonl", "recipe.toml", "run.json"}
 
 
 def test_killed_again_and_again_in_bf16(bench, uninterrupted, tmp_path):
@@ -174,3 +188,9 @@ def test_torn_checkpoint_is_skipped_for_the_newest_whole_one(bench, uninterrupte
 
 def test_precisions_differ(uninterrupted):
     assert uninterrupted["fp32"] != uninterrupted["bf16"]
+
+
+def test_the_log_is_whole(uninterrupted):
+    logged = [entry for entry in uninterrupted["fp32"]["log"] if "loss" in entry]
+    assert [entry["step"] for entry in logged] == [4, 8, 12, 16, 20, 24]
+    assert uninterrupted["fp32"]["scores"]["sentences_seen"] == 24 * 2 * 8

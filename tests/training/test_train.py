@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -211,6 +212,91 @@ def test_folder_in_use(tiny, tmp_path):
     refuse("is a file", config(tiny), tmp_path / "file")
 
 
+def test_resume_touches_no_folder_it_did_not_begin(tiny, tmp_path):
+    out = tmp_path / "out"
+    for name in ("checkpoints/precious.txt", "best/photo.png", "model/mine.py"):
+        (out / name).parent.mkdir(parents=True)
+        (out / name).write_text("keep me")
+    refuse("nothing to resume there, and it holds other files", config(tiny), out, resume=True)
+    assert sorted(p.name for p in out.rglob("*") if p.is_file()) == ["mine.py", "photo.png", "precious.txt"]
+    run(config(tiny, max_steps=1), CORPUS, tmp_path / "new", resume=True)  # nothing there yet is no error
+
+
+def test_another_dev_file_is_another_run(tiny, dev, tmp_path):
+    settings = config(tiny, dev=dev, max_steps=2, eval_every=1)
+    run(settings, CORPUS, tmp_path / "out")
+    with Path(dev).open("a") as file:
+        file.write("1\tone more\tpair\n")
+    refuse("another dev file", settings, tmp_path / "out", resume=True)
+
+
+def test_model_removed_from_a_complete_run(tiny, tmp_path):
+    import shutil
+
+    run(config(tiny, max_steps=1), CORPUS, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "model")
+    refuse("model/ was removed", config(tiny, max_steps=1), tmp_path / "out", resume=True)
+
+
+def test_unwritable_output(tiny, tmp_path):
+    refuse("cannot be written", config(tiny), tmp_path / ("x" * 300))
+    (tmp_path / "file").write_text("x")
+    refuse("cannot be written|is a file", config(tiny), tmp_path / "file" / "out")
+
+
+def test_generator_in_use_is_written_down_and_kept(tiny, tmp_path):
+    record = run(config(tiny, max_steps=1), CORPUS, tmp_path / "out").record
+    assert record.config["method"]["generator"] == tiny
+    run(config(tiny, max_steps=1), CORPUS, tmp_path / "out", resume=True)
+
+
+def test_what_is_not_used_is_said(tiny, tmp_path):
+    settings = config(tiny, method={"difference": "none", "generator": "/nowhere"}, max_steps=1)
+    assert "method.generator not used" in run(settings, CORPUS, tmp_path / "out").record.warnings[0]
+
+
+def test_card_names_no_folder_of_this_machine(tiny, dev, tmp_path):
+    run(config(tiny, dev=dev, max_steps=1), CORPUS, tmp_path / "out")
+    for file in (tmp_path / "out" / "model").rglob("*"):
+        assert file.is_dir() or str(tmp_path.parent).encode() not in file.read_bytes(), file
+
+
+def test_logged_shares_are_weighted_by_tokens():
+    from diffcse.method.objective import Terms
+    from diffcse.training.trainer import _Meter
+
+    meter = _Meter()
+    nan = float("nan")
+    for tokens, replaced, accuracy, of_replaced, of_kept in ((10, 2, 0.9, 0.5, 1.0), (30, 0, 0.5, nan, 0.5)):
+        metrics = {
+            "rtd_tokens": tokens,
+            "rtd_replaced": replaced,
+            "rtd_accuracy": accuracy,
+            "rtd_accuracy_replaced": of_replaced,
+            "rtd_accuracy_kept": of_kept,
+            "rtd_log_loss": accuracy,
+        }
+        metrics = {name: torch.tensor(value) for name, value in metrics.items()}
+        terms = Terms(total=torch.tensor(1.0), contrastive=None, rtd=torch.tensor(2.0), metrics=metrics)
+        meter = _Meter(**meter.state())  # as if resumed in between
+        meter.add(terms, sentences=4, truncated=torch.tensor(1))
+    read = meter.read()
+    assert read["rtd_accuracy"] == pytest.approx((9 + 15) / 40)
+    assert read["rtd_accuracy_replaced"] == pytest.approx(0.5)
+    assert read["rtd_accuracy_kept"] == pytest.approx((8 + 15) / 38)
+    assert read["rtd_majority"] == pytest.approx(38 / 40)
+    assert (read["loss"], read["rtd"], read["sentences"], read["truncated"]) == (1, 2, 8, 2)
+
+
+def test_divergence_leaves_the_last_good_checkpoint(tiny, tmp_path):
+    settings = config(
+        tiny, method={"projector": "none"}, learning_rate=1e30, max_steps=20, checkpoint_every=1, log_every=20
+    )
+    refuse("training diverged", settings, tmp_path / "out")
+    for file in (tmp_path / "out").glob("checkpoints/*/trained.safetensors"):
+        assert all(value.isfinite().all() for value in load_file(file).values())
+
+
 def test_divergence_is_an_error_not_a_model(tiny, tmp_path):
     refuse(
         "training diverged",
@@ -269,5 +355,5 @@ print(float(model.similarity(a, b)))
 def test_config_dataclasses_are_all_recorded(tiny, tmp_path):
     settings = config(tiny, max_steps=1)
     recorded = run(settings, CORPUS, tmp_path / "out").record.config
-    assert recorded["method"] == dataclasses.asdict(settings.method)
+    assert recorded["method"] == {**dataclasses.asdict(settings.method), "generator": tiny}
     assert recorded["training"] == dataclasses.asdict(settings.training)

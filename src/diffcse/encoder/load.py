@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from huggingface_hub import snapshot_download
 
 from diffcse.config import Pooling
 from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.save import LIMITS, MODULES, POOLING_FLAGS, SETTINGS
 from diffcse.errors import InputError
-from diffcse.method.parts import MINI, load_encoder, load_tokenizer, read_vocabulary
+from diffcse.method.parts import load_encoder, load_tokenizer, named, read_vocabulary
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class _Layout:
 def load(source: str | Path, *, pooling: Pooling | None = None) -> Encoder:
     """An encoder from one of our folders, a sentence-transformers folder, or a plain Hugging Face checkpoint.
 
+    It runs on the GPU where there is one.
+
     Args:
         source: a folder, "mini", or a hub id.
         pooling: overrides what the folder says; needed for a checkpoint that says nothing.
@@ -42,7 +45,7 @@ def load(source: str | Path, *, pooling: Pooling | None = None) -> Encoder:
         InputError: nothing there, not loadable, a layout that is not an encoder with one pooling, or the pooling is
             unknown.
     """
-    folder = MINI if str(source) == "mini" else Path(source)
+    folder = named(source)
     if not folder.exists():
         folder = _fetch(str(source))
     is_run = (folder / "run.json").is_file()
@@ -65,7 +68,9 @@ def load(source: str | Path, *, pooling: Pooling | None = None) -> Encoder:
             f"{layout.transformer / LIMITS}: do_lower_case is on, but the tokenizer itself keeps capitals; this is not "
             "supported. Load such a folder with SentenceTransformer itself"
         )
-    model = load_encoder(transformer)
+    model: Any = load_encoder(transformer)
+    if torch.cuda.is_available():
+        model.cuda()
     most = position_limit(model, tokenizer)
     return Encoder(model, tokenizer, chosen, min(layout.limit or most, most), layout.normalised)
 

@@ -29,7 +29,6 @@ class Vocabulary:
 
     size: int
     mask: int
-    pad: int
     special: tuple[int, ...]
 
     def is_special(self, ids_RT: Tensor) -> Tensor:
@@ -109,7 +108,8 @@ def edit(
     else:
         filled_RT, editable_RT = chosen_RT, real_RT & ~vocabulary.is_special(ids_RT)
 
-    logits_MV = _logits_at(generator, masked_RT, attention_RT, filled_RT)
+    # A generator may have more output rows than there are tokens (padded to a round number); nobody embeds those.
+    logits_MV = _logits_at(generator, masked_RT, attention_RT, filled_RT)[:, : vocabulary.size]
     if sampling == "argmax":
         tokens_M = logits_MV.argmax(-1)
     else:

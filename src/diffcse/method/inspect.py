@@ -44,7 +44,8 @@ class ConditionalGain:
 def conditional_gain(model: DiffCSE, batches: Iterable[Mapping[str, Tensor]]) -> ConditionalGain:
     """Measure D with own and with shuffled embeddings on `batches` (input_ids, attention_mask), without dropout.
 
-    Shuffled: every sentence gets its neighbour's embedding within the batch, so none keeps its own.
+    Shuffled: every sentence gets its neighbour's embedding within the batch, so none keeps its own. Batches should
+    hold sentences in random order: a neighbour from the same text would know something too.
 
     Raises:
         InputError: the model has no discriminator, is not conditioned, or a batch holds a single sentence.
@@ -59,6 +60,7 @@ def conditional_gain(model: DiffCSE, batches: Iterable[Mapping[str, Tensor]]) ->
         for step, batch in enumerate(batches):
             if len(batch["input_ids"]) < 2:
                 raise InputError("conditional gain needs batches of at least two sentences to shuffle among")
+            batch = _on_device(model, batch)
             edited, condition_RH = _edit_and_condition(model, batch, step)
             labels_N = edited.labels[edited.editable]
             losses = []
@@ -95,6 +97,7 @@ class JudgedToken:
 @torch.no_grad()
 def judge(model: DiffCSE, batch: Mapping[str, Tensor], *, step: int = 0) -> list[list[JudgedToken]]:
     """For each sentence of `batch`, its edited copy's real tokens with D's opinion of each (no dropout)."""
+    batch = _on_device(model, batch)
     was_training = model.training
     model.eval()
     try:
@@ -108,6 +111,11 @@ def judge(model: DiffCSE, batch: Mapping[str, Tensor], *, step: int = 0) -> list
         [JudgedToken(i, o, bool(r), p) for i, o, r, p, real in zip(*row, strict=True) if real]
         for row in zip(*(column.tolist() for column in columns), strict=True)
     ]
+
+
+def _on_device(model: DiffCSE, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    device = next(model.parameters()).device
+    return {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
 def _edit_and_condition(model: DiffCSE, batch: Mapping[str, Tensor], step: int) -> tuple[Edited, Tensor]:

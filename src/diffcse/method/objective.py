@@ -115,6 +115,7 @@ class DiffCSE(nn.Module):
         self.projector = heads.fresh(lambda: heads.projector(config.projector, width), draws.key(seed, 1))
         self.generator = self.discriminator = self.head = None
         if config.difference == "none":
+            self.train(self.training)
             return
         if generator is None or discriminator is None:
             raise InputError(
@@ -128,6 +129,11 @@ class DiffCSE(nn.Module):
             )
         if config.condition != "none":
             first_layer(discriminator)  # an architecture that cannot be conditioned says so before training
+        trained = {id(p) for part in (encoder, discriminator) for p in part.parameters()}
+        if any(id(p) in trained for p in generator.parameters()) or encoder is discriminator:
+            raise InputError(
+                "encoder, generator and discriminator share weights: freezing G would freeze them all. Give copies"
+            )
         self.generator = generator.requires_grad_(False)
         self.discriminator = discriminator
         self.head = heads.fresh(lambda: heads.token_head(width), draws.key(seed, 2))
@@ -151,7 +157,8 @@ class DiffCSE(nn.Module):
         Returns:
             Terms, whose metrics are `positive_cosine` and `negative_cosine` (means over the batch), and over the
             positions that could have been replaced: `rtd_accuracy`, on `..._replaced` and on `..._kept` tokens,
-            `rtd_majority` (what always answering the commoner label would score), `rtd_log_loss` in nats.
+            `rtd_majority` (what always answering the commoner label would score), `rtd_log_loss` in nats; and the
+            counts `rtd_tokens` and `rtd_replaced`, by which batches are to be weighted.
         """
         x_RT = torch.cat([batch["input_ids"]] * 2)
         attention_RT = torch.cat([batch["attention_mask"]] * 2)
@@ -248,6 +255,8 @@ def rtd_metrics(logits_RT2: Tensor, edited: Edited) -> dict[str, Tensor]:
     replaced_N = labels_N.bool()
     share = replaced_N.float().mean()
     return {
+        "rtd_tokens": replaced_N.new_tensor(len(labels_N), dtype=torch.long),
+        "rtd_replaced": replaced_N.sum(),
         "rtd_accuracy": right_N.mean(),
         "rtd_accuracy_replaced": right_N[replaced_N].mean(),
         "rtd_accuracy_kept": right_N[~replaced_N].mean(),

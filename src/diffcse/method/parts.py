@@ -62,13 +62,23 @@ def build(
     vocabulary = read_vocabulary(tokenizer, masks=config.difference != "none")
     f = load_encoder(encoder)
     check_vocabulary_size(f, vocabulary, "encoder")
+    _set_dropout(f, config.dropout)
+    if config.contrast and not _views_differ(f):
+        raise InputError(
+            f"{_name(encoder)}: runs without dropout (its configuration sets it to 0), so the two views of a sentence "
+            "would be equal and the contrastive loss would teach nothing: set method.dropout = 0.1"
+        )
     if config.difference == "none":
         return DiffCSE(f, vocabulary, config, seed=seed), tokenizer
 
     start = discriminator or config.discriminator or encoder
     # A module given once cannot be both f and D: D starts as a copy of its weights.
     d = _copy(start) if isinstance(start, PreTrainedModel) else load_encoder(start)
-    g = _generator(generator or config.generator, encoder, tokenizer)
+    _set_dropout(d, config.dropout)
+    g = _generator(generator or config.generator, encoder)
+    trained = {id(p) for part in (f, d) for p in part.parameters()}
+    if any(id(p) in trained for p in g.parameters()):
+        g = copy.deepcopy(g)  # given as a module that holds the encoder: G must not be frozen together with f
     for part, model, source in (("discriminator", d, start), ("generator", g, generator or config.generator)):
         if isinstance(source, str | Path) and source != encoder:
             check_same_vocabulary(tokenizer, load_tokenizer(source), str(encoder), f"{part} {source}")
@@ -114,9 +124,38 @@ def load_encoder(source: Source) -> PreTrainedModel:
 @torch.no_grad()
 def _reads_both_ways(model: PreTrainedModel) -> bool:
     """Whether the last token changes what stands at the first: tells a causal model without knowing its family."""
-    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]], device=model.device)
+    ids = _some_ids(model)
+    ids[1, -1] += 1
     first, second = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
     return not torch.equal(first, second)
+
+
+@torch.no_grad()
+def _views_differ(model: PreTrainedModel) -> bool:
+    """Whether the same sentence, twice in one batch, gets two embeddings in training mode."""
+    ids = _some_ids(model)
+    was_training = model.training
+    with torch.random.fork_rng(devices=[]):
+        first, second = model.train()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    model.train(was_training)
+    return not torch.equal(first, second)
+
+
+def _some_ids(model: PreTrainedModel) -> torch.Tensor:
+    """Two equal rows of ordinary token ids, from the middle of the vocabulary: (2, 4)."""
+    rows = len(cast(torch.Tensor, model.get_input_embeddings().weight))
+    return torch.arange(rows // 2, rows // 2 + 4, device=model.device).expand(2, -1).clone()
+
+
+def _set_dropout(model: PreTrainedModel, probability: float | None) -> None:
+    if probability is not None:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = probability
+
+
+def _name(source: Source) -> str:
+    return type(source).__name__ if isinstance(source, PreTrainedModel) else str(source)
 
 
 def load_generator(source: Source) -> PreTrainedModel:
@@ -133,22 +172,29 @@ def load_generator(source: Source) -> PreTrainedModel:
     return model.eval()
 
 
-def _generator(wanted: Source | None, encoder: Source, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    if wanted is not None:
-        return load_generator(wanted)
-    if isinstance(encoder, PreTrainedModel):
+def _generator(wanted: Source | None, encoder: Source) -> PreTrainedModel:
+    if wanted is None and isinstance(encoder, PreTrainedModel):
         raise InputError(
             "an encoder given as a module has no masked-language-model head to serve as generator: pass generator= "
             "(a module, a folder or a hub id of a masked language model with the same vocabulary)"
         )
-    small = _PAPER_GENERATORS.get(str(encoder))
-    if small is not None:
-        try:
-            check_same_vocabulary(tokenizer, load_tokenizer(small), str(encoder), f"generator {small}")
-            return load_generator(small)
-        except InputError:
-            print(f"generator: {small} cannot be had here; {encoder} itself is used")
-    return load_generator(encoder)
+    return load_generator(wanted or encoder)
+
+
+def default_generator(model: str) -> str:
+    """The generator that goes with the checkpoint `model`: the paper's small one if it can be had, else itself.
+
+    What a hub has today it may not have tomorrow, so a run records the answer and keeps to it.
+    """
+    small = _PAPER_GENERATORS.get(model)
+    if small is None:
+        return model
+    try:
+        _load(AutoTokenizer, small, "tokenizer")
+        load_generator(small)
+    except InputError:
+        return model
+    return small
 
 
 def read_vocabulary(tokenizer: PreTrainedTokenizerBase, *, masks: bool = True) -> Vocabulary:
@@ -166,7 +212,6 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, *, masks: bool = True) -
     return Vocabulary(
         size=len(tokenizer),
         mask=tokenizer.mask_token_id if masks else -1,
-        pad=tokenizer.pad_token_id,
         special=tuple(tokenizer.all_special_ids),
     )
 
@@ -222,11 +267,22 @@ def quiet() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
+def named(source: str | Path) -> Path:
+    """`source` as a path, with the name "mini" standing for the bundled model.
+
+    Raises:
+        InputError: a folder here has the name of the bundled model.
+    """
+    if source != "mini":  # a Path of that name is a folder
+        return Path(source)
+    if Path("mini").exists():
+        raise InputError('"mini" is the bundled model and also a folder here: write ./mini for the folder')
+    return MINI
+
+
 def _load(kind: Any, source: str | Path, part: str, **options: Any) -> Any:
     """`kind.from_pretrained(source)`: a local folder, else a hub id; every failure becomes an `InputError`."""
-    if str(source) == "mini":
-        source = MINI
-    path = Path(source)
+    path = source = named(source)
     local = path.exists()
     if local and not (path / "config.json").is_file():
         raise InputError(f"{source}: no model folder: it has no config.json")

@@ -37,6 +37,7 @@ import operator
 import os
 import shlex
 import shutil
+import time
 import unicodedata
 import uuid
 import zlib
@@ -467,6 +468,10 @@ def _first_occurrences(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
 
 def _build(folder: Path, paths: list[Path], stamps: list[tuple[str, int, int]], max_line_bytes: int) -> Corpus:
     """Read `paths` into `folder`, which appears complete or not at all."""
+    for leftover in folder.parent.glob("*.partial"):
+        # A build that was killed; one that is a day old is not running any more.
+        if time.time() - leftover.stat().st_mtime > 86_400:
+            shutil.rmtree(leftover, ignore_errors=True)
     temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     builder = None
     try:

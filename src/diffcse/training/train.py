@@ -6,22 +6,21 @@ import dataclasses
 import math
 import os
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diffcse.config import Config, Training, differences, to_dict, to_toml
+from diffcse.config import Config, Method, Training, differences, to_dict, to_toml
 from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.evaluation.sts import PairSet, read_pairs, score_sts
-from diffcse.files import clear_partials, staged_folder, write_text
+from diffcse.files import clear_partials, staged_folder, write_errors, write_text
 from diffcse.method.objective import DiffCSE
-from diffcse.method.parts import build
+from diffcse.method.parts import build, default_generator
 from diffcse.record import Record, read_record
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.training.checkpoints import load_weights, newest_whole, save_weights
@@ -47,7 +46,7 @@ class Trained:
 def run(
     config: Config,
     corpus: Corpus | Sequence[str | Path],
-    output: Path,
+    output: str | Path,
     *,
     resume: bool = False,
     report: Report = lambda event, facts: None,
@@ -66,12 +65,10 @@ def run(
         InputError: unusable text, recipe, model or folder.
     """
     _one_process()
+    output = Path(output)
     dev = None if config.training.dev is None else read_pairs(Path(config.training.dev))
     record_file = output / "run.json"
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output}: is a file: give --output a folder")
-    if output.is_dir() and any(output.iterdir()) and not resume:
-        raise InputError(f"{output}: not empty: give a new --output, or --resume to go on with what was begun there")
+    check_output(output, resume=resume, begun=record_file.name)
     if not isinstance(corpus, Corpus):
         corpus = read_corpus(corpus)
     report("corpus", {"summary": corpus.summary()})
@@ -88,11 +85,17 @@ def run(
         "sha256": corpus.sha256,
         "sources": [dataclasses.asdict(source) for source in corpus.sources],
         **dataclasses.asdict(corpus.counts),
+        **({} if dev is None else {"dev_sha256": dev.sha256}),
     }
-    if resume and record_file.is_file():
-        finished = _check_same_run(record_file, config, data)
-        if finished is not None:
-            return Trained(_restore(config, output / PARTS), load(output), finished)
+    begun = _check_same_run(record_file, config, data) if resume and record_file.is_file() else None
+    if begun is not None and begun.status == "complete":
+        _clean_up(output)
+        if not (output / "model").is_dir():
+            raise InputError(f"{output}: its run is complete, but model/ was removed: give a new --output")
+        return Trained(_restore(config, output / PARTS), load(output), begun)
+    if config.method.difference != "none" and config.method.generator is None:
+        generator = begun.config["method"]["generator"] if begun else default_generator(config.method.model)
+        config = dataclasses.replace(config, method=dataclasses.replace(config.method, generator=generator))
 
     model, tokenizer = build(config.method, seed=training.seed)
     limit = position_limit(model.encoder, tokenizer)
@@ -105,6 +108,9 @@ def run(
 
     record = Record(kind="train", config=to_dict(config), seed=training.seed, data=data)
     record.scores["steps"] = steps
+    unused = _unused(config.method)
+    if unused:
+        record.warnings.append(f'method.difference = "none": {unused} not used')
     if config.method.difference != "none" and config.method.condition == "none":
         record.warnings.append(
             'method.condition = "none": D is trained beside the encoder but tells it nothing (plain ELECTRA, for '
@@ -113,6 +119,8 @@ def run(
     record.write(record_file)
     write_text(output / "recipe.toml", to_toml(config))
     clear_partials(output)
+    with write_errors(output / "checkpoints"):
+        (output / "checkpoints").mkdir(exist_ok=True)
     checkpoint, torn = newest_whole(output / "checkpoints")
     for path in torn:
         record.warnings.append(f"{path.name}: incomplete or damaged, skipped")
@@ -120,6 +128,7 @@ def run(
         "start",
         {
             "steps": steps,
+            "passes": steps * batch * training.accumulation / len(corpus),
             "bf16": bf16,
             "warnings": record.warnings,
             "resumed": checkpoint and checkpoint.name,
@@ -142,9 +151,11 @@ def run(
         on_best=lambda _: save(encoder, output / "best", card),
         report=lambda entry: report("log", {**entry, "steps": steps}),
     )
-    began = time.perf_counter()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    record.timing["seconds"] = time.perf_counter() - began
+    if checkpoint is None:
+        trainer.train()
+    else:
+        trainer.resume(checkpoint)
+    record.timing["seconds"] = trainer.seconds()
     record.log = trainer.state.log_history
     record.scores |= _scores(trainer, training)
 
@@ -157,12 +168,46 @@ def run(
         save_weights(model.trained_state(), output / PARTS)
     record.status = "complete"
     record.write(record_file)
-    # Only now: until run.json says "complete", a resumed run may need them.
-    shutil.rmtree(output / "checkpoints", ignore_errors=True)
-    shutil.rmtree(output / "best", ignore_errors=True)
+    _clean_up(output)
     model.eval()
     report("done", {"output": str(output), **record.scores})
     return Trained(model, encoder, record)
+
+
+def check_output(output: Path, *, resume: bool, begun: str) -> None:
+    """That `output` can be written to without touching what is not ours.
+
+    Args:
+        begun: name of the file by which a folder to go on in is known.
+
+    Raises:
+        InputError: it is a file, holds something, or cannot be read.
+    """
+    with write_errors(output):
+        if not output.exists():
+            return
+        if not output.is_dir():
+            raise InputError(f"{output}: is a file: give --output a folder")
+        left = [path.name for path in output.iterdir() if not path.name.startswith(".")]
+        if left and not resume:
+            raise InputError(
+                f"{output}: not empty: give a new --output, or --resume to go on with what was begun there"
+            )
+        if left and not (output / begun).exists():
+            raise InputError(f"{output}: nothing to resume there, and it holds other files: give a new --output")
+
+
+def _clean_up(output: Path) -> None:
+    """Remove what only an unfinished run needs; not before run.json says "complete"."""
+    shutil.rmtree(output / "checkpoints", ignore_errors=True)
+    shutil.rmtree(output / "best", ignore_errors=True)
+
+
+def _unused(method: Method) -> str:
+    """Names of the fields that were set but mean nothing without the difference term."""
+    if method.difference != "none":
+        return ""
+    return ", ".join(f"method.{name}" for name in ("generator", "discriminator") if getattr(method, name) is not None)
 
 
 def _restore(config: Config, parts: Path) -> DiffCSE | None:
@@ -208,18 +253,21 @@ def _scores(trainer: DiffCSETrainer, training: Training) -> dict[str, Any]:
     return scores
 
 
-def _check_same_run(record_file: Path, config: Config, data: dict[str, Any]) -> Record | None:
-    """The record if that run is complete; an error if it is another run than the one asked for."""
+def _check_same_run(record_file: Path, config: Config, data: dict[str, Any]) -> Record:
+    """The record of the run begun there; an error if it is another run than the one asked for."""
     begun = read_record(record_file)
     changed = differences(begun.config, to_dict(config))
+    if config.method.generator is None and "method.generator" in changed:
+        changed.remove("method.generator")  # the run wrote down which one it found
     if changed:
         raise InputError(
-            f"{record_file.parent}: was begun with another recipe ({', '.join(changed)} differ): resume with "
-            f"--recipe {record_file.parent / 'recipe.toml'}, or give a new --output"
+            f"{record_file.parent}: was begun with another recipe ({', '.join(changed)} differ): go on with the one it "
+            f"was begun with ({record_file.parent / 'recipe.toml'}), or give a new --output"
         )
-    if begun.data.get("sha256") != data["sha256"]:
-        raise InputError(f"{record_file.parent}: was begun on other text: give the same corpus, or a new --output")
-    return begun if begun.status == "complete" else None
+    for name, what in (("sha256", "other text: give the same corpus"), ("dev_sha256", "another dev file: give that")):
+        if begun.data.get(name) != data.get(name):
+            raise InputError(f"{record_file.parent}: was begun on {what}, or a new --output")
+    return begun
 
 
 def _one_process() -> None:
@@ -230,8 +278,23 @@ def _one_process() -> None:
         )
 
 
+def _public(source: str | None) -> str | None:
+    return Path(source).name if source is not None and Path(source).exists() else source
+
+
 def _card(config: Config, corpus: Corpus, steps: int) -> str:
     method = "SimCSE" if config.method.difference == "none" else "DiffCSE"
+    # Folders of this machine are nobody's business: names are enough.
+    config = dataclasses.replace(
+        config,
+        method=dataclasses.replace(
+            config.method,
+            model=_public(config.method.model) or "",
+            generator=_public(config.method.generator),
+            discriminator=_public(config.method.discriminator),
+        ),
+        training=dataclasses.replace(config.training, dev=_public(config.training.dev)),
+    )
     batch = config.training.batch_size * config.training.accumulation
     return f"""---
 library_name: sentence-transformers

@@ -19,17 +19,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from diffcse.config import Training
 from diffcse.errors import InputError
-from diffcse.files import staged_folder, write_errors, write_manifest, write_text
+from diffcse.files import staged_folder, write_errors, write_json, write_manifest, write_text
 from diffcse.method import draws
 from diffcse.method.objective import DiffCSE, Terms
+from diffcse.record import finite
 from diffcse.training.checkpoints import checkpoint_path, load_weights, prune, save_weights
 from diffcse.training.collate import Collate
 
-_WEIGHTS, _STATE = "trained.safetensors", "trainer_state.json"
+_WEIGHTS, _STATE, _METER = "trained.safetensors", "trainer_state.json", "meter.json"
 
 Evaluate = Callable[[DiffCSE], float]
 """A dev score in points; higher is better."""
@@ -84,10 +85,9 @@ class DiffCSETrainer(Trainer):
         self._order = Shuffled(len(corpus), training.seed)
         self._dev, self._on_best, self._report = dev, on_best, report
         self._log_file = folder / "log.jsonl"
-        self._sums: dict[str, Tensor] = {}
-        self._batches = 0
-        self._sentences = 0
-        self._since = time.perf_counter()
+        self._meter = _Meter()
+        self._restored = 0.0
+        self._began = time.perf_counter()
         self._micro = (-1, 0)
         arguments = TrainingArguments(
             output_dir=str(folder / "checkpoints"),
@@ -117,7 +117,7 @@ class DiffCSETrainer(Trainer):
             report_to="none",
             disable_tqdm=True,
         )
-        # Several visible GPUs would be wrapped in DataParallel, which splits the contrastive batch; see docs.
+        # Several visible GPUs would be wrapped in DataParallel, which splits the batch and so its negatives.
         arguments._n_gpu = min(arguments.n_gpu, 1)
         super().__init__(
             model=model,
@@ -147,12 +147,7 @@ class DiffCSETrainer(Trainer):
     ) -> Any:
         """L, with its terms added to the sums of the next log entry."""
         terms: Terms = model(inputs, step=self._number)
-        named = {"contrastive": terms.contrastive, "rtd": terms.rtd, **terms.metrics, "truncated": inputs["truncated"]}
-        for name, value in named.items():
-            if value is not None:
-                self._sums[name] = self._sums.get(name, 0.0) + value.detach().double()
-        self._batches += 1
-        self._sentences += len(inputs["input_ids"])
+        self._meter.add(terms, sentences=len(inputs["input_ids"]), truncated=inputs["truncated"])
         return (terms.total, terms) if return_outputs else terms.total
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
@@ -169,26 +164,26 @@ class DiffCSETrainer(Trainer):
         if "train_runtime" in logs:  # the library's closing summary, timed over this process only
             return
         entry: dict[str, Any] = {"step": self.state.global_step, **logs}
-        if "loss" in logs and self._batches:
-            entry |= {name: float(total / self._batches) for name, total in self._sums.items()}
-            entry["truncated"] = entry["truncated"] * self._batches
-            entry["sentences"] = self._sentences
-            entry["sentences_per_second"] = self._sentences / max(time.perf_counter() - self._since, 1e-9)
-            self._sums, self._batches, self._sentences, self._since = {}, 0, 0, time.perf_counter()
-            if not math.isfinite(entry["loss"]):
-                raise InputError(
-                    f"the loss is {entry['loss']} at step {entry['step']}: training diverged. Lower "
-                    "--learning-rate (or use --precision fp32); checkpoints written before are untouched"
-                )
+        if "loss" in logs:
+            self._require_finite()
+            entry |= self._meter.read()
+            self._meter = _Meter()
+        entry = finite(entry)
         self.state.log_history.append(entry)
         with write_errors(self._log_file), self._log_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         self._report(entry)
 
-    def start_log(self) -> None:
-        """Begin `log.jsonl` with what the checkpoint remembers: a resumed run repeats no entry."""
-        write_text(self._log_file, "".join(json.dumps(entry) + "\n" for entry in self.state.log_history))
-        self._since = time.perf_counter()
+    def _require_finite(self) -> None:
+        if not math.isfinite(self._meter.loss):
+            raise InputError(
+                f"the loss is {self._meter.loss} before step {self.state.global_step}: training diverged. Lower "
+                "--learning-rate (or use --precision fp32); checkpoints written before are untouched"
+            )
+
+    def seconds(self) -> float:
+        """Time spent so far, that of the processes before a resume included."""
+        return self._restored + time.perf_counter() - self._began
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The dev score in points; the encoder with the best so far is kept (the untrained start does not count)."""
@@ -203,23 +198,138 @@ class DiffCSETrainer(Trainer):
             self.state.best_metric, self.state.best_global_step = score, step
             if self._on_best:
                 self._on_best(self.diffcse)
-        self._since += time.perf_counter() - paused
+        self._meter.pause(time.perf_counter() - paused)
         return {"dev": score}
 
     # ---- checkpoints -----------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # Without these checks the last good checkpoints would be pruned for a worthless one.
+        self._require_finite()
+        if not all(value.isfinite().all() for value in self.diffcse.trained_state().values()):
+            raise InputError(
+                f"a weight is no longer finite after step {self.state.global_step}: training diverged. Lower "
+                "--learning-rate; checkpoints written before are untouched"
+            )
         folder = Path(str(self.args.output_dir))
         with staged_folder(checkpoint_path(folder, self.state.global_step)) as staging:
             save_weights(self.diffcse.trained_state(), staging / _WEIGHTS)
             self._save_optimizer_and_scheduler(str(staging))
             self._save_scaler(str(staging))
             self.state.save_to_json(str(staging / _STATE))
+            write_json(staging / _METER, {"seconds": self.seconds(), **self._meter.state()})
             write_manifest(staging)
         prune(folder, self.state.global_step)
 
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from `checkpoint`; from that of the last step there is nothing left to train."""
+        meter = json.loads((checkpoint / _METER).read_text(encoding="utf-8"))
+        self._restored = meter.pop("seconds")
+        self._meter = _Meter(**meter)
+        state = TrainerState.load_from_json(str(checkpoint / _STATE))
+        if state.global_step < self.args.max_steps:
+            self.train(resume_from_checkpoint=str(checkpoint))
+        else:
+            # Given such a checkpoint, the library would train one step more.
+            load_weights(self.diffcse, checkpoint / _WEIGHTS)
+            self.state = state
+            self.start_log()
+
+    def start_log(self) -> None:
+        """Begin `log.jsonl` with what the checkpoint remembers: a resumed run repeats no entry."""
+        write_text(self._log_file, "".join(json.dumps(entry) + "\n" for entry in self.state.log_history))
+        self._began = time.perf_counter()
+        self._meter.start()
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(self.diffcse, Path(resume_from_checkpoint) / _WEIGHTS)
+
+
+class _Meter:
+    """Means of what is logged, over the batches since the last entry; goes into checkpoints, so none is lost.
+
+    Shares of tokens are weighted by the tokens they are shares of: a mean of batch means would be another number.
+    """
+
+    _MEANS = ("positive_cosine", "negative_cosine")
+
+    def __init__(
+        self, sums: dict[str, float] | None = None, batches: int = 0, sentences: int = 0, seconds_before: float = 0.0
+    ) -> None:
+        self._sums: dict[str, Any] = dict(sums or {})
+        self._batches, self._sentences, self._before = batches, sentences, seconds_before
+        self.start()
+
+    def start(self) -> None:
+        """Begin to count time."""
+        self._since = time.perf_counter()
+
+    def pause(self, seconds: float) -> None:
+        """Leave out `seconds` that were not spent on training."""
+        self._since += seconds
+
+    def add(self, terms: Terms, *, sentences: int, truncated: Tensor) -> None:
+        """Count one batch. Nothing is read from the device here: that would make it wait."""
+        metrics = terms.metrics
+        values = {"loss": terms.total, "contrastive": terms.contrastive, "rtd": terms.rtd, "truncated": truncated}
+        values |= {name: metrics[name] for name in self._MEANS if name in metrics}
+        if "rtd_tokens" in metrics:
+            tokens, replaced = metrics["rtd_tokens"], metrics["rtd_replaced"]
+            values |= {"rtd_tokens": tokens, "rtd_replaced": replaced}
+            for name, weight in (
+                ("rtd_accuracy", tokens),
+                ("rtd_log_loss", tokens),
+                ("rtd_accuracy_replaced", replaced),
+                ("rtd_accuracy_kept", tokens - replaced),
+            ):
+                # A share of no tokens is NaN, and counts for nothing.
+                values[name] = torch.where(weight > 0, metrics[name] * weight, 0)
+        for name, value in values.items():
+            if value is not None:
+                self._sums[name] = self._sums.get(name, 0.0) + value.detach().double()
+        self._batches += 1
+        self._sentences += sentences
+
+    @property
+    def loss(self) -> float:
+        """Mean total loss so far."""
+        return float(self._sums.get("loss", 0.0)) / max(self._batches, 1)
+
+    def read(self) -> dict[str, float]:
+        """Means, shares, and counts."""
+        sums = {name: float(value) for name, value in self._sums.items()}
+        read = {
+            name: sums[name] / self._batches for name in ("loss", "contrastive", "rtd", *self._MEANS) if name in sums
+        }
+        if "rtd_tokens" in sums:
+            tokens, replaced = sums["rtd_tokens"], sums["rtd_replaced"]
+            read |= {
+                "rtd_accuracy": _share(sums["rtd_accuracy"], tokens),
+                "rtd_accuracy_replaced": _share(sums["rtd_accuracy_replaced"], replaced),
+                "rtd_accuracy_kept": _share(sums["rtd_accuracy_kept"], tokens - replaced),
+                "rtd_majority": _share(max(replaced, tokens - replaced), tokens),
+                "rtd_log_loss": _share(sums["rtd_log_loss"], tokens),
+            }
+        seconds = self._before + time.perf_counter() - self._since
+        return {
+            **read,
+            "truncated": sums.get("truncated", 0.0),
+            "sentences": self._sentences,
+            "sentences_per_second": self._sentences / max(seconds, 1e-9),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """What `_Meter(**state)` goes on from."""
+        return {
+            "sums": {name: float(value) for name, value in self._sums.items()},
+            "batches": self._batches,
+            "sentences": self._sentences,
+            "seconds_before": self._before + time.perf_counter() - self._since,
+        }
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
 
 
 class _Schedule(TrainerCallback):
