@@ -281,13 +281,16 @@ def _inspect(
     # In random order, or the embedding given for another sentence's would come from the same docstring.
     random.Random(0).shuffle(texts)
     gain = conditional_gain(trained.model, [collate(texts[i : i + 64]) for i in range(0, len(texts) - 63, 64)])
-    console.print(
-        f"conditional gain {gain.gain:+.4f} nats a token on {gain.tokens:,} held-out tokens: telling edits is "
-        f"{'easier' if gain.gain > 0 else 'no easier'} with a sentence's own embedding "
-        f"(log-loss {gain.own:.4f}) than with another sentence's ({gain.shuffled:.4f})\n"
+    clear = abs(gain.gain) > 2 * gain.standard_error
+    verdict = ("easier" if gain.gain > 0 else "harder") if clear else "no easier, within the error,"
+    lines = (
+        f"conditional gain {gain.gain:+.4f} ± {gain.standard_error:.4f} nats a token, {gain.tokens:,} held-out tokens:",
+        f"  telling edits is {verdict} with a sentence's own embedding (log-loss {gain.own:.4f})",
+        f"  than with another sentence's ({gain.shuffled:.4f})",
         f"tokens judged rightly {gain.accuracy:.1%}; always answering the commoner label {gain.majority:.1%}",
-        highlight=False,
     )
+    for line in lines:
+        say(console, line)
     # Two sentences of middling length, taken by position, not for how well they come out.
     shown = [text for text in texts if 8 <= len(text.split()) <= 14][:2]
     edited = []

@@ -58,6 +58,17 @@ def test_gain_is_positive_where_the_embedding_tells_the_labels(parts):
     found = conditional_gain(model, data)
     assert found.accuracy == 1
     assert found.gain == pytest.approx(4, abs=1e-4), "four nats for each token: the logits' distance"
+    assert found.standard_error == pytest.approx(0, abs=1e-4), "the same in every sentence"
+
+
+def test_standard_error_is_that_of_a_ratio_of_sums(parts):
+    """Against the spread of the gain over batches."""
+    model, tokenizer = build(Method(model=str(parts), mask_ratio=0.5))
+    data = batches(tokenizer, 4)
+    found = conditional_gain(model, data)
+    singles = [conditional_gain(model, [b]) for b in data]
+    spread = torch.tensor([s.gain for s in singles]).std().item() / len(singles) ** 0.5
+    assert 0.4 < found.standard_error / spread < 2.5
 
 
 def test_mode_and_result_do_not_depend_on_training_mode(parts):

@@ -90,6 +90,7 @@ def made(seed=7, log=None):
                 "own": 0.5012,
                 "shuffled": 0.5346,
                 "gain": 0.0334,
+                "standard_error": 0.0021,
                 "accuracy": 0.771,
                 "majority": 0.746,
                 "tokens": 34799,

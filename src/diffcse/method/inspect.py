@@ -32,6 +32,8 @@ class ConditionalGain:
     """Log-loss given another sentence's embedding."""
     gain: float
     """`shuffled - own`."""
+    standard_error: float
+    """Of the gain, over sentences (tokens of one sentence are not independent)."""
     accuracy: float
     """Share of tokens judged rightly, given the own embedding."""
     majority: float
@@ -52,8 +54,8 @@ def conditional_gain(model: DiffCSE, batches: Iterable[Mapping[str, Tensor]]) ->
     """
     if model.discriminator is None or model.choices.condition == "none":
         raise InputError("conditional gain needs a discriminator that is conditioned on the sentence embedding")
-    sums = torch.zeros(4, dtype=torch.float64)  # own loss, shuffled loss, right answers, replaced tokens
-    tokens = 0
+    # Of each sentence: log-loss with its own embedding, with another's, right answers, replaced tokens, tokens.
+    rows: list[Tensor] = []
     was_training = model.training
     model.eval()
     try:
@@ -62,22 +64,30 @@ def conditional_gain(model: DiffCSE, batches: Iterable[Mapping[str, Tensor]]) ->
                 raise InputError("conditional gain needs batches of at least two sentences to shuffle among")
             batch = _on_device(model, batch)
             edited, condition_RH = _edit_and_condition(model, batch, step)
-            labels_N = edited.labels[edited.editable]
-            losses = []
-            for sentence_RH in (condition_RH, condition_RH.roll(1, 0)):
-                logits_RT2 = model.discriminate(edited.ids, batch["attention_mask"], sentence_RH)
-                logits_N2 = logits_RT2[edited.editable].float()
-                losses.append(F.cross_entropy(logits_N2, labels_N, reduction="sum").item())
-                if len(losses) == 1:
-                    right = (logits_N2.argmax(-1) == labels_N).sum().item()
-            sums += torch.tensor([*losses, right, labels_N.sum().item()], dtype=torch.float64)
-            tokens += len(labels_N)
+            logits_RT2, others_RT2 = (
+                model.discriminate(edited.ids, batch["attention_mask"], sentence_RH).float()
+                for sentence_RH in (condition_RH, condition_RH.roll(1, 0))
+            )
+            columns = (
+                F.cross_entropy(logits_RT2.mT, edited.labels, reduction="none"),
+                F.cross_entropy(others_RT2.mT, edited.labels, reduction="none"),
+                logits_RT2.argmax(-1) == edited.labels,
+                edited.labels,
+                torch.ones_like(edited.labels),
+            )
+            rows.append(torch.stack([(column * edited.editable).double().sum(1) for column in columns], 1).cpu())
     finally:
         model.train(was_training)
+    table_S5 = torch.cat(rows) if rows else torch.zeros(0, 5)
+    tokens = table_S5[:, 4].sum()
     if tokens == 0:
         raise InputError("conditional gain: no token to judge")
-    own, shuffled, right, replaced = (sums / tokens).tolist()
-    return ConditionalGain(own, shuffled, shuffled - own, right, max(replaced, 1 - replaced), tokens)
+    own, shuffled, right, replaced, _ = (table_S5.sum(0) / tokens).tolist()
+    gain = shuffled - own
+    # The gain is a ratio of sums over sentences; this is its linearised standard error.
+    residual_S = table_S5[:, 1] - table_S5[:, 0] - gain * table_S5[:, 4]
+    error = (residual_S.square().sum().sqrt() / tokens).item()
+    return ConditionalGain(own, shuffled, gain, error, right, max(replaced, 1 - replaced), int(tokens))
 
 
 @dataclass(frozen=True)
