@@ -41,6 +41,7 @@ ABOVE_0 = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 RANGES = {
     "temperature": ABOVE_0,
     "rtd_weight": ABOVE_0,
+    "sampling_temperature": ABOVE_0,
     "mask_ratio": st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True),
     "seed": st.integers(0, 2**63 - 1),
     "batch_size": st.integers(2, 2**40),
@@ -81,7 +82,21 @@ def trains_something(choices):
     )
 
 
-METHODS = st.fixed_dictionaries(fields(Method)).filter(trains_something).map(lambda chosen: Method(**chosen))
+def means_something(choices):
+    """`choices` without what the other choices leave without meaning, which `Method` refuses."""
+    if choices["sampling"] == "argmax":
+        choices["sampling_temperature"] = 1.0
+    if choices["condition"] == "none":
+        choices["inject"] = "replace"
+    return choices
+
+
+METHODS = (
+    st.fixed_dictionaries(fields(Method))
+    .filter(trains_something)
+    .map(means_something)
+    .map(lambda chosen: Method(**chosen))
+)
 TRAININGS = st.fixed_dictionaries(fields(Training)).map(lambda chosen: Training(**chosen))
 CONFIGS = st.builds(Config, **fields(Config), method=METHODS, training=TRAININGS)
 
@@ -274,6 +289,10 @@ def test_contradictions():
     zero = refusal("[method]\nrtd_weight = 0")
     assert zero.startswith("my.toml:2: method.rtd_weight = 0.0: must be above 0")
     assert 'method.difference = "none"' in zero
+    certain = refusal('[method]\nsampling = "argmax"\nsampling_temperature = 0.5')
+    assert certain.startswith("my.toml:3: method.sampling_temperature = 0.5 changes nothing")
+    untold = refusal('[method]\ncondition = "none"\ninject = "prepend"')
+    assert untold.startswith("my.toml:3: method.inject")
 
 
 def test_contradiction_with_a_preset():

@@ -58,7 +58,7 @@ class Train:
         from diffcse.terminal import TrainingView, say
 
         view = TrainingView(console)
-        say(console, f"recipe   {config.name}: {config.reproduces}")
+        say(console, f"recipe   {config.reproduces if changed else f'{config.name}: {config.reproduces}'}")
         from diffcse.training.train import run
 
         try:

@@ -24,6 +24,8 @@ Pooling = Literal["cls", "mean"]
 Projector = Literal["batchnorm", "tanh", "none"]
 Difference = Literal["rtd", "none"]
 Sampling = Literal["sample", "argmax"]
+Inject = Literal["replace", "prepend"]
+Schedule = Literal["constant", "linear", "cosine"]
 EditScope = Literal["masked", "all"]
 Padding = Literal["ignore", "include"]
 Condition = Literal["projected", "pooled", "none"]
@@ -54,10 +56,14 @@ class Method:
     """The equivariant task beside it: conditional replaced-token detection, or none (= SimCSE)."""
     rtd_weight: float = 0.005
     """Lambda: weight of the difference loss."""
+    rtd_schedule: Schedule = "constant"
+    """Lambda over the run: constant, or a ramp from 0 up to it."""
     mask_ratio: float = 0.30
     """Share of tokens chosen for masking, 0 to 1."""
     sampling: Sampling = "sample"
     """How G's distribution becomes a token: drawn from it, or its most likely one."""
+    sampling_temperature: float = 1.0
+    """Divides G's logits before a draw: below 1 edits are likelier words, above 1 wilder ones."""
     edit_scope: EditScope = "masked"
     """Which positions take G's token: the masked ones, or all."""
     rtd_padding: Padding = "ignore"
@@ -66,10 +72,15 @@ class Method:
     """Run G with dropout switched on."""
     condition: Condition = "projected"
     """What D is told of the sentence: z = g(h), h, or nothing (plain ELECTRA: f learns nothing from it)."""
+    inject: Inject = "replace"
+    """How D is told: in the place of position 0's embedding, or as one more token in front."""
 
     def __post_init__(self) -> None:
         _check_choices(self)
         _require(self.temperature > 0, "method.temperature", self.temperature, "must be above 0")
+        _require(
+            self.sampling_temperature > 0, "method.sampling_temperature", self.sampling_temperature, "must be above 0"
+        )
         _require(self.dropout is None or 0 <= self.dropout < 1, "method.dropout", self.dropout, "must lie in [0, 1)")
         _require(0 < self.mask_ratio < 1, "method.mask_ratio", self.mask_ratio, "must lie between 0 and 1")
         if self.difference == "none":
@@ -85,6 +96,15 @@ class Method:
                 self.rtd_weight,
                 'must be above 0: to train without the difference term set method.difference = "none"',
             )
+            if self.sampling == "argmax" and self.sampling_temperature != 1:
+                raise InputError(
+                    f"method.sampling_temperature = {self.sampling_temperature} changes nothing with "
+                    'method.sampling = "argmax": set sampling = "sample", or leave the temperature at 1'
+                )
+            if self.condition == "none" and self.inject != "replace":
+                raise InputError(
+                    f'method.inject = "{self.inject}" with method.condition = "none": there is nothing to inject'
+                )
             if not self.contrast and self.condition == "none":
                 raise InputError(
                     'method.contrast = false with method.condition = "none" gives the encoder no gradient at all: '
@@ -99,12 +119,15 @@ REFERENCE: dict[str, Any] = {
     "temperature": 0.05,
     "difference": "rtd",
     "rtd_weight": 0.005,
+    "rtd_schedule": "constant",
     "mask_ratio": 0.30,
     "sampling": "argmax",
+    "sampling_temperature": 1.0,
     "edit_scope": "all",
     "rtd_padding": "include",
     "generator_dropout": True,
     "condition": "projected",
+    "inject": "replace",
 }
 """What the paper's 2022 reference code does where our defaults differ: `preset = "reference"`."""
 

@@ -27,7 +27,7 @@ class Scripted(nn.Module):
         return SimpleNamespace(logits=logits.expand(len(input_ids), -1, -1))
 
 
-def run(generator, *, ratio=0.5, sampling="argmax", scope="masked", address=(0, 0), x=X, real=REAL):
+def run(generator, *, ratio=0.5, sampling="argmax", scope="masked", address=(0, 0), x=X, real=REAL, temperature=1.0):
     return edit(
         generator,
         x,
@@ -36,6 +36,7 @@ def run(generator, *, ratio=0.5, sampling="argmax", scope="masked", address=(0, 
         mask_ratio=ratio,
         sampling=sampling,
         scope=scope,
+        temperature=temperature,
         address=address,
         rows_R=torch.arange(len(x)),
     )
@@ -85,7 +86,8 @@ def test_argmax_against_sample():
     assert abs((drawn == 8).float().mean() - 0.5) < 0.02
 
 
-def test_samples_follow_the_distribution():
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
+def test_samples_follow_the_distribution(temperature):
     torch.manual_seed(0)
     logits_V = torch.randn(VOCABULARY.size) * 2
 
@@ -94,9 +96,9 @@ def test_samples_follow_the_distribution():
             return SimpleNamespace(logits=logits_V.expand(*input_ids.shape, -1))
 
     x, real = X.expand(20000, -1), REAL.expand(20000, -1)
-    edited = run(Fixed(), ratio=0.999, x=x, real=real, sampling="sample")
+    edited = run(Fixed(), ratio=0.999, x=x, real=real, sampling="sample", temperature=temperature)
     counts = torch.bincount(edited.ids[edited.chosen], minlength=VOCABULARY.size)
-    expected = logits_V.softmax(0) * counts.sum()
+    expected = (logits_V / temperature).softmax(0) * counts.sum()
     assert ((counts - expected) ** 2 / expected).sum() < 31.3, "11 degrees of freedom, p = 0.001"
 
 

@@ -181,6 +181,8 @@ CHOICES = {
     "edit_scope": ("all", {"rtd"}),
     "rtd_padding": ("include", {"rtd"}),
     "condition": ("pooled", {"rtd"}),
+    "inject": ("prepend", {"rtd"}),
+    "sampling_temperature": (5.0, {"rtd"}),
     "mask_ratio": (0.2, {"rtd"}),
     "pooling": ("mean", {"contrastive", "rtd"}),
     "projector": ("tanh", {"contrastive", "rtd"}),
@@ -208,6 +210,43 @@ def test_condition_none_is_plain_electra():
     a, b = model(batch(), step=0), other(batch(), step=0)
     assert torch.equal(a.rtd, b.rtd), "D knows nothing of f"
     assert not torch.equal(a.contrastive, b.contrastive)
+
+
+def test_prepended_sentence_is_one_more_token_in_front():
+    """Every token of x″, the start token too, stands one position later, behind z."""
+    model = make(dropout=0.0, **BASE, inject="prepend").eval()
+    x, real = batch()["input_ids"], batch()["attention_mask"]
+    z = torch.randn(len(x), 16)
+    logits = model.discriminate(x, real, z)
+    assert logits.shape == (*x.shape, 2)
+
+    d = model.discriminator
+    words = d.embeddings.word_embeddings(x) + d.embeddings.token_type_embeddings.weight[0]
+    words = d.embeddings.LayerNorm(words + d.embeddings.position_embeddings.weight[1 : x.shape[1] + 1])
+    hidden = torch.cat([z[:, None], words], 1)
+    mask = torch.cat([torch.ones(len(x), 1), real], 1)
+    additive = (1 - mask)[:, None, None] * torch.finfo(torch.float32).min
+    for layer in d.encoder.layer:
+        out = layer(hidden, attention_mask=additive)
+        hidden = out[0] if isinstance(out, tuple) else out
+    torch.testing.assert_close(logits[real.bool()], model.head(hidden[:, 1:])[real.bool()], rtol=1e-4, atol=1e-5)
+
+
+def test_schedules_by_hand():
+    weights = {
+        kind: [objective.rtd_weight(Method(rtd_weight=0.4, rtd_schedule=kind), p) for p in (0.0, 0.5, 0.75, 1.0)]
+        for kind in ("constant", "linear", "cosine")
+    }
+    assert weights["constant"] == [0.4] * 4
+    assert weights["linear"] == pytest.approx([0, 0.2, 0.3, 0.4])
+    assert weights["cosine"] == pytest.approx([0, 0.2, 0.2 + 0.2 * 2**-0.5, 0.4])
+
+
+def test_schedule_scales_the_difference_term_alone():
+    model = make(dropout=0.0, **BASE, rtd_schedule="linear")
+    for progress in (0.0, 0.5, 1.0):
+        terms = model(batch(), step=0, progress=progress)
+        torch.testing.assert_close(terms.total, terms.contrastive + 0.1 * progress * terms.rtd)
 
 
 def test_projector_none_makes_z_equal_h():

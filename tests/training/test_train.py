@@ -134,6 +134,18 @@ def test_trainer_is_the_plain_loop(tiny, tmp_path, accumulation):
     )
 
 
+def test_a_ramp_ends_at_the_full_weight(tiny, tmp_path):
+    settings = config(tiny, method={"rtd_schedule": "linear", "rtd_weight": 0.4}, max_steps=5, log_every=1)
+    log = run(settings, CORPUS, tmp_path / "out").record.log
+    found = [(entry["loss"] - entry["contrastive"]) / entry["rtd"] for entry in log]
+    assert found == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=1e-5)
+
+
+def test_prepending_needs_a_position_more(tiny, tmp_path):
+    settings = config(tiny, method={"inject": "prepend"}, max_tokens=256)
+    refuse("at most 255", settings, tmp_path / "out")
+
+
 def test_sampler_gives_every_sentence_once_an_epoch_in_a_new_order():
     order = Shuffled(100, 1)
     first = list(order)

@@ -88,6 +88,7 @@ def edit(
     mask_ratio: float,
     sampling: Sampling,
     scope: EditScope,
+    temperature: float = 1.0,
     address: tuple[int, ...],
     rows_R: Tensor,
 ) -> Edited:
@@ -96,6 +97,7 @@ def edit(
     Args:
         scope: `masked` leaves every position that was not chosen as it was; `all` takes G's token at every real
             position but the first, which keeps the start token (as the 2022 reference code does).
+        temperature: divides the logits before a draw.
         address: (seed, step), the batch's place in the run.
         rows_R: (R,) the rows' numbers in the global batch, both views told apart.
     """
@@ -114,7 +116,7 @@ def edit(
         tokens_M = logits_MV.argmax(-1)
     else:
         points_RT = draws.uniforms((*address, _SAMPLE), rows_R, ids_RT.shape[1])
-        tokens_M = _at_quantile(logits_MV, points_RT[filled_RT])
+        tokens_M = _at_quantile(logits_MV.float() / temperature, points_RT[filled_RT])
     edited_RT = ids_RT.clone()
     edited_RT[filled_RT] = tokens_M
     return Edited(
@@ -128,7 +130,7 @@ def edit(
 
 def _at_quantile(logits_MV: Tensor, points_M: Tensor) -> Tensor:
     """Tokens drawn from softmax(logits) by inverting its distribution function at `points_M` in [0, 1): (M,)."""
-    mass_MV = logits_MV.float().softmax(-1).cumsum(-1)
+    mass_MV = logits_MV.softmax(-1).cumsum(-1)
     # Rounding leaves the last sum a little off 1; scaling by it keeps every point inside.
     target_M1 = points_M[:, None] * mass_MV[:, -1:]
     return torch.searchsorted(mass_MV, target_M1, right=True).squeeze(1).clamp_(max=logits_MV.shape[1] - 1)

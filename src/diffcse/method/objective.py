@@ -14,6 +14,7 @@ Shape suffixes: B sentences, R = 2B rows (view 1 of every sentence, then view 2)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -73,6 +74,17 @@ def rtd_loss(logits_RT2: Tensor, labels_RT: Tensor, counted_RT: Tensor) -> Tenso
     0.6931
     """
     return F.cross_entropy(_at_least_float(logits_RT2[counted_RT]), labels_RT[counted_RT])
+
+
+def rtd_weight(config: Method, progress: float) -> float:
+    """λ when `progress` (0 to 1) of the run is done: constant, or rising to `rtd_weight` in a line or half a cosine.
+
+    >>> config = Method(rtd_weight=0.4, rtd_schedule="linear")
+    >>> rtd_weight(config, 0.0), rtd_weight(config, 0.5), rtd_weight(config, 1.0)
+    (0.0, 0.2, 0.4)
+    """
+    ramp = {"constant": 1.0, "linear": progress, "cosine": (1 - math.cos(math.pi * progress)) / 2}
+    return config.rtd_weight * ramp[config.rtd_schedule]
 
 
 def _at_least_float(x: Tensor) -> Tensor:
@@ -146,13 +158,14 @@ class DiffCSE(nn.Module):
             self.generator.train(mode and self.choices.generator_dropout)
         return self
 
-    def forward(self, batch: Mapping[str, Tensor], *, step: int, first_row: int = 0) -> Terms:
+    def forward(self, batch: Mapping[str, Tensor], *, step: int, first_row: int = 0, progress: float = 1.0) -> Terms:
         """Both losses of one batch.
 
         Args:
             batch: `input_ids` and `attention_mask`, (B, T), padded on the right.
             step: the batch's number in the run; with `seed` and row it decides masks and samples.
             first_row: number of this batch's first sentence in the global batch.
+            progress: share of the run that is done, 0 to 1; only `rtd_schedule` looks at it.
 
         Returns:
             Terms, whose metrics are `positive_cosine` and `negative_cosine` (means over the batch), and over the
@@ -183,7 +196,7 @@ class DiffCSE(nn.Module):
             if self.choices.rtd_padding == "ignore":
                 counted_RT = attention_RT.bool()
             rtd = rtd_loss(logits_RT2, edited.labels, counted_RT)
-            total = total + self.choices.rtd_weight * rtd
+            total = total + rtd_weight(self.choices, progress) * rtd
             metrics |= rtd_metrics(logits_RT2.detach(), edited)
         return Terms(total=total, contrastive=contrastive, rtd=rtd, metrics=metrics)
 
@@ -210,6 +223,7 @@ class DiffCSE(nn.Module):
             mask_ratio=self.choices.mask_ratio,
             sampling=self.choices.sampling,
             scope=self.choices.edit_scope,
+            temperature=self.choices.sampling_temperature,
             address=(self.seed, step),
             rows_R=rows_R,
         )
@@ -224,6 +238,12 @@ class DiffCSE(nn.Module):
         assert self.head is not None
         if condition_RH is None:
             hidden_RTH = self.discriminator(input_ids=edited_RT, attention_mask=attention_RT).last_hidden_state
+        elif self.choices.inject == "prepend":
+            # The start token once more, to make room; z takes the place of this copy, and its output is not judged.
+            longer_RT, attention_RT = (torch.cat([x[:, :1], x], 1) for x in (edited_RT, attention_RT))
+            with sentence_at_position_0(self.discriminator, condition_RH):
+                hidden_RTH = self.discriminator(input_ids=longer_RT, attention_mask=attention_RT).last_hidden_state
+            hidden_RTH = hidden_RTH[:, 1:]
         else:
             with sentence_at_position_0(self.discriminator, condition_RH):
                 hidden_RTH = self.discriminator(input_ids=edited_RT, attention_mask=attention_RT).last_hidden_state

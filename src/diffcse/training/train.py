@@ -53,8 +53,8 @@ def run(
 ) -> Trained:
     """Train by `config` on `corpus` and leave a complete folder at `output`.
 
-    `output` then holds `model/` (the encoder: the best by dev score, or the last without a dev file), `last/` (where
-    the best is another), `run.json`, `log.jsonl` and `recipe.toml`. Until then it holds checkpoints, from which
+    `output` then holds `model/` (the encoder: the best by dev score, or the last without a dev file), `last/` (with a
+    dev file: the last step's), `run.json`, `log.jsonl` and `recipe.toml`. Until then it holds checkpoints, from which
     `resume` goes on: a run killed at any moment ends with the same weights as one that was not.
 
     Args:
@@ -102,6 +102,11 @@ def run(
     if training.max_tokens > limit:
         raise InputError(
             f"training.max_tokens = {training.max_tokens}: {config.method.model} takes at most {limit} tokens"
+        )
+    if config.method.inject == "prepend" and training.max_tokens == limit:
+        raise InputError(
+            f'training.max_tokens = {training.max_tokens} with method.inject = "prepend": D needs one position more '
+            f"than {config.method.model} has: set max_tokens to at most {limit - 1}"
         )
     encoder = Encoder(model.encoder, tokenizer, config.method.pooling, limit)
     bf16 = use_bf16(training)

@@ -146,7 +146,8 @@ class DiffCSETrainer(Trainer):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """L, with its terms added to the sums of the next log entry."""
-        terms: Terms = model(inputs, step=self._number)
+        progress = self.state.global_step / max(self.args.max_steps - 1, 1)
+        terms: Terms = model(inputs, step=self._number, progress=progress)
         self._meter.add(terms, sentences=len(inputs["input_ids"]), truncated=inputs["truncated"])
         return (terms.total, terms) if return_outputs else terms.total
 
