@@ -61,7 +61,7 @@ class TrainingView:
             self.console.print(f"step {entry['step']:>6,}  dev Spearman {entry['dev']:.2f}", highlight=False)
             return
         left = self._time_left(entry["step"], entry["steps"])
-        line = f"{loss_line(entry)}  {left}"
+        line = f"{left}  {loss_line(entry)}".strip()
         if self._bar:
             self._bar.update(self._task, completed=entry["step"], shown=line)
         else:
