@@ -15,6 +15,7 @@ from diffcse.config import (
     PRESETS,
     Config,
     Method,
+    Text,
     Training,
     apply_preset,
     differences,
@@ -71,7 +72,7 @@ def values(name, kind):
 
 def fields(kind):
     hints = get_type_hints(kind)
-    return {name: values(name, hint) for name, hint in hints.items() if hint not in (Method, Training)}
+    return {name: values(name, hint) for name, hint in hints.items() if hint not in (Method, Text, Training)}
 
 
 def trains_something(choices):
@@ -97,8 +98,21 @@ METHODS = (
     .map(means_something)
     .map(lambda chosen: Method(**chosen))
 )
+
+
+def readable(choices):
+    """`choices` of the text section with what belongs together put together."""
+    if choices["anchor"] is None or choices["positive"] is None:
+        choices |= {"anchor": None, "positive": None, "hard_negative": None}
+    else:
+        choices |= {"positive": choices["anchor"] + "+", "document": None, "split_sentences": False}
+        choices["hard_negative"] = None if choices["hard_negative"] is None else choices["anchor"] + "-"
+    return {name: "x" if value == "" else value for name, value in choices.items()}
+
+
+TEXTS = st.fixed_dictionaries(fields(Text)).map(readable).map(lambda chosen: Text(**chosen))
 TRAININGS = st.fixed_dictionaries(fields(Training)).map(lambda chosen: Training(**chosen))
-CONFIGS = st.builds(Config, **fields(Config), method=METHODS, training=TRAININGS)
+CONFIGS = st.builds(Config, **fields(Config), method=METHODS, text=TEXTS, training=TRAININGS)
 
 
 # What can be said
@@ -120,10 +134,10 @@ def test_an_empty_recipe_is_the_default():
 
 
 def test_each_field_can_be_read_and_is_described():
-    for kind in (Method, Training, Config):
+    for kind in (Method, Text, Training, Config):
         source = inspect.getsource(kind)
         for field in dataclasses.fields(kind):
-            if field.name not in ("method", "training"):
+            if field.name not in ("method", "text", "training"):
                 assert f"    {field.name}: " in source
                 assert '"""' in source.split(f"    {field.name}: ")[1].split("\n")[1], f"{field.name} says nothing"
 
@@ -227,7 +241,7 @@ def test_a_preset_of_another_type(value):
         ("preset = 'simcse'", "my.toml:1: unknown key preset: did you mean method.preset? Write it under [method]"),
         ("nam = 'x'", "my.toml:1: unknown key nam: did you mean name?"),
         ("\n[trainning]\nseed = 1", "my.toml:2: unknown key trainning: did you mean training?"),
-        ("zzz = 1", "my.toml:1: unknown key zzz: known keys: name, reproduces, hardware, method, training"),
+        ("zzz = 1", "my.toml:1: unknown key zzz: known keys: name, reproduces, hardware, method, text, training"),
         ("[method]\nmodel = 3", "my.toml:2: method.model = 3: must be text in quotes, of Unicode characters"),
         ("[method]\ncontrast = 1", "my.toml:2: method.contrast = 1: must be true or false"),
         ("[method]\ntemperature = true", "my.toml:2: method.temperature = True: must be a finite number"),
@@ -246,6 +260,14 @@ def test_a_preset_of_another_type(value):
             "[method]\npooling = ['cls']",
             "my.toml:2: method.pooling = ['cls']: must be one of 'cls', 'mean'. Did you mean 'cls'?",
         ),
+        ("[text]\npositive = 'p'", "my.toml:1: text.anchor = None: set it with positive"),
+        ("[text]\nanchor = 'a'\npositive = 'a'", "my.toml:2: text.anchor = a: one column cannot have two roles"),
+        ("[text]\nhard_negative = 'n'", "my.toml:2: text.hard_negative = n: needs anchor and positive beside it"),
+        (
+            "[text]\nanchor = 'a'\npositive = 'b'\nsplit_sentences = true",
+            "my.toml:4: text.split_sentences = True: is for plain text, not for pairs",
+        ),
+        ("[text]\ncolumn = ''", "my.toml:2: text.column = (empty): must not be empty"),
         ("\nmethod = 1", "my.toml:2: method must be a table: write [method]"),
         ("[[training]]\nseed = 1", "my.toml:1: training must be a table: write [training]"),
         ("[method]\ntemperature = 0", "my.toml:2: method.temperature = 0.0: must be above 0"),

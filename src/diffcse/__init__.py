@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diffcse.config import Config, Method, Training, load_recipe
+    from diffcse.config import Config, Method, Text, Training, load_recipe
     from diffcse.encoder.encode import Encoder
     from diffcse.encoder.load import load
     from diffcse.encoder.save import save
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Config": "config",
     "Method": "config",
+    "Text": "config",
     "Training": "config",
     "load_recipe": "config",
     "InputError": "errors",
@@ -54,6 +55,7 @@ __all__ = [
     "InputError",
     "Method",
     "Terms",
+    "Text",
     "Trained",
     "Training",
     "build",

@@ -135,6 +135,49 @@ PRESETS: dict[str, dict[str, Any]] = {"reference": REFERENCE, "simcse": {"differ
 
 
 @dataclass(frozen=True)
+class Text:
+    """What the files hold, and which of it is read: everything between a file and an example."""
+
+    column: str = "text"
+    """Column with the sentences, in files that have columns (.csv, .tsv, .jsonl, .parquet, hub data sets)."""
+    anchor: str | None = None
+    """Supervised: column with the anchors. Set it together with positive."""
+    positive: str | None = None
+    """Supervised: column with each anchor's positive, a sentence that means the same."""
+    hard_negative: str | None = None
+    """Supervised, optional: column with each anchor's hard negative, a sentence that looks alike and is not."""
+    document: str | None = None
+    """Column that names the document a row belongs to; rows of one document stand together. Plain text: an empty line
+    ends a document."""
+    split_sentences: bool = False
+    """Lines (or cells) are running prose: split each into sentences."""
+    language: str = "en"
+    """Language of the prose, by its ISO 639-1 code, for split_sentences."""
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        _require((self.anchor is None) == (self.positive is None), "text.anchor", self.anchor, "set it with positive")
+        _require(
+            self.hard_negative is None or self.anchor is not None,
+            "text.hard_negative",
+            self.hard_negative,
+            "needs anchor and positive beside it",
+        )
+        named = [name for name in (self.anchor, self.positive, self.hard_negative) if name is not None]
+        _require(len(set(named)) == len(named), "text.anchor", self.anchor, "one column cannot have two roles")
+        if named:
+            for key in ("document", "split_sentences"):
+                _require(not getattr(self, key), f"text.{key}", getattr(self, key), "is for plain text, not for pairs")
+        for key in ("column", "anchor", "positive", "hard_negative", "document", "language"):
+            _require(getattr(self, key) != "", f"text.{key}", "(empty)", "must not be empty")
+
+    @property
+    def supervised(self) -> bool:
+        """Whether examples are pairs or triplets from named columns."""
+        return self.anchor is not None
+
+
+@dataclass(frozen=True)
 class Training:
     """How long, how fast, on what: everything outside the method itself."""
 
@@ -204,10 +247,14 @@ class Config:
     hardware: str = ""
     """What it needs to run in reasonable time."""
     method: Method = field(default_factory=Method)
+    text: Text = field(default_factory=Text)
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
         _check_choices(self)
+
+
+_SECTIONS: dict[str, type] = {"method": Method, "text": Text, "training": Training}
 
 
 # ---- checks ------------------------------------------------------------------------------------------------------
@@ -257,6 +304,7 @@ _WORDS = {
     bool: "true or false",
     str: "text in quotes, of Unicode characters",
     Method: "a Method",
+    Text: "a Text",
     Training: "a Training",
 }
 
@@ -323,7 +371,7 @@ def parse_recipe(data: bytes, source: str) -> Config:
     except (ValueError, RecursionError) as error:  # tomllib's own error is a ValueError; so is a too long number's
         raise InputError(f"{source}: not TOML: {error}") from error
     sections: dict[str, Any] = {}
-    for section, kind in (("method", Method), ("training", Training)):
+    for section, kind in _SECTIONS.items():
         values = table.pop(section, {})
         if not isinstance(values, dict):
             raise InputError(f"{source}:{_line(text, [section])}: {section} must be a table: write [{section}]")
@@ -376,12 +424,12 @@ def _read_fields(kind: type, values: dict[str, Any], path: list[str], text: str,
 
 def _fields(kind: type) -> dict[str, Any]:
     """Names and types of what a recipe may set in a section (or outside any)."""
-    return {name: hint for name, hint in get_type_hints(kind).items() if hint not in (Method, Training)}
+    return {name: hint for name, hint in get_type_hints(kind).items() if hint not in _SECTIONS.values()}
 
 
 def _near_miss(key: str, path: list[str]) -> str:
     """What an unknown key was probably meant to be: the same name in another place, or a similar one in its own."""
-    known = {"method": [*_fields(Method), "preset"], "training": [*_fields(Training)]}
+    known = {name: [*_fields(kind), *(["preset"] if kind is Method else [])] for name, kind in _SECTIONS.items()}
     for section, keys in known.items():
         if key in keys:
             return f"did you mean {section}.{key}? Write it under [{section}]"
@@ -424,7 +472,7 @@ def to_toml(config: Config) -> str:
             if value is not None and not dataclasses.is_dataclass(value)
         ]
 
-    blocks = [lines(config), ["[method]", *lines(config.method)], ["[training]", *lines(config.training)]]
+    blocks = [lines(config), *([f"[{name}]", *lines(getattr(config, name))] for name in _SECTIONS)]
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 

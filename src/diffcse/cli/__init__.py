@@ -1,0 +1,79 @@
+"""The command line: one verb, one dataclass, one file; its fields are the options and their docstrings the help.
+
+Heavy imports happen inside the verbs, so that `--help` and a mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import tyro
+from rich.console import Console
+from tyro.conf import OmitArgPrefixes
+
+from diffcse.cli.evaluate import Evaluate
+from diffcse.cli.quickstart import Quickstart
+from diffcse.cli.train import Train
+from diffcse.errors import InputError
+
+VERBS: dict[str, Any] = {"quickstart": Quickstart, "train": Train, "evaluate": Evaluate}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one verb. Exit code 0: done; 2: the input cannot be used, with one line that says why and what to do."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # 160 columns where output goes to a file: lines must not be folded at a width nobody looks at.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"diffcse {version('diffcse')}")
+        return
+    verb, *rest = arguments
+    try:
+        if verb not in VERBS:
+            import difflib
+
+            near = difflib.get_close_matches(verb, VERBS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(VERBS)}"
+            raise InputError(f"{verb}: no such command: {hint}")
+        command = tyro.cli(
+            VERBS[verb],
+            prog=f"diffcse {verb}",
+            args=rest,
+            default=VERBS[verb].defaults(rest) if hasattr(VERBS[verb], "defaults") else None,
+            config=(OmitArgPrefixes,),
+        )
+        command(console)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # Whoever read our output (head, less) has enough; what is left in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        hint = ""
+        if any(field.name == "resume" for field in dataclasses.fields(VERBS[verb])):
+            hint = " The same command with --resume goes on, from the newest checkpoint if any."
+        print(f"\nstopped.{hint}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _overview() -> str:
+    lines = [f"  {name:<12}{verb.__doc__}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "diffcse: sentence embeddings from plain text without labels",
+            "",
+            "usage: diffcse COMMAND [options]        diffcse COMMAND --help lists them",
+            "",
+            *lines,
+        ]
+    )

@@ -1,0 +1,101 @@
+"""`diffcse train`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from diffcse.config import Config, Method, Text, Training, apply_preset, differences, load_recipe, to_dict, to_toml
+from diffcse.errors import InputError
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a sentence encoder on plain text, one sentence a line, without labels."""
+
+    corpus: Annotated[Positional[tuple[str, ...]], arg(metavar="CORPUS...", help_behavior_hint="")]
+    """Text files or globs: .txt, also .gz and .xz."""
+    output: Path | None = None
+    """Folder for the model, run.json and logs. Must be new or empty, unless --resume."""
+    recipe: str = "mini_cpu"
+    """Name of a bundled recipe, or a .toml file. All options below override it."""
+    preset: str | None = None
+    """Set several method fields at once: reference (the 2022 code's behaviour) or simcse."""
+    resume: bool = False
+    """Go on from the newest complete checkpoint in --output."""
+    print_config: bool = False
+    """Print the complete recipe that these options make, and stop."""
+    method: Method = field(default_factory=Method)
+    text: Text = field(default_factory=Text)
+    training: Training = field(default_factory=Training)
+
+    def __call__(self, console: Console) -> None:
+        chosen = load_recipe(self.recipe)
+        config = Config(chosen.name, chosen.reproduces, chosen.hardware, self.method, self.text, self.training)
+        changed = [name for name in differences(to_dict(chosen), to_dict(config)) if name not in _HARMLESS]
+        if changed:
+            # With another method or schedule it reproduces nothing that was published.
+            config = dataclasses.replace(config, reproduces=f"{chosen.name} with other {', '.join(changed)}")
+        if self.print_config:
+            print(to_toml(config), end="")
+            return
+        if not self.corpus:
+            raise InputError("no corpus: give one or more text files, e.g. diffcse train sentences.txt --output out")
+        if self.output is None:
+            raise InputError("no output folder: give --output DIR")
+        from diffcse.terminal import TrainingView, say
+
+        view = TrainingView(console)
+        say(console, f"recipe   {config.reproduces if changed else f'{config.name}: {config.reproduces}'}")
+        from diffcse.training.train import run
+
+        try:
+            trained = run(config, self.corpus, self.output, resume=self.resume, report=view)
+        finally:
+            view.close()
+        dev = trained.record.scores.get("dev")
+        if dev:
+            say(
+                console,
+                f"dev      Spearman {dev['start']:.2f} before training, {dev['last']:.2f} after the last step, "
+                f"{dev['best']:.2f} at the best step ({dev['best_step']:,}), which is in model/",
+            )
+        say(console, f"model    {self.output / 'model'}  (a sentence-transformers folder)")
+        say(console, f"record   {self.output / 'run.json'}")
+
+    @classmethod
+    def defaults(cls, arguments: Sequence[str]) -> Train:
+        """The fields of the recipe and preset named in `arguments`: what the other options override."""
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first.add_argument("--recipe", default="mini_cpu")
+        first.add_argument("--preset")
+        first.add_argument("--epochs")
+        named, _ = first.parse_known_args(arguments)
+        config = load_recipe(named.recipe)
+        if named.epochs is not None:
+            # Asked for on the command line, passes over the text win over a recipe's number of steps.
+            config = dataclasses.replace(config, training=dataclasses.replace(config.training, max_steps=None))
+        if named.preset:
+            config = apply_preset(config, named.preset)
+        return cls(
+            corpus=(),
+            recipe=named.recipe,
+            preset=named.preset,
+            method=config.method,
+            text=config.text,
+            training=config.training,
+        )
+
+
+_HARMLESS = {
+    f"training.{name}"
+    for name in ("seed", "dev", "eval_every", "checkpoint_every", "log_every", "keep_training_parts", "precision")
+}
+"""Fields that do not change what a recipe reproduces."""
