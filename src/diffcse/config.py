@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -22,14 +23,44 @@ from diffcse.errors import InputError
 
 Pooling = Literal["cls", "mean"]
 Projector = Literal["batchnorm", "tanh", "none"]
-Difference = Literal["rtd", "none"]
+Difference = Literal["rtd", "mlm", "corrective_lm", "none"]
+Pairing = Literal["same", "next", "both"]
+EditRole = Literal["difference", "positive", "negative"]
+EditColumns = Literal["anchor", "positive", "both"]
+FalseNegatives = Literal["mask", "keep"]
 Sampling = Literal["sample", "argmax"]
 Inject = Literal["replace", "prepend"]
 Schedule = Literal["constant", "linear", "cosine"]
 EditScope = Literal["masked", "all"]
 Padding = Literal["ignore", "include"]
+GeneratorKind = Literal["masked", "causal"]
 Condition = Literal["projected", "pooled", "none"]
 Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class EditFacts:
+    """What the other choices must know of a way to edit."""
+
+    generator: GeneratorKind | None
+    """The kind of language model it needs."""
+    keeps_length: bool
+    """Whether token i of the copy stands for token i of the sentence."""
+    takes_all: bool = False
+    """Whether it can edit every position (edit_scope = "all")."""
+
+
+EDITS = {
+    "mlm": EditFacts(generator="masked", keeps_length=True, takes_all=True),
+    "causal_lm": EditFacts(generator="causal", keeps_length=True, takes_all=True),
+    "replace": EditFacts(generator=None, keeps_length=True),
+    "insert": EditFacts(generator="masked", keeps_length=False),
+    "delete": EditFacts(generator=None, keeps_length=False),
+    "insert_random": EditFacts(generator=None, keeps_length=False),
+}
+"""The registry of editors: a name here, a class of that name in method/edits.py, and nothing else."""
+
+Edit = Literal[*EDITS]  # type: ignore[valid-type]
 
 
 @dataclass(frozen=True)
@@ -42,6 +73,8 @@ class Method:
     """Frozen masked language model G. Unset: the checkpoint itself, if it has a masked-language-model head."""
     discriminator: str | None = None
     """Checkpoint the discriminator D starts from. Unset: the same as the encoder."""
+    causal_generator: str | None = None
+    """Frozen causal language model over the same vocabulary, for the edit causal_lm."""
     pooling: Pooling = "cls"
     """How token vectors become one sentence vector h."""
     projector: Projector = "batchnorm"
@@ -53,13 +86,20 @@ class Method:
     temperature: float = 0.05
     """Temperature of the contrastive softmax."""
     difference: Difference = "rtd"
-    """The equivariant task beside it: conditional replaced-token detection, or none (= SimCSE)."""
+    """The equivariant task beside it: conditional replaced-token detection, a conditional masked or corrective language
+    model, or none (= SimCSE)."""
     rtd_weight: float = 0.005
     """Lambda: weight of the difference loss."""
     rtd_schedule: Schedule = "constant"
     """Lambda over the run: constant, or a ramp from 0 up to it."""
+    pairing: Pairing = "same"
+    """Which sentence D sees edited: the one embedded, the next one of the document, or both."""
+    edits: tuple[Edit, ...] = ("mlm",)
+    """Ways to edit a sentence; of several, each sentence draws one."""
+    edit_role: EditRole = "difference"
+    """What the edited copy is for: the difference task, or instead an extra positive or negative view."""
     mask_ratio: float = 0.30
-    """Share of tokens chosen for masking, 0 to 1."""
+    """Share of tokens that are edited (for mlm: masked), 0 to 1."""
     sampling: Sampling = "sample"
     """How G's distribution becomes a token: drawn from it, or its most likely one."""
     sampling_temperature: float = 1.0
@@ -74,6 +114,12 @@ class Method:
     """What D is told of the sentence: z = g(h), h, or nothing (plain ELECTRA: f learns nothing from it)."""
     inject: Inject = "replace"
     """How D is told: in the place of position 0's embedding, or as one more token in front."""
+    edit_columns: EditColumns = "both"
+    """Supervised: whose edits D judges: the anchors', the positives', or both."""
+    hard_negative_weight: float = 0.0
+    """Supervised: added to the logit of an anchor's own hard negative (a weight of e to this power)."""
+    false_negatives: FalseNegatives = "mask"
+    """Supervised: what becomes of other rows' sentences that equal an anchor's own or its positive."""
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -83,33 +129,102 @@ class Method:
         )
         _require(self.dropout is None or 0 <= self.dropout < 1, "method.dropout", self.dropout, "must lie in [0, 1)")
         _require(0 < self.mask_ratio < 1, "method.mask_ratio", self.mask_ratio, "must lie between 0 and 1")
-        if self.difference == "none":
-            if not self.contrast:
-                raise InputError(
-                    'method.contrast = false with method.difference = "none" leaves nothing to train: '
-                    "switch one of them on"
-                )
-        else:
-            _require(
-                self.rtd_weight > 0,
-                "method.rtd_weight",
-                self.rtd_weight,
-                'must be above 0: to train without the difference term set method.difference = "none"',
+        object.__setattr__(self, "edits", tuple(self.edits))  # a list will do in Python
+        _require(bool(self.edits), "method.edits", "[]", "name at least one way to edit")
+        _require(len({*self.edits}) == len(self.edits), "method.edits", list(self.edits), "names one of them twice")
+        self._check_difference() if self.difference != "none" else self._check_contrast_alone()
+        if self.edits_sentences:
+            self._check_edits()
+
+    def _check_contrast_alone(self) -> None:
+        if not self.contrast:
+            raise InputError(
+                'method.contrast = false with method.difference = "none" leaves nothing to train: switch one of them on'
             )
-            if self.sampling == "argmax" and self.sampling_temperature != 1:
+
+    def _check_difference(self) -> None:
+        _require(
+            self.rtd_weight > 0,
+            "method.rtd_weight",
+            self.rtd_weight,
+            'must be above 0: to train without the difference term set method.difference = "none"',
+        )
+        if self.edit_role != "difference":
+            raise InputError(
+                f'method.edit_role = "{self.edit_role}" takes the edited copy as a view instead of the difference '
+                f'task: set method.difference = "none" (it is "{self.difference}")'
+            )
+        if self.difference == "mlm" and self.edits != ("mlm",):
+            raise InputError(
+                'method.difference = "mlm" has D fill the masks itself, so nothing else edits: leave method.edits at '
+                '["mlm"], or set method.difference = "rtd"'
+            )
+        if self.difference == "corrective_lm":
+            for name in self.edits:
+                if not EDITS[name].keeps_length:
+                    raise InputError(
+                        f'method.difference = "corrective_lm" asks D for the original token at each position, and '
+                        f'after "{name}" positions no longer correspond: take it out of method.edits'
+                    )
+        if self.condition == "none" and self.inject != "replace":
+            raise InputError(
+                f'method.inject = "{self.inject}" with method.condition = "none": there is nothing to inject'
+            )
+        if not self.contrast and self.condition == "none":
+            raise InputError(
+                'method.contrast = false with method.condition = "none" gives the encoder no gradient at all: '
+                'condition D on "projected" or "pooled", or switch the contrastive loss on'
+            )
+
+    def _check_edits(self) -> None:
+        if self.sampling == "argmax" and self.sampling_temperature != 1:
+            raise InputError(
+                f"method.sampling_temperature = {self.sampling_temperature} changes nothing with "
+                'method.sampling = "argmax": set sampling = "sample", or leave the temperature at 1'
+            )
+        for name in self.edits:
+            if self.edit_scope == "all" and not EDITS[name].takes_all:
                 raise InputError(
-                    f"method.sampling_temperature = {self.sampling_temperature} changes nothing with "
-                    'method.sampling = "argmax": set sampling = "sample", or leave the temperature at 1'
+                    f'method.edit_scope = "all" has a generator rewrite every position, which "{name}" does not do: '
+                    'set edit_scope = "masked", or take it out of method.edits'
                 )
-            if self.condition == "none" and self.inject != "replace":
-                raise InputError(
-                    f'method.inject = "{self.inject}" with method.condition = "none": there is nothing to inject'
-                )
-            if not self.contrast and self.condition == "none":
-                raise InputError(
-                    'method.contrast = false with method.condition = "none" gives the encoder no gradient at all: '
-                    'condition D on "projected" or "pooled", or switch the contrastive loss on'
-                )
+        if "causal_lm" in self.edits and self.causal_generator is None:
+            raise InputError(
+                'method.edits holds "causal_lm", which needs a causal language model over the encoder\'s vocabulary: '
+                "name one as method.causal_generator (diffcse pretrain --objective causal --tokenizer makes one)"
+            )
+
+    @property
+    def edits_sentences(self) -> bool:
+        """Whether edited copies are made at all; `difference = "mlm"` only masks."""
+        return self.difference in ("rtd", "corrective_lm") or self.edit_role != "difference"
+
+    def needs(self, kind: GeneratorKind) -> bool:
+        """Whether a frozen language model of this kind takes part."""
+        return self.edits_sentences and any(EDITS[name].generator == kind for name in self.edits)
+
+    def unused(self) -> list[str]:
+        """Names of the fields that are set to something else than by default, and change nothing here."""
+        idle: set[str] = set()
+        if not self.contrast:
+            idle |= {"temperature"}
+        if self.difference == "none":
+            idle |= {"discriminator", "rtd_weight", "rtd_schedule", "rtd_padding", "condition", "inject", "pairing"}
+            idle |= {"edit_columns"}
+        elif self.difference != "rtd":
+            idle |= {"rtd_padding"}
+        if not self.edits_sentences:
+            idle |= {"sampling", "sampling_temperature", "edit_scope", "edits", "causal_generator"}
+            if self.difference != "mlm":
+                idle |= {"mask_ratio"}
+        if not self.needs("masked"):
+            idle |= {"generator"}
+        if not self.needs("causal"):
+            idle |= {"causal_generator"}
+        if not self.needs("masked") and not self.needs("causal"):
+            idle |= {"sampling", "sampling_temperature", "edit_scope", "generator_dropout"}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return [name for name, default in defaults.items() if name in idle and getattr(self, name) != default]
 
 
 REFERENCE: dict[str, Any] = {
@@ -120,6 +235,9 @@ REFERENCE: dict[str, Any] = {
     "difference": "rtd",
     "rtd_weight": 0.005,
     "rtd_schedule": "constant",
+    "pairing": "same",
+    "edits": ("mlm",),
+    "edit_role": "difference",
     "mask_ratio": 0.30,
     "sampling": "argmax",
     "sampling_temperature": 1.0,
@@ -252,6 +370,24 @@ class Config:
 
     def __post_init__(self) -> None:
         _check_choices(self)
+        method, text = self.method, self.text
+        if text.supervised:
+            for key, plain in (("pairing", "same"), ("edit_role", "difference")):
+                if getattr(method, key) != plain:
+                    raise InputError(
+                        f'method.{key} = "{getattr(method, key)}" is for plain text, and text.anchor names pairs: '
+                        f'leave it at "{plain}", or train on plain text'
+                    )
+        elif method.edit_columns != "both":
+            raise InputError(
+                f'method.edit_columns = "{method.edit_columns}" is for pairs: name their columns with text.anchor and '
+                "text.positive, or leave it out"
+            )
+        if method.hard_negative_weight and text.hard_negative is None:
+            raise InputError(
+                f"method.hard_negative_weight = {method.hard_negative_weight}: there are no hard negatives; name their "
+                "column with text.hard_negative"
+            )
 
 
 _SECTIONS: dict[str, type] = {"method": Method, "text": Text, "training": Training}
@@ -281,6 +417,10 @@ def _coerce(value: Any, kind: Any, key: str) -> Any:
         near = difflib.get_close_matches(_shown(value).strip(_QUOTES), choices, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InputError(f"{key} = {_shown(value)}: must be one of {', '.join(map(repr, choices))}.{hint}")
+    if get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise InputError(f"{key} = {_shown(value)}: must be a list, such as [{_shown(value)}]")
+        return tuple(_coerce(item, get_args(kind)[0], key) for item in value)
     options = get_args(kind) or (kind,)
     if value is None and type(None) in options:
         return None
@@ -381,7 +521,7 @@ def parse_recipe(data: bytes, source: str) -> Config:
             values = {**_preset(preset, where), **values}
         sections[section] = _section(kind, values, section, text, source)
     head = _read_fields(Config, table, [], text, source)
-    return Config(**head, **sections)
+    return _located(lambda: Config(**head, **sections), text, source)
 
 
 def apply_preset(config: Config, name: str) -> Config:
@@ -401,11 +541,17 @@ def _preset(name: object, where: str) -> dict[str, Any]:
 
 def _section(kind: type, values: dict[str, Any], section: str, text: str, source: str) -> Any:
     fields = _read_fields(kind, values, [section], text, source)
+    return _located(lambda: kind(**fields), text, source)
+
+
+def _located(make: Callable[[], Any], text: str, source: str) -> Any:
+    """`make()`, its error completed by the file and the line that sets the key it begins with."""
     try:
-        return kind(**fields)
+        return make()
     except InputError as error:
-        key = re.match(r"\w+\.(\w+)", str(error))
-        raise InputError(f"{source}:{_line(text, [section, key[1]] if key else [section])}: {error}") from None
+        key = re.match(r"(\w+)(?:\.(\w+))?", str(error))
+        path = [part for part in key.groups() if part] if key else []
+        raise InputError(f"{source}:{_line(text, path)}: {error}") from None
 
 
 def _read_fields(kind: type, values: dict[str, Any], path: list[str], text: str, source: str) -> dict[str, Any]:
@@ -476,7 +622,9 @@ def to_toml(config: Config) -> str:
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
-def _toml_value(value: bool | int | float | str) -> str:
+def _toml_value(value: bool | int | float | str | tuple[str, ...]) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml_value, value))}]"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -488,9 +636,12 @@ def _toml_value(value: bool | int | float | str) -> str:
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
-def to_dict(config: Config) -> dict[str, Any]:
-    """`config` as plain dictionaries, for `run.json`."""
-    return dataclasses.asdict(config)
+def to_dict(config: Any) -> dict[str, Any]:
+    """`config` as plain dictionaries and lists, for `run.json`."""
+    return {
+        name: to_dict(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+        for name, value in ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
+    }
 
 
 def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:

@@ -99,9 +99,11 @@ def loss_line(entry: dict[str, Any]) -> str:
     if "contrastive" in entry:
         parts.append(f"contrastive {entry['contrastive']:.4f}")
         parts.append(f"cosine {entry['positive_cosine']:.2f}/{entry['negative_cosine']:.2f}")
-    if "rtd" in entry:
+    if "lm_log_loss" in entry:
+        parts.append(f"difference {entry['difference']:.3f} (right {entry['lm_accuracy']:.1%})")
+    elif "difference" in entry:
         parts.append(
-            f"rtd {entry['rtd']:.3f} (right {entry['rtd_accuracy']:.1%}, majority {entry['rtd_majority']:.1%})"
+            f"rtd {entry['difference']:.3f} (right {entry['rtd_accuracy']:.1%}, majority {entry['rtd_majority']:.1%})"
         )
     parts.append(f"{entry['sentences_per_second']:.0f} sentences/s")
     return "  ".join(parts)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffcse.method.edits import Vocabulary, edit, mask_tokens
+from diffcse.method.edits import Draw, Tools, Vocabulary, edit, mask_tokens
 
 # ids: 0 pad, 1 unk, 2 start, 3 end, 4 mask, then words
 VOCABULARY = Vocabulary(size=12, mask=4, special=(0, 1, 2, 3, 4))
@@ -27,19 +27,22 @@ class Scripted(nn.Module):
         return SimpleNamespace(logits=logits.expand(len(input_ids), -1, -1))
 
 
-def run(generator, *, ratio=0.5, sampling="argmax", scope="masked", address=(0, 0), x=X, real=REAL, temperature=1.0):
-    return edit(
-        generator,
-        x,
-        real,
-        VOCABULARY,
-        mask_ratio=ratio,
-        sampling=sampling,
-        scope=scope,
-        temperature=temperature,
-        address=address,
-        rows_R=torch.arange(len(x)),
-    )
+def run(
+    generator=None,
+    *,
+    editors=("mlm",),
+    ratio=0.5,
+    sampling="argmax",
+    scope="masked",
+    address=(0, 0),
+    x=X,
+    real=REAL,
+    temperature=1.0,
+    rows=None,
+    causal=None,
+):
+    tools = Tools(VOCABULARY, ratio, sampling, temperature, scope, generator=generator, causal_generator=causal)
+    return edit(x, real, editors, tools, Draw(address, torch.arange(len(x)) if rows is None else rows))
 
 
 def test_masked_scope_by_hand():
@@ -104,7 +107,7 @@ def test_samples_follow_the_distribution(temperature):
 
 def test_ratio_and_80_10_10():
     x = torch.tensor([[2, *[5 + i % 7 for i in range(40)], 3]]).expand(3000, -1)
-    masked, chosen = mask_tokens(x, torch.ones_like(x), VOCABULARY, 0.3, address=(1,), rows_R=torch.arange(3000))
+    masked, chosen = mask_tokens(x, torch.ones_like(x), VOCABULARY, 0.3, Draw((1,), torch.arange(3000)))
     words = ~VOCABULARY.is_special(x)
     assert not chosen[~words].any()
     assert chosen[words].float().mean() == pytest.approx(0.3, abs=0.005)

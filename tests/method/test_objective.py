@@ -40,7 +40,7 @@ FAMILIES = {
         RobertaModel,
         RobertaForMaskedLM,
         {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1},
-        Vocabulary(40, 39, (0, 1, 2, 3, 39)),
+        Vocabulary(40, 39, (0, 1, 2, 3, 39), pad=1),
         (0, 2),
     ),
 }
@@ -70,6 +70,11 @@ def batch(family="bert", lengths=(9, 4, 12, 7), seed=1):
         row[:length] = torch.randint(5, 39, (length,), generator=generator)
         row[0], row[length - 1] = start, end
     return {"input_ids": ids, "attention_mask": (ids != FAMILIES[family][3]["pad_token_id"]).long()}
+
+
+def both_views(model, size):
+    """Row numbers of both views of the sentences of a batch."""
+    return torch.cat([model.rows(size, view, 0, torch.device("cpu")) for view in (0, 1)])
 
 
 def gradients(model):
@@ -121,7 +126,7 @@ def test_reference_equals_plain_reimplementation(family, dtype, tolerance):
     terms.total.backward()
 
     x, real = (torch.cat([data[name]] * 2) for name in ("input_ids", "attention_mask"))
-    edited = model.edit(x, real, step=3, rows_R=model.rows(4, 0, x.device))
+    edited = model.edit(x, real, step=3, rows_R=both_views(model, 4))
     leaves = {
         part: {name: p.detach().clone().requires_grad_() for name, p in getattr(model, part).named_parameters()}
         for part in ("encoder", "projector", "generator", "discriminator", "head")
@@ -144,7 +149,11 @@ def test_reference_equals_plain_reimplementation(family, dtype, tolerance):
     assert torch.equal(edited.labels, plain.labels)
     assert torch.equal(edited.labels, mask_labels_loops(x, edited.ids, real.bool()))
     assert 0 < edited.labels.sum() < edited.labels.numel()
-    for ours, theirs in ((terms.contrastive, plain.contrastive), (terms.rtd, plain.rtd), (terms.total, plain.total)):
+    for ours, theirs in (
+        (terms.contrastive, plain.contrastive),
+        (terms.difference, plain.rtd),
+        (terms.total, plain.total),
+    ):
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
     compared = 0
     for part in ("encoder", "projector", "discriminator", "head"):
@@ -177,15 +186,15 @@ def test_loss_is_one_directional():
 BASE = {"mask_ratio": 0.5, "rtd_weight": 0.1, "temperature": 0.5}
 CHOICES = {
     # field: (value, loss terms that may change, the others may not)
-    "sampling": ("argmax", {"rtd"}),
-    "edit_scope": ("all", {"rtd"}),
-    "rtd_padding": ("include", {"rtd"}),
-    "condition": ("pooled", {"rtd"}),
-    "inject": ("prepend", {"rtd"}),
-    "sampling_temperature": (5.0, {"rtd"}),
-    "mask_ratio": (0.2, {"rtd"}),
-    "pooling": ("mean", {"contrastive", "rtd"}),
-    "projector": ("tanh", {"contrastive", "rtd"}),
+    "sampling": ("argmax", {"difference"}),
+    "edit_scope": ("all", {"difference"}),
+    "rtd_padding": ("include", {"difference"}),
+    "condition": ("pooled", {"difference"}),
+    "inject": ("prepend", {"difference"}),
+    "sampling_temperature": (5.0, {"difference"}),
+    "mask_ratio": (0.2, {"difference"}),
+    "pooling": ("mean", {"contrastive", "difference"}),
+    "projector": ("tanh", {"contrastive", "difference"}),
     "temperature": (1.0, {"contrastive"}),
     "rtd_weight": (0.3, set()),
 }
@@ -197,7 +206,7 @@ def test_choice_changes_the_loss(field):
     before = make(dropout=0.0, **BASE)(batch(), step=0)
     after = make(dropout=0.0, **{**BASE, field: value})(batch(), step=0)
     assert before.total != after.total
-    for term in ("contrastive", "rtd"):
+    for term in ("contrastive", "difference"):
         same = torch.equal(getattr(before, term), getattr(after, term))
         assert same == (term not in may_change), term
 
@@ -208,7 +217,7 @@ def test_condition_none_is_plain_electra():
         for weight in other.encoder.parameters():
             weight.add_(torch.randn_like(weight))
     a, b = model(batch(), step=0), other(batch(), step=0)
-    assert torch.equal(a.rtd, b.rtd), "D knows nothing of f"
+    assert torch.equal(a.difference, b.difference), "D knows nothing of f"
     assert not torch.equal(a.contrastive, b.contrastive)
 
 
@@ -246,7 +255,7 @@ def test_schedule_scales_the_difference_term_alone():
     model = make(dropout=0.0, **BASE, rtd_schedule="linear")
     for progress in (0.0, 0.5, 1.0):
         terms = model(batch(), step=0, progress=progress)
-        torch.testing.assert_close(terms.total, terms.contrastive + 0.1 * progress * terms.rtd)
+        torch.testing.assert_close(terms.total, terms.contrastive + 0.1 * progress * terms.difference)
 
 
 def test_projector_none_makes_z_equal_h():
@@ -260,10 +269,12 @@ def test_padding_counts_as_original_when_included():
     data = batch()
     terms = model(data, step=0)
     x, real = (torch.cat([data[name]] * 2) for name in ("input_ids", "attention_mask"))
-    edited = model.edit(x, real, step=0, rows_R=model.rows(4, 0, x.device))
+    edited = model.edit(x, real, step=0, rows_R=both_views(model, 4))
     h = model.embed(x, real)
     logits = model.discriminate(edited.ids, real, model.condition(h, model.projector(h)))
-    torch.testing.assert_close(terms.rtd, rtd_loops(logits, edited.labels, torch.ones_like(real, dtype=torch.bool)))
+    torch.testing.assert_close(
+        terms.difference, rtd_loops(logits, edited.labels, torch.ones_like(real, dtype=torch.bool))
+    )
     assert not edited.labels[~real.bool()].any()
 
 
@@ -272,7 +283,7 @@ def test_generator_dropout_changes_the_edits():
         model = make(dropout=0.5, sampling="argmax", edit_scope="all", **BASE, **choices)
         x = torch.cat([batch()["input_ids"]] * 2)
         real = torch.cat([batch()["attention_mask"]] * 2)
-        draws = [model.edit(x, real, step=0, rows_R=model.rows(4, 0, x.device)).ids for _ in range(2)]
+        draws = [model.edit(x, real, step=0, rows_R=both_views(model, 4)).ids for _ in range(2)]
         return torch.equal(*draws), model.generator.training
 
     assert edits(generator_dropout=False) == (True, False)
@@ -284,7 +295,7 @@ def test_difference_none_is_simcse():
     a, b = full(batch(), step=0), simcse(batch(), step=0)
     assert torch.equal(a.contrastive, b.contrastive)
     assert torch.equal(b.total, b.contrastive)
-    assert b.rtd is None
+    assert b.difference is None
     assert simcse.generator is None
     assert simcse.discriminator is None
 
@@ -292,7 +303,7 @@ def test_difference_none_is_simcse():
 def test_contrast_off_leaves_the_difference_term():
     terms = make(dropout=0.0, **BASE, contrast=False)(batch(), step=0)
     assert terms.contrastive is None
-    torch.testing.assert_close(terms.total, 0.1 * terms.rtd)
+    torch.testing.assert_close(terms.total, 0.1 * terms.difference)
 
 
 def test_every_combination_trains_the_encoder_by_each_term_it_names():
@@ -317,12 +328,12 @@ def test_every_combination_trains_the_encoder_by_each_term_it_names():
             refused += 1
             continue
         terms = model(batch(), step=0)
-        for name in ("contrastive", "rtd"):
+        for name in ("contrastive", "difference"):
             term = getattr(terms, name)
             assert (term is not None) == (
                 choices["contrast"] if name == "contrastive" else choices["difference"] == "rtd"
             )
-            if term is None or (name == "rtd" and choices["condition"] == "none"):
+            if term is None or (name == "difference" and choices["condition"] == "none"):
                 continue
             model.zero_grad()
             term.backward(retain_graph=True)
@@ -341,7 +352,7 @@ def test_gradients_reach_f_through_both_terms_and_never_g():
     terms = model(batch(), step=0)
     for term, parts in (
         (terms.contrastive, {"encoder", "projector"}),
-        (terms.rtd, {"encoder", "projector", "discriminator", "head"}),
+        (terms.difference, {"encoder", "projector", "discriminator", "head"}),
     ):
         model.zero_grad()
         term.backward(retain_graph=True)
@@ -381,7 +392,7 @@ def test_dropout_views_differ():
 def test_views_get_masks_of_their_own():
     model = make(**BASE)
     x, real = (torch.cat([batch()[name]] * 2) for name in ("input_ids", "attention_mask"))
-    chosen = model.edit(x, real, step=0, rows_R=model.rows(4, 0, x.device)).chosen
+    chosen = model.edit(x, real, step=0, rows_R=both_views(model, 4)).chosen
     assert not torch.equal(*chosen.chunk(2))
 
 
@@ -395,7 +406,7 @@ def test_padding_does_not_change_the_losses():
     }
     a, b = model(narrow, step=0), model(wide, step=0)
     torch.testing.assert_close(a.contrastive, b.contrastive, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(a.rtd, b.rtd, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(a.difference, b.difference, rtol=1e-5, atol=1e-6)
 
 
 def test_metrics_by_hand():
@@ -408,6 +419,8 @@ def test_metrics_by_hand():
         masked=torch.zeros(1, 5, dtype=torch.long),
         chosen=torch.zeros(1, 5, dtype=torch.bool),
         ids=torch.zeros(1, 5, dtype=torch.long),
+        attention=torch.ones(1, 5),
+        original=torch.zeros(1, 5, dtype=torch.long),
         labels=torch.tensor([[0, 1, 1, 0, 0]]),
         editable=torch.tensor([[False, True, True, True, True]]),
     )
@@ -440,7 +453,7 @@ def test_metrics_are_detached_and_named():
         "rtd_log_loss",
     }
     assert not any(value.requires_grad for value in terms.metrics.values())
-    torch.testing.assert_close(terms.total, terms.contrastive + 0.1 * terms.rtd)
+    torch.testing.assert_close(terms.total, terms.contrastive + 0.1 * terms.difference)
 
 
 def test_rows_keep_their_edits_wherever_they_are_processed():
@@ -448,16 +461,16 @@ def test_rows_keep_their_edits_wherever_they_are_processed():
     model = make(**BASE)
     whole = batch()
     x, real = whole["input_ids"], whole["attention_mask"]
-    edits = model.edit(x, real, step=2, rows_R=model.rows(4, 0, x.device)[:4])
-    shard = model.edit(x[2:], real[2:], step=2, rows_R=model.rows(2, 2, x.device)[:2])
+    edits = model.edit(x, real, step=2, rows_R=model.rows(4, 0, 0, x.device))
+    shard = model.edit(x[2:], real[2:], step=2, rows_R=model.rows(2, 0, 2, x.device))
     assert torch.equal(edits.ids[2:], shard.ids)
     assert torch.equal(edits.chosen[2:], shard.chosen)
 
 
 def test_same_step_same_loss_other_step_other_edits():
     model = make(dropout=0.0, **BASE)
-    assert torch.equal(model(batch(), step=5).rtd, model(batch(), step=5).rtd)
-    assert not torch.equal(model(batch(), step=5).rtd, model(batch(), step=6).rtd)
+    assert torch.equal(model(batch(), step=5).difference, model(batch(), step=5).difference)
+    assert not torch.equal(model(batch(), step=5).difference, model(batch(), step=6).difference)
 
 
 def test_parts_must_fit():
@@ -465,8 +478,10 @@ def test_parts_must_fit():
     f, wide = BertModel(config), BertModel(BertConfig(**{**SIZES, "hidden_size": 8, "num_attention_heads": 2}))
     with pytest.raises(InputError, match="hidden size 8"):
         DiffCSE(f, FAMILIES["bert"][4], Method(), generator=BertForMaskedLM(config), discriminator=wide)
-    with pytest.raises(InputError, match="needs a generator"):
-        DiffCSE(f, FAMILIES["bert"][4], Method())
+    with pytest.raises(InputError, match="needs a discriminator"):
+        DiffCSE(f, FAMILIES["bert"][4], Method(), generator=BertForMaskedLM(config))
+    with pytest.raises(InputError, match="need a frozen masked language model"):
+        DiffCSE(f, FAMILIES["bert"][4], Method(), discriminator=BertModel(config))
 
 
 def test_trained_state_holds_everything_but_the_generator():

@@ -59,10 +59,18 @@ def test_folder_after_a_run(tiny, dev, tmp_path):
     assert record.hardware["cores"] >= 1
     logged = [entry for entry in record.log if "loss" in entry]
     assert [entry["step"] for entry in logged] == [2, 4, 6]
-    for name in ("contrastive", "rtd", "rtd_accuracy", "rtd_majority", "rtd_log_loss", "positive_cosine", "grad_norm"):
+    for name in (
+        "contrastive",
+        "difference",
+        "rtd_accuracy",
+        "rtd_majority",
+        "rtd_log_loss",
+        "positive_cosine",
+        "grad_norm",
+    ):
         assert all(name in entry for entry in logged), name
     for entry in logged:
-        assert entry["loss"] == pytest.approx(entry["contrastive"] + 0.005 * entry["rtd"], rel=1e-4)
+        assert entry["loss"] == pytest.approx(entry["contrastive"] + 0.005 * entry["difference"], rel=1e-4)
     assert [entry["step"] for entry in record.log if "dev" in entry] == [0, 2, 4, 6]
     assert record.scores["sentences_seen"] == 48
     assert [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()] == record.log
@@ -137,7 +145,7 @@ def test_trainer_is_the_plain_loop(tiny, tmp_path, accumulation):
 def test_a_ramp_ends_at_the_full_weight(tiny, tmp_path):
     settings = config(tiny, method={"rtd_schedule": "linear", "rtd_weight": 0.4}, max_steps=5, log_every=1)
     log = run(settings, CORPUS, tmp_path / "out").record.log
-    found = [(entry["loss"] - entry["contrastive"]) / entry["rtd"] for entry in log]
+    found = [(entry["loss"] - entry["contrastive"]) / entry["difference"] for entry in log]
     assert found == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=1e-5)
 
 
@@ -264,7 +272,10 @@ def test_generator_in_use_is_written_down_and_kept(tiny, tmp_path):
 
 def test_what_is_not_used_is_said(tiny, tmp_path):
     settings = config(tiny, method={"difference": "none", "generator": "/nowhere"}, max_steps=1)
-    assert "method.generator not used" in run(settings, CORPUS, tmp_path / "out").record.warnings[0]
+    assert (
+        "without effect beside the other choices: generator"
+        in run(settings, CORPUS, tmp_path / "out").record.warnings[0]
+    )
 
 
 def test_card_names_no_folder_of_this_machine(tiny, dev, tmp_path):
@@ -297,7 +308,7 @@ def test_logged_shares_are_weighted_by_tokens():
     assert read["rtd_accuracy_replaced"] == pytest.approx(0.5)
     assert read["rtd_accuracy_kept"] == pytest.approx((8 + 15) / 38)
     assert read["rtd_majority"] == pytest.approx(38 / 40)
-    assert (read["loss"], read["rtd"], read["sentences"], read["truncated"]) == (1, 2, 8, 2)
+    assert (read["loss"], read["difference"], read["sentences"], read["truncated"]) == (1, 2, 8, 2)
 
 
 def test_divergence_leaves_the_last_good_checkpoint(tiny, tmp_path):

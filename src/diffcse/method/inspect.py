@@ -52,8 +52,11 @@ def conditional_gain(model: DiffCSE, batches: Iterable[Mapping[str, Tensor]]) ->
     Raises:
         InputError: the model has no discriminator, is not conditioned, or a batch holds a single sentence.
     """
-    if model.discriminator is None or model.choices.condition == "none":
-        raise InputError("conditional gain needs a discriminator that is conditioned on the sentence embedding")
+    if model.choices.difference != "rtd" or model.choices.condition == "none":
+        raise InputError(
+            "conditional gain needs a discriminator that is conditioned on the sentence embedding: train with "
+            'method.difference = "rtd", and method.condition = "projected" or "pooled"'
+        )
     # Of each sentence: log-loss with its own embedding, with another's, right answers, replaced tokens, tokens.
     rows: list[Tensor] = []
     was_training = model.training
@@ -65,7 +68,7 @@ def conditional_gain(model: DiffCSE, batches: Iterable[Mapping[str, Tensor]]) ->
             batch = _on_device(model, batch)
             edited, condition_RH = _edit_and_condition(model, batch, step)
             logits_RT2, others_RT2 = (
-                model.discriminate(edited.ids, batch["attention_mask"], sentence_RH).float()
+                model.discriminate(edited.ids, edited.attention, sentence_RH).float()
                 for sentence_RH in (condition_RH, condition_RH.roll(1, 0))
             )
             columns = (
@@ -97,9 +100,9 @@ class JudgedToken:
     id: int
     """Token id in x″."""
     original: int
-    """Token id in x."""
+    """Token id in x; -1 for an inserted one."""
     replaced: bool
-    """Whether G changed it."""
+    """Whether the editor's trace stands here: replaced, inserted, or what followed x's token before is gone."""
     probability: float
     """D's probability that it was replaced."""
 
@@ -112,11 +115,11 @@ def judge(model: DiffCSE, batch: Mapping[str, Tensor], *, step: int = 0) -> list
     model.eval()
     try:
         edited, condition_RH = _edit_and_condition(model, batch, step)
-        logits_RT2 = model.discriminate(edited.ids, batch["attention_mask"], condition_RH)
+        logits_RT2 = model.discriminate(edited.ids, edited.attention, condition_RH)
     finally:
         model.train(was_training)
     probability_RT = logits_RT2.float().softmax(-1)[..., 1]
-    columns = (edited.ids, batch["input_ids"], edited.labels, probability_RT, batch["attention_mask"])
+    columns = (edited.ids, edited.original, edited.labels, probability_RT, edited.attention)
     return [
         [JudgedToken(i, o, bool(r), p) for i, o, r, p, real in zip(*row, strict=True) if real]
         for row in zip(*(column.tolist() for column in columns), strict=True)

@@ -4,18 +4,23 @@
     L_rtd      = cross-entropy of D's two logits for each token against r = 1[x″ ≠ x]      (equations 2 and 3)
     L          = L_contrast + λ · L_rtd                                                    (equation 4)
 
+With pairs, z_i⁺ is the other sentence's embedding instead of the second view's; hard negatives join the sum over j
+(Gao et al., SimCSE, EMNLP 2021, equation 5).
+
 (Chuang et al., DiffCSE: Difference-based Contrastive Learning for Sentence Embeddings, NAACL 2022, section 3.)
 
 Everything trained is a submodule of `DiffCSE`, so a stock trainer clips, synchronises, saves and restores all of it
 without knowing what it is. Only the encoder ships.
 
-Shape suffixes: B sentences, R = 2B rows (view 1 of every sentence, then view 2), T token positions, H hidden size.
+Shape suffixes: B sentences, R rows (view 1 of every sentence, then view 2, or anchors, positives, hard negatives),
+N rows that D judges, T token positions, W those of the edited copy, H hidden size, V vocabulary, M chosen positions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -23,14 +28,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diffcse.config import Method
+from diffcse.config import GeneratorKind, Method
 from diffcse.errors import InputError
 from diffcse.method import draws, heads
 from diffcse.method.conditioning import first_layer, sentence_at_position_0
-from diffcse.method.edits import Edited, Vocabulary, edit
+from diffcse.method.edits import Draw, Edited, Tools, Vocabulary, edit, logits_at, mask_tokens
 
-# Row numbers of the second view start here, far above any batch, so that both views get masks of their own.
-_SECOND_VIEW = 1 << 40
+# Row numbers of each further view of a sentence start here, far above any batch: every view gets edits of its own.
+_VIEW = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -41,17 +46,34 @@ class Terms:
     """L, a scalar with gradient."""
     contrastive: Tensor | None
     """L_contrast in nats; None when `contrast` is off."""
-    rtd: Tensor | None
-    """L_rtd in nats a token; None when `difference` is "none"."""
+    difference: Tensor | None
+    """L_rtd, or the cross-entropy of the conditional language model, in nats a token; None when `difference` is
+    "none"."""
     metrics: dict[str, Tensor] = field(default_factory=dict)
     """Detached scalars: see `DiffCSE.forward`."""
 
 
-def contrastive_loss(first_BH: Tensor, second_BH: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def contrastive_loss(
+    first_BH: Tensor,
+    second_BH: Tensor,
+    temperature: float,
+    *,
+    negative_BH: Tensor | None = None,
+    negative_weight: float = 0.0,
+    left_out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """L_contrast, equation 1, in one direction: first view against all second views of the batch.
 
+    Args:
+        first_BH: z_i, or the anchors'.
+        second_BH: z_i⁺, or the positives'.
+        temperature: τ.
+        negative_BH: hard negatives; each anchor meets all of them.
+        negative_weight: added to the logit of an anchor's own hard negative.
+        left_out: (B, B), or (B, 2B) with hard negatives: who does not count among an anchor's negatives.
+
     Returns:
-        (loss in nats, cosines (B, B)); the diagonal holds the positives.
+        (loss in nats, cosines (B, B) or (B, 2B)); the diagonal holds the positives.
 
     >>> z = torch.eye(2)
     >>> loss, cosines = contrastive_loss(z, z, temperature=1.0)
@@ -60,20 +82,56 @@ def contrastive_loss(first_BH: Tensor, second_BH: Tensor, temperature: float) ->
     >>> round(loss.item(), 4)  # -log(e / (e + 1))
     0.3133
     """
-    first_BH, second_BH = _at_least_float(first_BH), _at_least_float(second_BH)
-    cosines_BB = F.normalize(first_BH, dim=-1) @ F.normalize(second_BH, dim=-1).T
-    own_B = torch.arange(len(cosines_BB), device=cosines_BB.device)
-    return F.cross_entropy(cosines_BB / temperature, own_B), cosines_BB
+    others_CH = second_BH if negative_BH is None else torch.cat([second_BH, negative_BH])
+    first_BH, others_CH = _at_least_float(first_BH), _at_least_float(others_CH)
+    cosines_BC = F.normalize(first_BH, dim=-1) @ F.normalize(others_CH, dim=-1).T
+    logits_BC = cosines_BC / temperature
+    own_B = torch.arange(len(first_BH), device=first_BH.device)
+    if negative_BH is not None and negative_weight:
+        heavier_BC = torch.zeros_like(logits_BC)
+        heavier_BC[own_B, len(own_B) + own_B] = negative_weight
+        logits_BC = logits_BC + heavier_BC
+    if left_out is not None:
+        logits_BC = logits_BC.masked_fill(left_out, -torch.inf)
+    return F.cross_entropy(logits_BC, own_B), cosines_BC
+
+
+def same_meaning(anchor_B: Tensor, positive_B: Tensor, negative_B: Tensor | None = None) -> Tensor:
+    """Which "negatives" of a batch of pairs are none: (B, B), or (B, 2B) with hard negatives, bool.
+
+    Of anchor i, another row's positive is left out if that row has the same anchor (so it is a positive of i as
+    well), or if it is, as text, i's positive or i itself; a hard negative if it is i's positive or i itself.
+
+    Args:
+        anchor_B: int64 keys, equal where the sentences are.
+
+    >>> same_meaning(torch.tensor([1, 2, 1]), torch.tensor([5, 6, 7])).int().tolist()
+    [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
+    """
+
+    def equals(these_B: Tensor, those_B: Tensor) -> Tensor:
+        return these_B[:, None] == those_B[None, :]
+
+    others_BB = equals(anchor_B, anchor_B) | equals(positive_B, positive_B) | equals(anchor_B, positive_B)
+    others_BB &= ~torch.eye(len(anchor_B), dtype=torch.bool, device=anchor_B.device)
+    if negative_B is None:
+        return others_BB
+    return torch.cat([others_BB, equals(positive_B, negative_B) | equals(anchor_B, negative_B)], 1)
 
 
 def rtd_loss(logits_RT2: Tensor, labels_RT: Tensor, counted_RT: Tensor) -> Tensor:
-    """L_rtd, equation 3: mean cross-entropy over the counted positions of all rows together, in nats.
+    """L_rtd, equation 3: mean cross-entropy over the counted positions of all rows together, in nats; 0 over none.
 
     >>> logits = torch.zeros(1, 3, 2)
     >>> round(rtd_loss(logits, torch.tensor([[0, 1, 0]]), torch.tensor([[True, True, False]])).item(), 4)  # log 2
     0.6931
     """
-    return F.cross_entropy(_at_least_float(logits_RT2[counted_RT]), labels_RT[counted_RT])
+    return _mean_cross_entropy(logits_RT2[counted_RT], labels_RT[counted_RT])
+
+
+def _mean_cross_entropy(logits_MV: Tensor, labels_M: Tensor) -> Tensor:
+    """In nats; 0, with a gradient of 0, where nothing is to be judged."""
+    return F.cross_entropy(_at_least_float(logits_MV), labels_M, reduction="sum") / max(len(labels_M), 1)
 
 
 def rtd_weight(config: Method, progress: float) -> float:
@@ -99,9 +157,10 @@ class DiffCSE(nn.Module):
         encoder: f, any Hugging Face encoder without a pooler head; output (R, T, H).
         vocabulary: the token ids shared by encoder, generator and discriminator.
         config: the choices.
-        generator: G, a masked language model over the same vocabulary. Frozen here. Needed unless
-            `config.difference` is "none".
-        discriminator: D's encoder, with the encoder's hidden size. Needed likewise.
+        generator: G, a masked language model over the same vocabulary. Frozen here. Needed where `config.needs` it.
+        causal_generator: a causal language model over it, likewise.
+        discriminator: D's encoder, with the encoder's hidden size; with a vocabulary head (a masked language model)
+            for the differences "mlm" and "corrective_lm". Needed unless `config.difference` is "none".
         seed: decides the random start of projector and head, and every mask and sample.
 
     `parts.build` makes one from checkpoints.
@@ -114,6 +173,7 @@ class DiffCSE(nn.Module):
         config: Method,
         *,
         generator: PreTrainedModel | None = None,
+        causal_generator: PreTrainedModel | None = None,
         discriminator: PreTrainedModel | None = None,
         seed: int = 42,
     ) -> None:
@@ -125,80 +185,101 @@ class DiffCSE(nn.Module):
         width = encoder.config.hidden_size
         self.encoder = encoder
         self.projector = heads.fresh(lambda: heads.projector(config.projector, width), draws.key(seed, 1))
-        self.generator = self.discriminator = self.head = None
-        if config.difference == "none":
-            self.train(self.training)
-            return
-        if generator is None or discriminator is None:
-            raise InputError(
-                f'method.difference = "{config.difference}" needs a generator and a discriminator; '
-                'give both, or set difference = "none"'
-            )
-        if discriminator.config.hidden_size != width:
-            raise InputError(
-                f"discriminator: its hidden size {discriminator.config.hidden_size} is not the encoder's {width}: "
-                "start both from the same checkpoint"
-            )
-        if config.condition != "none":
-            first_layer(discriminator)  # an architecture that cannot be conditioned says so before training
-        trained = {id(p) for part in (encoder, discriminator) for p in part.parameters()}
-        if any(id(p) in trained for p in generator.parameters()) or encoder is discriminator:
-            raise InputError(
-                "encoder, generator and discriminator share weights: freezing G would freeze them all. Give copies"
-            )
-        self.generator = generator.requires_grad_(False)
-        self.discriminator = discriminator
-        self.head = heads.fresh(lambda: heads.token_head(width), draws.key(seed, 2))
+        self.generator = generator if config.needs("masked") else None
+        self.causal_generator = causal_generator if config.needs("causal") else None
+        self.discriminator = discriminator if config.difference != "none" else None
+        self.head = None
+        frozen: dict[GeneratorKind, nn.Module | None] = {"masked": self.generator, "causal": self.causal_generator}
+        for kind, part in frozen.items():
+            if config.needs(kind) and part is None:
+                raise InputError(f"method.edits = {list(config.edits)} need a frozen {kind} language model: give one")
+        if config.difference != "none":
+            if self.discriminator is None:
+                raise InputError(
+                    f'method.difference = "{config.difference}" needs a discriminator; give one, or set '
+                    'difference = "none"'
+                )
+            if self.discriminator.config.hidden_size != width:
+                raise InputError(
+                    f"discriminator: its hidden size {self.discriminator.config.hidden_size} is not the encoder's "
+                    f"{width}: start both from the same checkpoint"
+                )
+            if config.condition != "none":
+                first_layer(self.discriminator)  # an architecture that cannot be conditioned says so before training
+            if config.difference == "rtd":
+                self.head = heads.fresh(lambda: heads.token_head(width), draws.key(seed, 2))
+        trained = {id(p) for part in (encoder, self.discriminator) if part is not None for p in part.parameters()}
+        for part in (self.generator, self.causal_generator):
+            if part is not None:
+                if any(id(p) in trained for p in part.parameters()):
+                    raise InputError(
+                        "encoder, generator and discriminator share weights: freezing G would freeze them all. "
+                        "Give copies"
+                    )
+                part.requires_grad_(False)
+        if encoder is self.discriminator:
+            raise InputError("encoder and discriminator are one module. Give copies")
         self.train(self.training)
 
     def train(self, mode: bool = True) -> DiffCSE:
         """As `nn.Module.train`, but G keeps out of it: it is frozen, and runs without dropout unless asked to."""
         super().train(mode)
-        if self.generator is not None:
-            self.generator.train(mode and self.choices.generator_dropout)
+        for part in (self.generator, self.causal_generator):
+            if part is not None:
+                part.train(mode and self.choices.generator_dropout)
         return self
 
     def forward(self, batch: Mapping[str, Tensor], *, step: int, first_row: int = 0, progress: float = 1.0) -> Terms:
         """Both losses of one batch.
 
         Args:
-            batch: `input_ids` and `attention_mask`, (B, T), padded on the right.
+            batch: `input_ids` and `attention_mask`, (B, T), padded on the right. Pairs: the same of the positives as
+                `positive_input_ids`, `positive_attention_mask`, of hard negatives (if any) as `hard_negative_...`, and
+                `anchor_key`, `positive_key`, `hard_negative_key` (B,) int64, equal where two sentences are. For
+                `pairing`: `next_input_ids`, `next_attention_mask`, and `has_next` (B,) bool.
             step: the batch's number in the run; with `seed` and row it decides masks and samples.
             first_row: number of this batch's first sentence in the global batch.
             progress: share of the run that is done, 0 to 1; only `rtd_schedule` looks at it.
 
         Returns:
-            Terms, whose metrics are `positive_cosine` and `negative_cosine` (means over the batch), and over the
-            positions that could have been replaced: `rtd_accuracy`, on `..._replaced` and on `..._kept` tokens,
-            `rtd_majority` (what always answering the commoner label would score), `rtd_log_loss` in nats; and the
-            counts `rtd_tokens` and `rtd_replaced`, by which batches are to be weighted.
+            Terms, whose metrics are `positive_cosine` and `negative_cosine` (means over the batch), for pairs
+            `false_negatives` (how many were found, masked or not), and over the positions that could have been edited:
+            `rtd_accuracy`, on `..._replaced` and on `..._kept` tokens, `rtd_majority` (what always answering the
+            commoner label would score), `rtd_log_loss` in nats; and the counts `rtd_tokens` and `rtd_replaced`, by
+            which batches are to be weighted. For a conditional language model `lm_accuracy`, `lm_log_loss` and
+            `lm_tokens` instead.
         """
-        x_RT = torch.cat([batch["input_ids"]] * 2)
-        attention_RT = torch.cat([batch["attention_mask"]] * 2)
-        rows_R = self.rows(len(x_RT) // 2, first_row, x_RT.device)
+        size = len(batch["input_ids"])
+        paired = "positive_input_ids" in batch
+        columns = [_tokens(batch, ""), _tokens(batch, "positive_" if paired else "")]
+        if "hard_negative_input_ids" in batch:
+            columns.append(_tokens(batch, "hard_negative_"))
+        elif self.choices.edit_role != "difference":
+            view = self.edit(*columns[0], step=step, rows_R=self.rows(size, 2, first_row, columns[0][0].device))
+            columns.append((view.ids, view.attention))
+        x_RT, attention_RT = _together(columns, self.vocabulary.pad)
 
-        # f: one pass over both views; dropout makes them differ.
+        # f: one pass over all views; dropout makes those of one sentence differ.
         h_RH = self.embed(x_RT, attention_RT)
         z_RH = self.projector(h_RH)
 
         total = z_RH.new_zeros(())
-        contrastive = rtd = None
+        contrastive = difference = None
         metrics: dict[str, Tensor] = {}
         if self.choices.contrast:
-            first_BH, second_BH = z_RH.chunk(2)
-            contrastive, cosines_BB = contrastive_loss(first_BH, second_BH, self.choices.temperature)
+            unchanged_B = None if paired or len(columns) < 3 else (view.labels == 0).all(1)
+            contrastive, found = self.contrast(z_RH, size, batch if paired else {}, unchanged_B)
             total = total + contrastive
-            metrics |= _cosine_metrics(cosines_BB.detach())
-        if self.choices.difference == "rtd":
-            edited = self.edit(x_RT, attention_RT, step=step, rows_R=rows_R)
-            logits_RT2 = self.discriminate(edited.ids, attention_RT, self.condition(h_RH, z_RH))
-            counted_RT = torch.ones_like(x_RT, dtype=torch.bool)
-            if self.choices.rtd_padding == "ignore":
-                counted_RT = attention_RT.bool()
-            rtd = rtd_loss(logits_RT2, edited.labels, counted_RT)
-            total = total + rtd_weight(self.choices, progress) * rtd
-            metrics |= rtd_metrics(logits_RT2.detach(), edited)
-        return Terms(total=total, contrastive=contrastive, rtd=rtd, metrics=metrics)
+            metrics |= found
+        if self.choices.difference != "none":
+            condition_RH = self.condition(h_RH, z_RH)
+            y_NT, attention_NT, condition_NH, rows_N = self.judged(
+                batch, x_RT, attention_RT, condition_RH, size, first_row
+            )
+            difference, found = self.differ(y_NT, attention_NT, condition_NH, step=step, rows_R=rows_N)
+            total = total + rtd_weight(self.choices, progress) * difference
+            metrics |= found
+        return Terms(total=total, contrastive=contrastive, difference=difference, metrics=metrics)
 
     # ---- the steps, in the order of the paper --------------------------------------------------------------------
 
@@ -207,53 +288,186 @@ class DiffCSE(nn.Module):
         hidden_RTH = self.encoder(input_ids=x_RT, attention_mask=attention_RT).last_hidden_state
         return heads.pool(hidden_RTH, attention_RT, self.choices.pooling)
 
-    def rows(self, sentences: int, first_row: int, device: torch.device) -> Tensor:
-        """Numbers of the 2B rows, both views told apart: (R,) int64."""
-        rows_B = torch.arange(first_row, first_row + sentences, device=device)
-        return torch.cat([rows_B, rows_B + _SECOND_VIEW])
+    def contrast(
+        self, z_RH: Tensor, size: int, keys: Mapping[str, Tensor], unchanged_B: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_contrast of rows in blocks of `size`: first views (anchors), second views (positives), and perhaps a third:
+        hard negatives, or edited copies in the role that `edit_role` gives them.
+
+        As an extra positive, the copy has a loss of its own, equal in form, and L_contrast is the mean of both. As an
+        extra negative it is a hard negative to every sentence; a copy that came out unchanged is none to its own.
+        """
+        first_BH, second_BH, *third = z_RH.split(size)
+        third_BH = third[0] if third else None
+        config = self.choices
+        if config.edit_role == "positive":
+            assert third_BH is not None
+            loss, cosines_BB = contrastive_loss(first_BH, second_BH, config.temperature)
+            other, _ = contrastive_loss(first_BH, third_BH, config.temperature)
+            return (loss + other) / 2, _cosine_metrics(cosines_BB.detach())
+        found: dict[str, Tensor] = {}
+        left_out = None
+        if keys:
+            left_out = same_meaning(keys["anchor_key"], keys["positive_key"], keys.get("hard_negative_key"))
+            found["false_negatives"] = left_out.sum()
+            if config.false_negatives == "keep":
+                left_out = None
+        elif third_BH is not None:
+            assert unchanged_B is not None
+            left_out = torch.cat([torch.zeros_like(torch.diag(unchanged_B)), torch.diag(unchanged_B)], 1)
+            found["false_negatives"] = left_out.sum()
+        loss, cosines_BC = contrastive_loss(
+            first_BH,
+            second_BH,
+            config.temperature,
+            negative_BH=third_BH,
+            negative_weight=config.hard_negative_weight,
+            left_out=left_out,
+        )
+        return loss, _cosine_metrics(cosines_BC.detach()[:, :size]) | found
+
+    def judged(
+        self,
+        batch: Mapping[str, Tensor],
+        x_RT: Tensor,
+        attention_RT: Tensor,
+        condition_RH: Tensor | None,
+        size: int,
+        first_row: int,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """What D judges: (token ids, attention, condition, row numbers), N rows.
+
+        Both views of each sentence (of pairs, the `edit_columns`), or both views of the next sentence, conditioned on
+        this one's embedding; sentences without a next one are left out there.
+        """
+        device = x_RT.device
+        wanted = {"anchor": (0, 1), "positive": (1, 2), "both": (0, 2)}[self.choices.edit_columns]
+        part = slice(*(size * edge for edge in wanted))
+        x_NT, attention_NT = x_RT[part], attention_RT[part]
+        condition_NH = None if condition_RH is None else condition_RH[part]
+        rows_N = torch.cat([self.rows(size, view, first_row, device) for view in range(*wanted)])
+        if self.choices.pairing == "same":
+            return x_NT, attention_NT, condition_NH, rows_N
+        known_N = batch["has_next"].bool().repeat(2)
+        next_NT, next_attention = (torch.cat([part] * 2)[known_N] for part in _tokens(batch, "next_"))
+        next_condition = None if condition_NH is None else condition_NH[known_N]
+        # Views 3 and 4: the same sentence as somebody's next is edited otherwise than as itself.
+        next_rows = torch.cat([self.rows(size, view, first_row, device) for view in (3, 4)])[known_N]
+        if self.choices.pairing == "next":
+            return next_NT, next_attention, next_condition, next_rows
+        y_NT, y_attention = _together([(x_NT, attention_NT), (next_NT, next_attention)], self.vocabulary.pad)
+        both = None if condition_NH is None else torch.cat([condition_NH, condition_NH[known_N]])
+        return y_NT, y_attention, both, torch.cat([rows_N, next_rows])
+
+    def differ(
+        self, x_NT: Tensor, attention_NT: Tensor, condition_NH: Tensor | None, *, step: int, rows_R: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The difference loss of some rows, with its metrics."""
+        if self.choices.difference == "mlm":
+            draw = Draw((self.seed, step), rows_R)
+            masked_NT, chosen_NT = mask_tokens(x_NT, attention_NT, self.vocabulary, self.choices.mask_ratio, draw)
+            logits_MV = self.restore(masked_NT, attention_NT, condition_NH, chosen_NT)
+            return _language_model_loss(logits_MV, x_NT[chosen_NT])
+        edited = self.edit(x_NT, attention_NT, step=step, rows_R=rows_R)
+        if self.choices.difference == "corrective_lm":
+            logits_MV = self.restore(edited.ids, edited.attention, condition_NH, edited.editable)
+            return _language_model_loss(logits_MV, edited.original[edited.editable])
+        logits_NW2 = self.discriminate(edited.ids, edited.attention, condition_NH)
+        counted_NW = torch.ones_like(edited.ids, dtype=torch.bool)
+        if self.choices.rtd_padding == "ignore":
+            counted_NW = edited.attention.bool()
+        loss = rtd_loss(logits_NW2, edited.labels, counted_NW)
+        return loss, rtd_metrics(logits_NW2.detach(), edited)
+
+    def rows(self, sentences: int, view: int, first_row: int, device: torch.device) -> Tensor:
+        """Numbers of the rows of one view, told apart from the other views': (B,) int64."""
+        return torch.arange(first_row, first_row + sentences, device=device) + view * _VIEW
 
     def edit(self, x_RT: Tensor, attention_RT: Tensor, *, step: int, rows_R: Tensor) -> Edited:
-        """x″ = G(m · x), and r."""
-        assert self.generator is not None
-        return edit(
-            self.generator,
-            x_RT,
-            attention_RT,
-            self.vocabulary,
-            mask_ratio=self.choices.mask_ratio,
-            sampling=self.choices.sampling,
-            scope=self.choices.edit_scope,
-            temperature=self.choices.sampling_temperature,
-            address=(self.seed, step),
-            rows_R=rows_R,
+        """x″ = G(m · x), or another editor's, and r."""
+        choices = self.choices
+        tools = Tools(
+            vocabulary=self.vocabulary,
+            mask_ratio=choices.mask_ratio,
+            sampling=choices.sampling,
+            temperature=choices.sampling_temperature,
+            scope=choices.edit_scope,
+            generator=self.generator,
+            causal_generator=self.causal_generator,
         )
+        return edit(x_RT, attention_RT, choices.edits, tools, Draw((self.seed, step), rows_R))
 
     def condition(self, h_RH: Tensor, z_RH: Tensor) -> Tensor | None:
         """What D is told of the sentence: (R, H), or None for plain ELECTRA."""
         return {"projected": z_RH, "pooled": h_RH, "none": None}[self.choices.condition]
 
-    def discriminate(self, edited_RT: Tensor, attention_RT: Tensor, condition_RH: Tensor | None) -> Tensor:
-        """D(x″, z): (R, T, 2) logits, index 1 = replaced."""
+    def discriminate(self, edited_RW: Tensor, attention_RW: Tensor, condition_RH: Tensor | None) -> Tensor:
+        """D(x″, z): (R, W, 2) logits, index 1 = edited."""
         assert self.discriminator is not None
         assert self.head is not None
+        with self._told(edited_RW, attention_RW, condition_RH) as (ids_RW, mask_RW):
+            hidden_RWH = self.discriminator(input_ids=ids_RW, attention_mask=mask_RW).last_hidden_state
+        return self.head(hidden_RWH[:, -edited_RW.shape[1] :])
+
+    def restore(self, ids_RW: Tensor, attention_RW: Tensor, condition_RH: Tensor | None, where_RW: Tensor) -> Tensor:
+        """D as a conditional language model: its logits at the given positions, (M, V)."""
+        assert self.discriminator is not None
+        with self._told(ids_RW, attention_RW, condition_RH) as (told_RW, mask_RW):
+            room = told_RW.shape[1] - ids_RW.shape[1]
+            return logits_at(self.discriminator, told_RW, mask_RW, F.pad(where_RW, (room, 0)))
+
+    @contextmanager
+    def _told(
+        self, ids_RW: Tensor, attention_RW: Tensor, condition_RH: Tensor | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Within the block D's one forward pass is told of the sentences; gives the tokens to run it on."""
         if condition_RH is None:
-            hidden_RTH = self.discriminator(input_ids=edited_RT, attention_mask=attention_RT).last_hidden_state
-        elif self.choices.inject == "prepend":
+            yield ids_RW, attention_RW
+            return
+        assert self.discriminator is not None
+        if self.choices.inject == "prepend":
             # The start token once more, to make room; z takes the place of this copy, and its output is not judged.
-            longer_RT, attention_RT = (torch.cat([x[:, :1], x], 1) for x in (edited_RT, attention_RT))
-            with sentence_at_position_0(self.discriminator, condition_RH):
-                hidden_RTH = self.discriminator(input_ids=longer_RT, attention_mask=attention_RT).last_hidden_state
-            hidden_RTH = hidden_RTH[:, 1:]
-        else:
-            with sentence_at_position_0(self.discriminator, condition_RH):
-                hidden_RTH = self.discriminator(input_ids=edited_RT, attention_mask=attention_RT).last_hidden_state
-        return self.head(hidden_RTH)
+            ids_RW, attention_RW = (torch.cat([x[:, :1], x], 1) for x in (ids_RW, attention_RW))
+        with sentence_at_position_0(self.discriminator, condition_RH):
+            yield ids_RW, attention_RW
 
     # ---- saving ----------------------------------------------------------------------------------------------------
 
     def trained_state(self) -> dict[str, Tensor]:
-        """Every weight and buffer that training changes, i.e. all but the frozen generator's."""
-        return {name: value for name, value in self.state_dict().items() if not name.startswith("generator.")}
+        """Every weight and buffer that training changes, i.e. all but the frozen generators'; tied ones once."""
+        state: dict[str, Tensor] = {}
+        seen: set[tuple[int, torch.Size]] = set()
+        for name, value in self.state_dict().items():
+            place = value.data_ptr(), value.shape
+            if not name.startswith(FROZEN) and not (value.numel() > 1 and place in seen):
+                seen.add(place)
+                state[name] = value
+        return state
+
+
+FROZEN = ("generator.", "causal_generator.")
+"""How names of weights begin that training leaves alone."""
+
+
+def _tokens(batch: Mapping[str, Tensor], column: str) -> tuple[Tensor, Tensor]:
+    return batch[f"{column}input_ids"], batch[f"{column}attention_mask"]
+
+
+def _together(blocks: Sequence[tuple[Tensor, ...]], pad: int) -> tuple[Tensor, Tensor]:
+    """Blocks of rows (ids, attention) under one another, padded to the widest."""
+    width = max(ids.shape[1] for ids, _ in blocks)
+    ids, attention = (
+        torch.cat([F.pad(block[part], (0, width - block[part].shape[1]), value=value) for block in blocks])
+        for part, value in ((0, pad), (1, 0))
+    )
+    return ids, attention
+
+
+def _language_model_loss(logits_MV: Tensor, tokens_M: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    loss = _mean_cross_entropy(logits_MV, tokens_M)
+    right_M = (logits_MV.detach().argmax(-1) == tokens_M).float()
+    count = tokens_M.new_tensor(len(tokens_M))
+    return loss, {"lm_accuracy": right_M.mean(), "lm_log_loss": loss.detach(), "lm_tokens": count}
 
 
 @torch.no_grad()

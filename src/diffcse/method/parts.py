@@ -10,13 +10,20 @@ Weights are read from safetensors only and no code of a checkpoint is run.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as hf_logging
 
 from diffcse.config import Method
@@ -44,12 +51,17 @@ def build(
     seed: int = 42,
     encoder: Source | None = None,
     generator: Source | None = None,
+    causal_generator: Source | None = None,
     discriminator: Source | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    pairs: bool = False,
 ) -> tuple[DiffCSE, PreTrainedTokenizerBase]:
     """The trainable module and its tokenizer.
 
     Each part may be given as a module, a folder or a hub id; what is not given comes from `config`.
+
+    Args:
+        pairs: it will be trained on pairs, so that views need no dropout to differ.
 
     Raises:
         InputError: a part cannot be loaded, does not fit the others, or is of an architecture that cannot be used.
@@ -59,31 +71,60 @@ def build(
         if isinstance(encoder, PreTrainedModel):
             raise InputError("an encoder given as a module needs its tokenizer: pass tokenizer=")
         tokenizer = load_tokenizer(encoder)
-    vocabulary = read_vocabulary(tokenizer, masks=config.difference != "none")
+    vocabulary = read_vocabulary(tokenizer, masks=config.difference == "mlm" or config.needs("masked"))
     f = load_encoder(encoder)
     check_vocabulary_size(f, vocabulary, "encoder")
     _set_dropout(f, config.dropout)
-    if config.contrast and not _views_differ(f):
+    if config.contrast and not pairs and not _views_differ(f):
         raise InputError(
             f"{_name(encoder)}: runs without dropout (its configuration sets it to 0), so the two views of a sentence "
             "would be equal and the contrastive loss would teach nothing: set method.dropout = 0.1"
         )
-    if config.difference == "none":
-        return DiffCSE(f, vocabulary, config, seed=seed), tokenizer
-
-    start = discriminator or config.discriminator or encoder
-    # A module given once cannot be both f and D: D starts as a copy of its weights.
-    d = _copy(start) if isinstance(start, PreTrainedModel) else load_encoder(start)
-    _set_dropout(d, config.dropout)
-    g = _generator(generator or config.generator, encoder)
-    trained = {id(p) for part in (f, d) for p in part.parameters()}
-    if any(id(p) in trained for p in g.parameters()):
-        g = copy.deepcopy(g)  # given as a module that holds the encoder: G must not be frozen together with f
-    for part, model, source in (("discriminator", d, start), ("generator", g, generator or config.generator)):
-        if isinstance(source, str | Path) and source != encoder:
+    trained = [f]
+    d = None
+    if config.difference != "none":
+        start = discriminator or config.discriminator or encoder
+        d = _discriminator(start, config)
+        _set_dropout(d, config.dropout)
+        check_vocabulary_size(d, vocabulary, "discriminator")
+        trained.append(d)
+    g = causal = None
+    if config.needs("masked"):
+        g = _apart(_generator(generator or config.generator, encoder), trained)
+        check_vocabulary_size(g, vocabulary, "generator")
+    if config.needs("causal"):
+        causal = _apart(load_causal_generator(causal_generator or config.causal_generator or ""), trained)
+        check_vocabulary_size(causal, vocabulary, "causal_generator")
+    for part, model, source in (
+        ("discriminator", d, discriminator or config.discriminator),
+        ("generator", g, generator or config.generator),
+        ("causal_generator", causal, causal_generator or config.causal_generator),
+    ):
+        if model is not None and isinstance(source, str | Path) and source != encoder:
             check_same_vocabulary(tokenizer, load_tokenizer(source), str(encoder), f"{part} {source}")
-        check_vocabulary_size(model, vocabulary, part)
-    return DiffCSE(f, vocabulary, config, generator=g, discriminator=d, seed=seed), tokenizer
+    module = DiffCSE(f, vocabulary, config, generator=g, causal_generator=causal, discriminator=d, seed=seed)
+    return module, tokenizer
+
+
+def _discriminator(start: Source, config: Method) -> PreTrainedModel:
+    """D: an encoder, or a masked language model where it has to say tokens."""
+    if config.difference == "rtd":
+        # A module given once cannot be both f and D: D starts as a copy of its weights.
+        return _copy(start) if isinstance(start, PreTrainedModel) else load_encoder(start)
+    if not isinstance(start, PreTrainedModel):
+        return load_masked_lm(start, "discriminator")
+    if start.get_output_embeddings() is None:
+        raise InputError(
+            f'method.difference = "{config.difference}" needs a discriminator with a vocabulary head, and '
+            f"{type(start).__name__} has none: pass discriminator= a masked language model"
+        )
+    return _copy(start)
+
+
+def _apart(generator: PreTrainedModel, trained: Sequence[PreTrainedModel]) -> PreTrainedModel:
+    """G, or a copy of it if it was given as a module that holds what is trained: it must not be frozen with it."""
+    theirs = {id(p) for part in trained for p in part.parameters()}
+    return copy.deepcopy(generator) if any(id(p) in theirs for p in generator.parameters()) else generator
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -160,16 +201,55 @@ def _name(source: Source) -> str:
 
 def load_generator(source: Source) -> PreTrainedModel:
     """A masked language model in float32 whose vocabulary head was really trained."""
-    if isinstance(source, PreTrainedModel):
-        return source
-    model, info = _load(AutoModelForMaskedLM, source, "generator", dtype=torch.float32, output_loading_info=True)
+    return source if isinstance(source, PreTrainedModel) else load_masked_lm(source, "generator").eval()
+
+
+def load_masked_lm(source: str | Path, part: str) -> PreTrainedModel:
+    """A masked language model in float32.
+
+    Raises:
+        InputError: its vocabulary head is not in the checkpoint; says what to do for this `part`.
+    """
+    model, info = _load(AutoModelForMaskedLM, source, part, dtype=torch.float32, output_loading_info=True)
     if info["missing_keys"]:
+        fix = (
+            "Name a masked language model with the same vocabulary as method.generator (diffcse pretrain --tokenizer "
+            'makes one), edit without one (method.edits = ["replace"]), or train without the difference term '
+            '(method.difference = "none")'
+            if part == "generator"
+            else "Name one that has it as method.discriminator"
+        )
         raise InputError(
             f"{source}: has no trained masked-language-model head ({sorted(info['missing_keys'])[0]} is not in the "
-            "checkpoint), so it cannot be the generator. Name a masked language model with the same vocabulary as "
-            'method.generator, or train without the difference term (method.difference = "none")'
+            f"checkpoint), so it cannot be the {part}. {fix}"
         )
-    return model.eval()
+    return model
+
+
+def load_causal_generator(source: Source) -> PreTrainedModel:
+    """A causal language model in float32, whose prediction at a position sees nothing beyond it."""
+    if isinstance(source, PreTrainedModel):
+        model = source
+    else:
+        model, info = _load(
+            AutoModelForCausalLM, source, "causal_generator", dtype=torch.float32, output_loading_info=True
+        )
+        if info["missing_keys"]:
+            raise InputError(
+                f"{source}: has no trained language-model head ({sorted(info['missing_keys'])[0]} is not in the "
+                "checkpoint), so it cannot be the causal_generator"
+            )
+    model.eval()
+    ids = _some_ids(model)
+    ids[1, -1] += 1
+    with torch.no_grad():
+        first, second = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, 0]
+    if not torch.equal(first, second):
+        raise InputError(
+            f"{_name(source)}: not a causal language model: what it says of a token depends on the tokens after it. "
+            "Name one as method.causal_generator (diffcse pretrain --objective causal makes one)"
+        )
+    return model
 
 
 def _generator(wanted: Source | None, encoder: Source) -> PreTrainedModel:
@@ -213,6 +293,7 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, *, masks: bool = True) -
         size=len(tokenizer),
         mask=tokenizer.mask_token_id if masks else -1,
         special=tuple(tokenizer.all_special_ids),
+        pad=tokenizer.pad_token_id,
     )
 
 

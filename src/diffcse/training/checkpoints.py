@@ -79,7 +79,9 @@ def load_weights(model: DiffCSE, path: Path) -> None:
     trained = model.state_dict()
     sizes = [name for name, value in weights.items() if name in trained and trained[name].shape != value.shape]
     missing, unexpected = ([], []) if sizes else model.load_state_dict(weights, strict=False)
-    other = [*sizes, *unexpected, *(name for name in missing if not name.startswith("generator."))]
+    # Of tied weights one name is saved; a frozen generator comes from its own checkpoint.
+    wanted = model.trained_state()
+    other = [*sizes, *unexpected, *(name for name in missing if name in wanted)]
     if other:
         raise InputError(
             f"{path}: holds other weights than this run trains (first: {other[0]}): resume with the recipe that "

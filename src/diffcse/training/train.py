@@ -11,19 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
-from diffcse.config import Config, Method, Training, differences, to_dict, to_toml
+from diffcse.config import Config, Training, differences, to_dict, to_toml
 from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.evaluation.sts import PairSet, read_pairs, score_sts
 from diffcse.files import clear_partials, staged_folder, write_errors, write_text
+from diffcse.method.edits import longest_copy
 from diffcse.method.objective import DiffCSE
 from diffcse.method.parts import build, default_generator
 from diffcse.record import Record, read_record
 from diffcse.text.corpus import Corpus, read_corpus
+from diffcse.text.examples import Examples, read_examples
 from diffcse.training.checkpoints import load_weights, newest_whole, save_weights
+from diffcse.training.collate import Collate, Neighbours
 from diffcse.training.trainer import DiffCSETrainer, updates_per_epoch
 
 PARTS = "training_parts.safetensors"
@@ -45,7 +49,7 @@ class Trained:
 
 def run(
     config: Config,
-    corpus: Corpus | Sequence[str | Path],
+    corpus: Corpus | Examples | Sequence[str | Path],
     output: str | Path,
     *,
     resume: bool = False,
@@ -58,7 +62,7 @@ def run(
     `resume` goes on: a run killed at any moment ends with the same weights as one that was not.
 
     Args:
-        corpus: a corpus, or files and globs to read one from.
+        corpus: a corpus, pairs or triplets, or files and globs to read them from as `config.text` says.
         resume: go on in `output`; nothing to go on from is no error.
 
     Raises:
@@ -69,13 +73,15 @@ def run(
     dev = None if config.training.dev is None else read_pairs(Path(config.training.dev))
     record_file = output / "run.json"
     check_output(output, resume=resume, begun=record_file.name)
-    if not isinstance(corpus, Corpus):
-        corpus = read_corpus(corpus)
+    if not isinstance(corpus, (Corpus, Examples)):
+        corpus = _read(config, corpus)
+    _check_kind(config, corpus)
     report("corpus", {"summary": corpus.summary()})
     batch, training = config.training.batch_size, config.training
     if len(corpus) < batch:
+        what = "pairs" if config.text.supervised else "sentences"
         raise InputError(
-            f"the corpus has {len(corpus)} distinct sentences, fewer than one batch of {batch}: "
+            f"the corpus has {len(corpus)} distinct {what}, fewer than one batch of {batch}: "
             f"give more text, or --batch-size {max(2, 2 ** int(math.log2(len(corpus))))}"
         )
     steps = training.max_steps or max(
@@ -93,29 +99,21 @@ def run(
         if not (output / "model").is_dir():
             raise InputError(f"{output}: its run is complete, but model/ was removed: give a new --output")
         return Trained(_restore(config, output / PARTS), load(output), begun)
-    if config.method.difference != "none" and config.method.generator is None:
+    if config.method.needs("masked") and config.method.generator is None:
         generator = begun.config["method"]["generator"] if begun else default_generator(config.method.model)
         config = dataclasses.replace(config, method=dataclasses.replace(config.method, generator=generator))
 
-    model, tokenizer = build(config.method, seed=training.seed)
+    model, tokenizer = build(config.method, seed=training.seed, pairs=config.text.supervised)
     limit = position_limit(model.encoder, tokenizer)
-    if training.max_tokens > limit:
-        raise InputError(
-            f"training.max_tokens = {training.max_tokens}: {config.method.model} takes at most {limit} tokens"
-        )
-    if config.method.inject == "prepend" and training.max_tokens == limit:
-        raise InputError(
-            f'training.max_tokens = {training.max_tokens} with method.inject = "prepend": D needs one position more '
-            f"than {config.method.model} has: set max_tokens to at most {limit - 1}"
-        )
+    _check_lengths(config, model, tokenizer, limit)
     encoder = Encoder(model.encoder, tokenizer, config.method.pooling, limit)
     bf16 = use_bf16(training)
 
     record = Record(kind="train", config=to_dict(config), seed=training.seed, data=data)
     record.scores["steps"] = steps
-    unused = _unused(config.method)
+    unused = config.method.unused()
     if unused:
-        record.warnings.append(f'method.difference = "none": {unused} not used')
+        record.warnings.append(f"set, but without effect beside the other choices: {', '.join(unused)}")
     if config.method.difference != "none" and config.method.condition == "none":
         record.warnings.append(
             'method.condition = "none": D is trained beside the encoder but tells it nothing (plain ELECTRA, for '
@@ -146,8 +144,8 @@ def run(
     trainer = DiffCSETrainer(
         model,
         training,
-        corpus,  # type: ignore[arg-type]
-        tokenizer,
+        _examples(config, corpus),
+        Collate(tokenizer, training.max_tokens, neighbours=config.method.pairing != "same"),
         output,
         steps=steps,
         bf16=bf16,
@@ -208,18 +206,57 @@ def _clean_up(output: Path) -> None:
     shutil.rmtree(output / "best", ignore_errors=True)
 
 
-def _unused(method: Method) -> str:
-    """Names of the fields that were set but mean nothing without the difference term."""
-    if method.difference != "none":
-        return ""
-    return ", ".join(f"method.{name}" for name in ("generator", "discriminator") if getattr(method, name) is not None)
+def _read(config: Config, patterns: Sequence[str | Path]) -> Corpus | Examples:
+    if config.text.supervised:
+        return read_examples(patterns, text=config.text)
+    return read_corpus(patterns, text=config.text, documents=config.method.pairing != "same")
+
+
+def _check_kind(config: Config, corpus: Corpus | Examples) -> None:
+    """That the data are of the kind the recipe trains on; those read by the recipe itself always are."""
+    if isinstance(corpus, Examples):
+        wanted = [name for name in (config.text.anchor, config.text.positive, config.text.hard_negative) if name]
+        if list(corpus.columns) != wanted:
+            raise InputError(
+                f"examples with the columns {list(corpus.columns)} were given, and the recipe's text section names "
+                f"{wanted or 'none'}: set text.anchor, text.positive (and text.hard_negative) to those columns"
+            )
+    elif config.text.supervised:
+        raise InputError("text.anchor is set, but plain sentences were given: give diffcse.read_examples(...)")
+    elif config.method.pairing != "same" and corpus.following is None:
+        raise InputError(
+            f'method.pairing = "{config.method.pairing}" needs to know which sentence follows which: read the corpus '
+            "with read_corpus(..., documents=True)"
+        )
+
+
+def _examples(config: Config, corpus: Corpus | Examples) -> Any:
+    """What the trainer draws from: sentences, pairs, or sentences with the next one."""
+    return Neighbours(corpus) if isinstance(corpus, Corpus) and config.method.pairing != "same" else corpus
+
+
+def _check_lengths(config: Config, model: DiffCSE, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
+    """That training sentences, and what edits add to them, fit every network's positions."""
+    method, tokens = config.method, config.training.max_tokens
+    if tokens > limit:
+        raise InputError(f"training.max_tokens = {tokens}: {method.model} takes at most {limit} tokens")
+    inserts = [name for name in method.edits if method.edits_sentences and "insert" in name]
+    room = longest_copy(tokens, method.mask_ratio) - tokens if inserts else 0
+    told = int(method.difference != "none" and method.condition != "none" and method.inject == "prepend")
+    why = " and ".join([*inserts[:1], *(["the prepended sentence embedding"] if told else [])])
+    for part, more in ((model.discriminator, room + told), (model.generator, room), (model.causal_generator, 0)):
+        if part is not None and tokens + more > (most := position_limit(part, tokenizer)):
+            raise InputError(
+                f"training.max_tokens = {tokens}: {type(part).__name__} takes at most {most} tokens, and sentences may "
+                f"have {tokens + more}{why and f' with {why}'}: lower max_tokens by {tokens + more - most}"
+            )
 
 
 def _restore(config: Config, parts: Path) -> DiffCSE | None:
     """The module of a complete run, in eval mode, if it kept its training parts."""
     if not parts.is_file():
         return None
-    model, _ = build(config.method, seed=config.training.seed)
+    model, _ = build(config.method, seed=config.training.seed, pairs=config.text.supervised)
     load_weights(model, parts)
     return model.eval()
 
@@ -287,8 +324,9 @@ def _public(source: str | None) -> str | None:
     return Path(source).name if source is not None and Path(source).exists() else source
 
 
-def _card(config: Config, corpus: Corpus, steps: int) -> str:
+def _card(config: Config, corpus: Corpus | Examples, steps: int) -> str:
     method = "SimCSE" if config.method.difference == "none" else "DiffCSE"
+    method = f"supervised {method}" if config.text.supervised else method
     # Folders of this machine are nobody's business: names are enough.
     config = dataclasses.replace(
         config,
@@ -301,16 +339,18 @@ def _card(config: Config, corpus: Corpus, steps: int) -> str:
         training=dataclasses.replace(config.training, dev=_public(config.training.dev)),
     )
     batch = config.training.batch_size * config.training.accumulation
+    pairs = config.text.supervised
+    what = "sentences" if not pairs else "triplets" if config.text.hard_negative else "pairs"
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
-tags: [sentence-transformers, sentence-similarity, {method.lower()}]
+tags: [sentence-transformers, sentence-similarity, {method.split()[-1].lower()}]
 ---
 
 # A sentence encoder trained by {method}
 
-Trained without labels from `{config.method.model}` on {len(corpus):,} sentences
-(SHA-256 of the text `{corpus.sha256[:16]}…`), {steps:,} steps of {batch} sentences cut at
+Trained {"on labelled pairs" if pairs else "without labels"} from `{config.method.model}` on {len(corpus):,} {what}
+(SHA-256 of the text `{corpus.sha256[:16]}…`), {steps:,} steps of {batch} {what} cut at
 {config.training.max_tokens} tokens. Pooling: {config.method.pooling}. Compare embeddings by cosine.
 
 ```python

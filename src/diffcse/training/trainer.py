@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from diffcse.config import Training
@@ -56,8 +56,8 @@ class DiffCSETrainer(Trainer):
     Args:
         model: what is trained.
         training: how.
-        corpus: sentences.
-        tokenizer: the encoder's.
+        examples: what the collator takes: sentences, or tuples of them.
+        collate: makes batches of them.
         folder: where checkpoints and `log.jsonl` go.
         steps: weight updates in all.
         resuming: whether `train` will be given a checkpoint.
@@ -70,8 +70,8 @@ class DiffCSETrainer(Trainer):
         self,
         model: DiffCSE,
         training: Training,
-        corpus: Sequence[str],
-        tokenizer: PreTrainedTokenizerBase,
+        examples: Sequence[Any],
+        collate: Collate,
         folder: Path,
         *,
         steps: int,
@@ -82,7 +82,7 @@ class DiffCSETrainer(Trainer):
         report: Callable[[dict[str, Any]], None] = lambda entry: None,
     ) -> None:
         self.diffcse = model
-        self._order = Shuffled(len(corpus), training.seed)
+        self._order = Shuffled(len(examples), training.seed)
         self._dev, self._on_best, self._report = dev, on_best, report
         self._log_file = folder / "log.jsonl"
         self._meter = _Meter()
@@ -122,9 +122,9 @@ class DiffCSETrainer(Trainer):
         super().__init__(
             model=model,
             args=arguments,
-            train_dataset=corpus,
+            train_dataset=examples,
             eval_dataset=[] if dev else None,
-            data_collator=Collate(tokenizer, training.max_tokens),
+            data_collator=collate,
             callbacks=[_Schedule(self)],
         )
         self.model_accepts_loss_kwargs = False  # our loss is a mean over the batch: accumulation divides it
@@ -253,6 +253,7 @@ class _Meter:
     """
 
     _MEANS = ("positive_cosine", "negative_cosine")
+    _COUNTS = ("false_negatives",)
 
     def __init__(
         self, sums: dict[str, float] | None = None, batches: int = 0, sentences: int = 0, seconds_before: float = 0.0
@@ -272,7 +273,12 @@ class _Meter:
     def add(self, terms: Terms, *, sentences: int, truncated: Tensor) -> None:
         """Count one batch. Nothing is read from the device here: that would make it wait."""
         metrics = terms.metrics
-        values = {"loss": terms.total, "contrastive": terms.contrastive, "rtd": terms.rtd, "truncated": truncated}
+        values = {
+            "loss": terms.total,
+            "contrastive": terms.contrastive,
+            "difference": terms.difference,
+            "truncated": truncated,
+        }
         values |= {name: metrics[name] for name in self._MEANS if name in metrics}
         if "rtd_tokens" in metrics:
             tokens, replaced = metrics["rtd_tokens"], metrics["rtd_replaced"]
@@ -285,6 +291,12 @@ class _Meter:
             ):
                 # A share of no tokens is NaN, and counts for nothing.
                 values[name] = torch.where(weight > 0, metrics[name] * weight, 0)
+        if "lm_tokens" in metrics:
+            tokens = metrics["lm_tokens"]
+            values |= {"lm_tokens": tokens}
+            for name in ("lm_accuracy", "lm_log_loss"):
+                values[name] = torch.where(tokens > 0, metrics[name] * tokens, 0)
+        values |= {name: metrics[name] for name in self._COUNTS if name in metrics}
         for name, value in values.items():
             if value is not None:
                 self._sums[name] = self._sums.get(name, 0.0) + value.detach().double()
@@ -300,7 +312,9 @@ class _Meter:
         """Means, shares, and counts."""
         sums = {name: float(value) for name, value in self._sums.items()}
         read = {
-            name: sums[name] / self._batches for name in ("loss", "contrastive", "rtd", *self._MEANS) if name in sums
+            name: sums[name] / self._batches
+            for name in ("loss", "contrastive", "difference", *self._MEANS)
+            if name in sums
         }
         if "rtd_tokens" in sums:
             tokens, replaced = sums["rtd_tokens"], sums["rtd_replaced"]
@@ -311,6 +325,9 @@ class _Meter:
                 "rtd_majority": _share(max(replaced, tokens - replaced), tokens),
                 "rtd_log_loss": _share(sums["rtd_log_loss"], tokens),
             }
+        if "lm_tokens" in sums:
+            read |= {name: _share(sums[name], sums["lm_tokens"]) for name in ("lm_accuracy", "lm_log_loss")}
+        read |= {name: sums[name] for name in self._COUNTS if name in sums}
         seconds = self._before + time.perf_counter() - self._since
         return {
             **read,

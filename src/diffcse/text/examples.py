@@ -1,0 +1,5 @@
+class Examples:
+    pass
+
+
+def read_examples(patterns, *, text): ...
