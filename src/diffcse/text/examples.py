@@ -1,5 +1,0 @@
-class Examples:
-    pass
-
-
-def read_examples(patterns, *, text): ...
