@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from diffcse.method.objective import DiffCSE, Terms
     from diffcse.method.parts import build
     from diffcse.text.corpus import Corpus, read_corpus
+    from diffcse.text.examples import Examples, read_examples
     from diffcse.training.train import Trained
     from diffcse.training.train import run as train
 
@@ -35,6 +36,8 @@ _HOMES = {
     "InputError": "errors",
     "Corpus": "text.corpus",
     "read_corpus": "text.corpus",
+    "Examples": "text.examples",
+    "read_examples": "text.examples",
     "DiffCSE": "method.objective",
     "Terms": "method.objective",
     "build": "method.parts",
@@ -52,6 +55,7 @@ __all__ = [
     "Corpus",
     "DiffCSE",
     "Encoder",
+    "Examples",
     "InputError",
     "Method",
     "Terms",
@@ -64,6 +68,7 @@ __all__ = [
     "load",
     "load_recipe",
     "read_corpus",
+    "read_examples",
     "save",
     "train",
 ]

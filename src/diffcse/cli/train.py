@@ -21,7 +21,7 @@ class Train:
     """Train a sentence encoder on plain text, one sentence a line, without labels."""
 
     corpus: Annotated[Positional[tuple[str, ...]], arg(metavar="CORPUS...", help_behavior_hint="")]
-    """Text files or globs: .txt, also .gz and .xz."""
+    """Files or globs: .txt .csv .tsv .jsonl .parquet, also .gz .xz .zst; or hub:OWNER/NAME."""
     output: Path | None = None
     """Folder for the model, run.json and logs. Must be new or empty, unless --resume."""
     recipe: str = "mini_cpu"

@@ -1,0 +1,95 @@
+"""Seconds and peak memory that `read_corpus` takes for a million lines, or ten, in one process or several.
+
+Lines come from text files (such as the Wikipedia sentences of wiki-*.txt.xz) with a counter in front, which makes all
+of them distinct: the worst case, as every hash and every line must be kept.
+
+    python benchmarks/read_corpus.py --lines 1000000 --processes 1 TEXT...
+    python benchmarks/read_corpus.py --lines 1000000 --format .parquet --documents TEXT...
+
+Reading is measured in a fresh process, as it stands with numpy imported and before the corpus is read, so that only
+what reading adds is counted; the peak includes that of its worker processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import lzma
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+MEASURE = """
+import json, resource, sys, time
+from pathlib import Path
+from diffcse.text.corpus import read_corpus
+kib = lambda who: resource.getrusage(who).ru_maxrss
+before, began = kib(resource.RUSAGE_SELF), time.perf_counter()
+file, cache, processes, documents = sys.argv[1:]
+corpus = read_corpus([file], cache_dir=Path(cache), processes=int(processes), documents=documents == "True")
+print(json.dumps({
+    "sentences": len(corpus), "seconds": round(time.perf_counter() - began, 1), "start_mb": round(before / 1e3),
+    "peak_mb": round(kib(resource.RUSAGE_SELF) / 1e3), "largest_worker_mb": round(kib(resource.RUSAGE_CHILDREN) / 1e3),
+    "sha256": corpus.sha256[:16],
+}))
+"""
+
+
+def lines(files: list[Path], number: int) -> Iterator[str]:
+    """`number` distinct lines, going round the files as often as it takes."""
+    made = 0
+    while made < number:
+        for file in files:
+            with (lzma.open if file.suffix == ".xz" else open)(file, "rt", encoding="utf-8") as source:
+                for line in source:
+                    if made == number:
+                        return
+                    yield f"{made} {line.rstrip()}"
+                    made += 1
+
+
+def write(target: Path, made: Iterator[str]) -> None:
+    """The lines in the format of `target`'s ending."""
+    if target.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        everything = list(made)
+        pq.write_table(pa.table({"text": everything}), target, row_group_size=100_000)
+        return
+    with target.open("w", encoding="utf-8", newline="") as file:
+        if target.suffix == ".csv":
+            writer = csv.writer(file)
+            writer.writerow(["text"])
+            writer.writerows([line] for line in made)
+        elif target.suffix == ".jsonl":
+            file.writelines(json.dumps({"text": line}) + "\n" for line in made)
+        else:
+            file.writelines(line + "\n" for line in made)
+
+
+def main() -> None:
+    """Write the lines, read them in a fresh process, print what it took."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("text", nargs="+", type=Path)
+    parser.add_argument("--lines", type=int, default=1_000_000)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--format", default=".txt", choices=[".txt", ".csv", ".jsonl", ".parquet"])
+    parser.add_argument("--documents", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / f"lines{options.format}"
+        write(target, lines(options.text, options.lines))
+        print(f"{options.lines:,} lines, {target.stat().st_size / 1e6:,.0f} MB as {options.format}", flush=True)
+        arguments = [str(target), f"{folder}/cache", str(options.processes), str(options.documents)]
+        run = subprocess.run([sys.executable, "-c", MEASURE, *arguments], check=True, capture_output=True, text=True)
+        facts = json.loads(run.stdout)
+        print(json.dumps(facts))
+        print(f"{facts['sentences'] / facts['seconds']:,.0f} lines/s")
+
+
+if __name__ == "__main__":
+    main()
