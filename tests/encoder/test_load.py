@@ -12,13 +12,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Normalize,
+    Pooling,
+    Transformer,
+    WeightedLayerPooling,
+)
+from torch import nn
 
 from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
-from tests.models import SENTENCES, save_tiny
+from tests.models import SENTENCES, save_tiny, save_with_pooler
 
 TEXTS = [*SENTENCES[:20], "", " ".join(SENTENCES)]
 
@@ -150,7 +157,7 @@ def test_the_bundled_model():
 
 def test_a_pooling_asked_for_wins(folder):
     assert load(folder, pooling="cls").pooling == "cls"
-    with pytest.raises(InputError, match="pooling 'max': must be one of cls, mean"):
+    with pytest.raises(InputError, match="pooling 'max': must be one of cls, mean, first_last, top2, pooler"):
         load(folder, pooling="max")
 
 
@@ -293,7 +300,8 @@ TRANSFORMER, MEAN, NORMALIZE = (
         [TRANSFORMER, MEAN, MEAN],
         [TRANSFORMER, TRANSFORMER, MEAN],
         [TRANSFORMER, NORMALIZE, MEAN],
-        [TRANSFORMER, MEAN, {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}],
+        [TRANSFORMER, {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}, MEAN],
+        [TRANSFORMER, MEAN, NORMALIZE, {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}],
         [TRANSFORMER, MEAN, {"type": "sentence_transformers.models.LayerNorm", "path": "2_LayerNorm"}, NORMALIZE],
         [{"type": "sentence_transformers.models.CLIPModel", "path": ""}],
         [{"type": "custom_code.Transformer", "path": ""}, MEAN],
@@ -306,9 +314,69 @@ def test_layouts_that_are_more_than_an_encoder_with_one_pooling(folder, modules)
     refused(folder, "only a Transformer with one Pooling", pooling="cls")
 
 
-def test_a_dense_module_written_by_sentence_transformers(checkpoints, tmp_path):
-    of_sentence_transformers(tmp_path / "st", checkpoints["bert"], Pooling(32, "mean"), Dense(32, 8))
-    refused(tmp_path / "st", "Dense", "SentenceTransformer itself")
+@pytest.mark.parametrize(
+    ("modules", "says"),
+    [
+        ([Pooling(32, "mean"), Dense(32, 32)], "pooling mean before Dense"),
+        ([Pooling(32, "cls"), Dense(32, 8)], "out_features = 8"),
+        ([Pooling(32, "cls"), Dense(32, 32, bias=False)], "bias = False"),
+        ([Pooling(32, "cls"), Dense(32, 32, activation_function=nn.GELU())], "activation_function = 'torch.nn.modules"),
+        ([Pooling(32, "cls"), Dense(32, 32, use_residual=True)], "use_residual = True"),
+        ([WeightedLayerPooling(32, 2, 1), Pooling(32, "cls")], "pooling cls of two layers"),
+        ([WeightedLayerPooling(32, 2, 0), Pooling(32, "mean")], "layer weights [1.0, 1.0, 1.0]"),
+        ([WeightedLayerPooling(32, 3, 2), Pooling(32, "mean")], "has 2 layers, but its pooling is for 3"),
+    ],
+)
+def test_modules_that_are_no_pooling_of_ours(checkpoints, tmp_path, modules, says):
+    SentenceTransformer(modules=[Transformer(str(checkpoints["bert"])), *modules], device="cpu").save(
+        str(tmp_path / "st")
+    )
+    refused(tmp_path / "st", says)
+
+
+def test_a_trained_head_written_by_sentence_transformers(checkpoints, tmp_path):
+    """As LaBSE comes: the transformer's own pooler may never have been trained, the Dense module is the head."""
+    reference = of_sentence_transformers(tmp_path / "st", checkpoints["bert"], Pooling(32, "cls"), Dense(32, 32))
+    encoder = load(tmp_path / "st")
+    assert encoder.pooling == "pooler"
+    np.testing.assert_allclose(encoder(TEXTS), reference.encode(TEXTS), atol=5e-6)
+
+
+def test_a_trained_head_on_an_architecture_that_has_none(tmp_path):
+    of_sentence_transformers(
+        tmp_path / "st", save_tiny(tmp_path / "plain", "distilbert"), Pooling(32, "cls"), Dense(32, 32)
+    )
+    refused(tmp_path / "st", "DistilBertModel has no pooler head of BERT's kind")
+
+
+def test_two_layers_in_equal_parts_whatever_the_scale(checkpoints, tmp_path):
+    parts = WeightedLayerPooling(32, 2, 1, layer_weights=nn.Parameter(torch.tensor([0.5, 0.5])))
+    reference = of_sentence_transformers(tmp_path / "st", checkpoints["bert"], parts, Pooling(32, "mean"))
+    reference[0].auto_model.config.output_hidden_states = True
+    encoder = load(tmp_path / "st")
+    assert encoder.pooling == "top2"
+    np.testing.assert_allclose(encoder(TEXTS), reference.encode(TEXTS), atol=5e-6)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_head_that_was_not_trained_is_refused(tmp_path, family):
+    """A masked language model's checkpoint has no pooler; transformers would make up a random one."""
+    refused(save_tiny(tmp_path / "plain", family), "its pooler head was not trained", pooling="pooler")
+    refused(save_tiny(tmp_path / "other", "distilbert"), "has no pooler head of BERT's kind", pooling="pooler")
+
+
+@pytest.mark.parametrize("name", ["2_Dense", "1_WeightedLayerPooling"])
+@pytest.mark.parametrize("content", [None, b"", b"x" * 40])
+def test_damaged_weights_of_a_module(tmp_path, name, content):
+    pooling = "pooler" if "Dense" in name else "top2"
+    save(load(save_with_pooler(tmp_path / "plain", "bert"), pooling=pooling), tmp_path / "ours", "")
+    file = tmp_path / "ours" / name / "model.safetensors"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    refused(tmp_path / "ours", f"{name}/model.safetensors: ")
+    save_file({"other": torch.zeros(1)}, file)
+    refused(tmp_path / "ours", f"{name}/model.safetensors: holds no ")
 
 
 @pytest.mark.parametrize("modes", [("cls", "mean"), "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"])
