@@ -218,3 +218,14 @@ def save_tiny(folder: Path, family: str, *, masked_lm: bool = True, seed: int = 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def save_with_pooler(folder: Path, family: str, *, seed: int = 0, **sizes: float) -> Path:
+    """`save_tiny` of a bare encoder that has a trained pooler head, as published BERT-like checkpoints have."""
+    plain, tokenizer = tiny_model(family, masked_lm=False, seed=seed, **sizes)
+    assert plain.pooler.dense.bias is not None
+    with torch.no_grad():
+        plain.pooler.dense.bias.normal_(generator=torch.Generator().manual_seed(seed))
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -253,12 +253,19 @@ def test_a_preset_of_another_type(value):
         ("name = ['x']", "my.toml:1: name = ['x']: must be text in quotes, of Unicode characters"),
         (
             "[method]\npooling = 'means'",
-            "my.toml:2: method.pooling = 'means': must be one of 'cls', 'mean'. Did you mean 'mean'?",
+            "my.toml:2: method.pooling = 'means': must be one of 'cls', 'mean', 'first_last', 'top2'. "
+            "Did you mean 'mean'?",
         ),
-        ("[method]\npooling = 1", "my.toml:2: method.pooling = 1: must be one of 'cls', 'mean'."),
+        (
+            "[method]\npooling = 'pooler'",
+            "my.toml:2: method.pooling = 'pooler': must be one of 'cls', 'mean', 'first_last', 'top2'. "
+            "A checkpoint's own head is for loading and measuring an encoder; in training the projector plays its part",
+        ),
+        ("[method]\npooling = 1", "my.toml:2: method.pooling = 1: must be one of 'cls', 'mean', 'first_last', 'top2'."),
         (
             "[method]\npooling = ['cls']",
-            "my.toml:2: method.pooling = ['cls']: must be one of 'cls', 'mean'. Did you mean 'cls'?",
+            "my.toml:2: method.pooling = ['cls']: must be one of 'cls', 'mean', 'first_last', 'top2'. "
+            "Did you mean 'cls'?",
         ),
         ("[text]\npositive = 'p'", "my.toml:1: text.anchor = None: set it with positive"),
         ("[text]\nanchor = 'a'\npositive = 'a'", "my.toml:2: text.anchor = a: one column cannot have two roles"),

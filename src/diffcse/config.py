@@ -21,7 +21,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from diffcse.errors import InputError
 
-Pooling = Literal["cls", "mean"]
+Pooling = Literal["cls", "mean", "first_last", "top2"]
+EncoderPooling = Literal[Pooling, "pooler"]
+"""What an encoder may have besides: its checkpoint's own trained head. In training the projector plays that part."""
 Projector = Literal["batchnorm", "tanh", "none"]
 Difference = Literal["rtd", "mlm", "corrective_lm", "none"]
 Pairing = Literal["same", "next", "both"]
@@ -415,7 +417,7 @@ def _coerce(value: Any, kind: Any, key: str) -> Any:
         if value in choices:
             return value
         near = difflib.get_close_matches(_shown(value).strip(_QUOTES), choices, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = _WHY_NOT.get(f"{key} = {_shown(value)}") or (f" Did you mean {near[0]!r}?" if near else "")
         raise InputError(f"{key} = {_shown(value)}: must be one of {', '.join(map(repr, choices))}.{hint}")
     if get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)):
@@ -437,6 +439,11 @@ def _coerce(value: Any, kind: Any, key: str) -> Any:
     return float(value) if wanted is float else value
 
 
+_WHY_NOT = {
+    "method.pooling = 'pooler'": " A checkpoint's own head is for loading and measuring an encoder; in training the "
+    "projector plays its part, and is thrown away after it."
+}
+"""What is said of values that look right and are not."""
 _QUOTES = "\"'"
 _WORDS = {
     int: "a whole number below 2^63",

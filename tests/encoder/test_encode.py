@@ -12,18 +12,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.modules import Pooling as ReferencePooling
+from transformers import AutoModel
 
 from diffcse.encoder.encode import Encoder, _batches, position_limit
+from diffcse.encoder.load import load
 from diffcse.errors import InputError
 from diffcse.method.heads import pool
-from tests.models import FAMILIES, SENTENCES, tiny_model
+from tests.models import FAMILIES, SENTENCES, save_with_pooler, tiny_model
 
 ODD = ["", "a", "\u00e9\U0001f600", "the cat " * 40, "\n\t", "\0"]
 
 
 @cache
 def tiny_encoder(family="bert", pooling="cls", max_tokens=64, dropout=0.1):
-    model, tokenizer = tiny_model(family, masked_lm=False, dropout=dropout)
+    model, tokenizer = tiny_model(family, masked_lm=False, dropout=dropout, layers=3)
     return Encoder(model, tokenizer, pooling, max_tokens)
 
 
@@ -33,11 +35,14 @@ def alone(encoder, sentence):
     if len(ids) > encoder.max_tokens:
         ids = [*ids[: encoder.max_tokens - 1], ids[-1]]
     with torch.no_grad():
-        hidden = encoder.model.eval()(input_ids=torch.tensor([ids])).last_hidden_state[0]
-    return (hidden[0] if encoder.pooling == "cls" else hidden.sum(0) / len(ids)).numpy()
+        states = encoder.model.eval()(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+    if encoder.pooling == "cls":
+        return states[-1][0, 0].numpy()
+    other = {"mean": -1, "first_last": 1, "top2": -2}[encoder.pooling]
+    return ((states[other][0] + states[-1][0]) / 2).mean(0).numpy()
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "first_last", "top2"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_embedding_is_that_of_the_sentence_alone(family, pooling):
     encoder = tiny_encoder(family, pooling)
@@ -124,7 +129,7 @@ def test_what_is_no_sentence_is_named(sentences, message):
 
 @pytest.mark.parametrize("pooling", ["max", "", None, "CLS"])
 def test_an_unknown_pooling(pooling):
-    with pytest.raises(InputError, match="must be one of cls, mean"):
+    with pytest.raises(InputError, match="must be one of cls, mean, first_last, top2, pooler"):
         replace(tiny_encoder(), pooling=pooling)
 
 
@@ -133,7 +138,26 @@ def test_pooling_is_that_of_sentence_transformers(pooling):
     torch.manual_seed(0)
     hidden, mask = torch.randn(5, 7, 32), (torch.arange(7) < torch.tensor([[7], [1], [3], [6], [2]])).long()
     reference = ReferencePooling(32, pooling)({"token_embeddings": hidden, "attention_mask": mask})
-    torch.testing.assert_close(pool(hidden, mask, pooling), reference["sentence_embedding"])
+    torch.testing.assert_close(pool((hidden,), mask, pooling), reference["sentence_embedding"])
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "xlm-roberta"])
+def test_the_checkpoints_own_head(family, tmp_path):
+    save_with_pooler(tmp_path, family)
+    encoder = load(tmp_path, pooling="pooler")
+    model, tokenizer = AutoModel.from_pretrained(tmp_path).eval(), encoder.tokenizer
+    found = encoder(SENTENCES[:9])
+    for row, sentence in zip(found, SENTENCES, strict=False):
+        with torch.no_grad():
+            np.testing.assert_allclose(row, model(**tokenizer(sentence, return_tensors="pt"))[1][0], atol=1e-5)
+    assert not np.allclose(found, load(tmp_path, pooling="cls")(SENTENCES[:9]), atol=0.1)
+
+
+def test_a_head_that_is_not_there():
+    with pytest.raises(
+        InputError, match=r'this BertModel has no pooler head: load it with load\(\.\.\., pooling="pooler"'
+    ):
+        replace(load("mini", pooling="cls"), pooling="pooler")
 
 
 def test_sentences_are_cut_at_max_tokens():
@@ -186,7 +210,7 @@ def test_normalised():
     np.testing.assert_allclose(unit, plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "first_last", "top2"])
 def test_bf16_is_close(pooling):
     encoder = replace(tiny_encoder(pooling=pooling), normalised=True)
     exact, fast = encoder(SENTENCES), encoder(SENTENCES, bf16=True)

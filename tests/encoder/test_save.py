@@ -1,5 +1,6 @@
 """What ships loads where we are not: in sentence-transformers and in transformers, with the same embeddings."""
 
+import doctest
 import json
 import os
 import subprocess
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel
 
+from diffcse.encoder import save as module
 from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.training.collate import Collate
-from tests.models import FAMILIES, SENTENCES, save_tiny
+from tests.models import FAMILIES, SENTENCES, save_tiny, save_with_pooler
 
 LONG = " ".join(SENTENCES)[:2000].rsplit(" ", 1)[0]  # far more than 200 tokens
 TEXTS = [*SENTENCES[:12], "", "Unknown \u00e9 words!", " ".join(LONG.split()[:198]), LONG]
@@ -35,11 +39,23 @@ CASES = {
     **{f"{family} {pooling}": (family, pooling, False) for family in FAMILIES for pooling in ("cls", "mean")},
     "bert normalised": ("bert", "mean", True),
 }
+LAYERED = {
+    **{
+        f"{family} {pooling}": (family, pooling, False)
+        for family in ("bert", "roberta", "distilbert", "mpnet", "electra", "deberta-v2", "modernbert")
+        for pooling in ("first_last", "top2")
+    },
+    **{f"{family} pooler": (family, "pooler", False) for family in ("bert", "roberta")},
+    "bert top2 normalised": ("bert", "top2", True),
+    "bert pooler normalised": ("bert", "pooler", True),
+}
+"""Poolings that take more modules than one."""
 
 
 def make(folder, family="bert", pooling="cls", normalised=False):
     """An encoder as training leaves it: its tokenizer was last asked to cut at 32 tokens and to pad."""
-    encoder = replace(load(save_tiny(folder, family), pooling=pooling), normalised=normalised)
+    saved = save_with_pooler(folder, family) if pooling == "pooler" else save_tiny(folder, family, layers=3)
+    encoder = replace(load(saved, pooling=pooling), normalised=normalised)
     Collate(encoder.tokenizer, 32)(SENTENCES[:4])
     encoder.model.train()
     return encoder
@@ -222,3 +238,53 @@ def test_a_shorter_limit_is_kept(tmp_path):
     save(short, tmp_path / "out", "")
     assert load(tmp_path / "out").max_tokens == 16
     np.testing.assert_allclose(load(tmp_path / "out")(TEXTS), short(TEXTS), atol=5e-6)
+
+
+# Poolings of more than one layer, and the checkpoint's own head
+
+
+@pytest.mark.parametrize("name", LAYERED)
+def test_every_pooling_loads_in_stock_sentence_transformers(tmp_path, name):
+    family, pooling, normalised = LAYERED[name]
+    encoder = make(tmp_path / "start", family, pooling, normalised)
+    expected = encoder(TEXTS)
+    save(encoder, tmp_path / "out", "")
+    assert not encoder.model.config.output_hidden_states
+    stock = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    np.testing.assert_allclose(stock.encode(TEXTS), expected, atol=1e-5)
+    ours = load(tmp_path / "out")
+    np.testing.assert_allclose(ours(TEXTS), expected, atol=1e-5)
+    assert (ours.pooling, ours.normalised, ours.max_tokens) == (pooling, normalised, 256)
+    assert not ours.model.config.output_hidden_states  # other callers do not pay for what only this pooling reads
+
+    stock.save(str(tmp_path / "again"))  # in that library's newer layout
+    again = load(tmp_path / "again")
+    np.testing.assert_allclose(again(TEXTS), expected, atol=1e-5)
+    assert (again.pooling, again.normalised) == (pooling, normalised)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("pooling", ["first_last", "top2"])
+def test_encoders_of_few_layers(tmp_path, layers, pooling):
+    encoder = load(save_tiny(tmp_path / "start", "bert", layers=layers), pooling=pooling)
+    save(encoder, tmp_path / "out", "")
+    stock = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    np.testing.assert_allclose(stock.encode(TEXTS), encoder(TEXTS), atol=5e-6)
+    assert load(tmp_path / "out").pooling == pooling
+    np.testing.assert_array_equal(load(tmp_path / "out")(TEXTS), encoder(TEXTS))
+
+
+def test_the_head_ships_only_where_it_is_the_pooling(tmp_path):
+    encoder = make(tmp_path / "start", pooling="pooler")
+    save(encoder, tmp_path / "with", "")
+    save(load(tmp_path / "with", pooling="cls"), tmp_path / "without", "")
+    assert "pooler.dense.weight" in load_file(tmp_path / "with" / "model.safetensors")
+    assert "pooler.dense.weight" not in load_file(tmp_path / "without" / "model.safetensors")
+    model, tokenizer = AutoModel.from_pretrained(tmp_path / "with").eval(), encoder.tokenizer
+    with torch.no_grad():
+        found = model(**tokenizer(TEXTS[0], return_tensors="pt")).pooler_output[0]
+    np.testing.assert_allclose(found, encoder(TEXTS[:1])[0], atol=5e-6)
+
+
+def test_doctest():
+    assert doctest.testmod(module).failed == 0

@@ -1,14 +1,66 @@
+import doctest
+
+import pytest
 import torch
 
-from diffcse.method.heads import pool, projector, token_head
+from diffcse.config import Method
+from diffcse.method import heads
+from diffcse.method.heads import layers, pool, projector, reads, token_head
+from diffcse.method.parts import build
+from tests.models import FAMILIES, SENTENCES, tiny_model
 
 HIDDEN = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]], [[5.0, 6.0], [7.0, 8.0], [9.0, 10.0]]])
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
 
 
 def test_pooling_by_hand():
-    assert pool(HIDDEN, MASK, "cls").tolist() == [[1, 2], [5, 6]]
-    assert pool(HIDDEN, MASK, "mean").tolist() == [[2, 3], [7, 8]]
+    assert pool((HIDDEN,), MASK, "cls").tolist() == [[1, 2], [5, 6]]
+    assert pool((HIDDEN,), MASK, "mean").tolist() == [[2, 3], [7, 8]]
+    for how in ("first_last", "top2"):
+        assert pool((HIDDEN, HIDDEN + 10), MASK, how).tolist() == [[7, 8], [12, 13]]
+
+
+@pytest.mark.parametrize(("how", "numbers"), [("cls", [4]), ("mean", [4]), ("first_last", [1, 4]), ("top2", [3, 4])])
+def test_the_layers_that_are_read(how, numbers):
+    """Hidden states begin with the embeddings, number 0, which no pooling reads (SimCSE's evaluation.py)."""
+    model, _ = tiny_model("bert", masked_lm=False, layers=4)
+    ids = torch.tensor([[5, 6, 7]])
+    every = model(input_ids=ids, output_hidden_states=True).hidden_states
+    assert len(every) == 5
+    output = model(input_ids=ids, **reads(how))
+    assert (output.hidden_states is not None) == (len(numbers) == 2)  # what is not needed is not kept
+    for layer, number in zip(layers(output, how), numbers, strict=True):
+        assert torch.equal(layer, every[number])
+
+
+@pytest.mark.parametrize(("how", "number"), [("first_last", 1), ("top2", -2)])
+@pytest.mark.parametrize("family", [*FAMILIES, "deberta-v2", "modernbert"])
+def test_two_layers_averaged_as_simcse_does_it(family, how, number):
+    """avg_first_last and avg_top2 of SimCSE's evaluation.py, a sentence at a time."""
+    model, tokenizer = tiny_model(family, masked_lm=False, layers=3)
+    batch = tokenizer(SENTENCES[:4], padding=True, return_tensors="pt")
+    batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        found = pool(layers(model(**batch, **reads(how)), how), batch["attention_mask"], how)
+        for row, sentence in enumerate(SENTENCES[:4]):
+            ids = tokenizer(sentence, return_tensors="pt")["input_ids"]
+            states = model(input_ids=ids, output_hidden_states=True).hidden_states
+            expected = ((states[number][0] + states[-1][0]) / 2).mean(0)
+            torch.testing.assert_close(found[row], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["first_last", "top2"])
+def test_both_losses_train_the_encoder_through_two_layers(how):
+    model, tokenizer = build(Method(pooling=how, model="mini", dropout=0.1))
+    terms = model.train()(tokenizer(SENTENCES[:4], padding=True, return_tensors="pt"), step=0)
+    for loss in (terms.contrastive, terms.rtd):
+        model.zero_grad()
+        loss.backward(retain_graph=True)
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.encoder.embeddings.parameters())
+
+
+def test_doctest():
+    assert doctest.testmod(heads).failed == 0
 
 
 def test_batchnorm_projector_by_hand():

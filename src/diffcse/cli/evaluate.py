@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from diffcse.config import Pooling
+from diffcse.config import EncoderPooling
 from diffcse.errors import InputError
 
 
@@ -23,7 +23,7 @@ class Evaluate:
     """Folder of *.tsv files: score, sentence 1, sentence 2 and optionally subset, separated by tabs."""
     tasks: Literal["sts"] = "sts"
     """What to measure."""
-    pooling: Pooling | None = None
+    pooling: EncoderPooling | None = None
     """Overrides what the folder says; needed for a plain checkpoint."""
     allow_partial: bool = False
     """Accept well-known sets with another number of pairs than they should have."""

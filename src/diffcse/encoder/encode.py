@@ -13,11 +13,13 @@ from typing import get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diffcse.config import Pooling
+from diffcse.config import EncoderPooling, Pooling
 from diffcse.errors import InputError
-from diffcse.method.heads import pool
+from diffcse.method.heads import layers, pool, reads
+from diffcse.method.parts import has_pooler
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,24 @@ class Encoder:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    pooling: Pooling
+    pooling: EncoderPooling
+    """How token vectors become one sentence vector: see `method.heads.pool`. "pooler": the checkpoint's own trained
+    head, tanh(dense([CLS])), which is then part of `model`."""
     max_tokens: int
     """Longer sentences are cut to this many tokens."""
     normalised: bool = False
     """Whether embeddings are scaled to length 1."""
+    note: str = ""
+    """Who chose the pooling, in words: the folder, the caller, or what the checkpoint was recognised as."""
 
     def __post_init__(self) -> None:
-        if self.pooling not in get_args(Pooling):
-            raise InputError(f"pooling {self.pooling!r}: must be one of {', '.join(get_args(Pooling))}")
+        if self.pooling not in get_args(EncoderPooling):
+            raise InputError(f"pooling {self.pooling!r}: must be one of {', '.join(get_args(EncoderPooling))}")
+        if self.pooling == "pooler" and not has_pooler(self.model):
+            raise InputError(
+                f'pooling "pooler": this {type(self.model).__name__} has no pooler head: load it with '
+                'load(..., pooling="pooler"), or choose another pooling'
+            )
 
     @property
     def width(self) -> int:
@@ -80,16 +91,21 @@ class Encoder:
                         return_attention_mask=True,
                         return_tensors="pt",
                     ).to(device)
-                    hidden = self.model(
-                        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-                    ).last_hidden_state
-                    h = pool(hidden.float(), batch["attention_mask"], self.pooling)
+                    h = self._pooled(batch["input_ids"], batch["attention_mask"])
                     if self.normalised:
                         h = torch.nn.functional.normalize(h, dim=-1)
                     result[rows] = h.cpu().numpy()
         finally:
             self.model.train(was_training)
         return result
+
+    def _pooled(self, x_RT: Tensor, mask_RT: Tensor) -> Tensor:
+        """h, (R, H) float32; sums are taken in float32 also under autocast."""
+        if self.pooling == "pooler":
+            return self.model(input_ids=x_RT, attention_mask=mask_RT).pooler_output.float()
+        how: Pooling = self.pooling
+        output = self.model(input_ids=x_RT, attention_mask=mask_RT, **reads(how))
+        return pool(tuple(layer.float() for layer in layers(output, how)), mask_RT, how)
 
 
 def _batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:

@@ -2,23 +2,35 @@
 
 No projector, discriminator or pooler head goes with it, and its sequence limit is the checkpoint's own: the 32
 tokens of training are the training collator's business. The folder is written in sentence-transformers' classic
-layout, which every release since 2.0 reads.
+layout, which every release since 2.0 reads. Every pooling is made of that library's own modules, so no code of ours is
+needed to load it:
+
+- cls, mean: Transformer, Pooling
+- first_last, top2: Transformer (told to return all layers), WeightedLayerPooling with weight 1 on two layers and 0 on
+  the others, Pooling by mean
+- pooler: Transformer, Pooling by cls, Dense with tanh: the checkpoint's own trained head
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
 
 from diffcse.encoder.encode import Encoder
 from diffcse.files import staged_folder, write_json, write_text
 from diffcse.method.parts import quiet
 
 MODULES = "modules.json"
-POOLING = "1_Pooling"
 LIMITS = "sentence_bert_config.json"
 SETTINGS = "config_sentence_transformers.json"
+WEIGHTS = "model.safetensors"
+TANH = "torch.nn.modules.activation.Tanh"
 
-# Our names for the poolings, and the flags that say the same in a folder.
+# Our names for the poolings of one layer, and the flags that say the same in a folder.
 POOLING_FLAGS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
 _OTHER_FLAGS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens")
 
@@ -31,12 +43,12 @@ def save(encoder: Encoder, folder: Path, card: str) -> None:
     Raises:
         InputError: the folder cannot be written (disk full, no permission).
     """
-    kinds = {"": "Transformer", POOLING: "Pooling", **({"2_Normalize": "Normalize"} if encoder.normalised else {})}
+    kinds = _kinds(encoder)
+    paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for index, (path, kind) in enumerate(kinds.items())
+        for index, (path, kind) in enumerate(zip(paths, kinds, strict=True))
     ]
-    flags = {flag: name == encoder.pooling for name, flag in POOLING_FLAGS.items()} | dict.fromkeys(_OTHER_FLAGS, False)
     with staged_folder(folder) as staging:
         with quiet():
             # A fast tokenizer remembers how it was last called, and would write that down: training's 32 tokens.
@@ -47,9 +59,51 @@ def save(encoder: Encoder, folder: Path, card: str) -> None:
             encoder.model.save_pretrained(staging)
             encoder.tokenizer.save_pretrained(staging)
         write_json(staging / MODULES, modules)
-        write_json(staging / POOLING / "config.json", {"word_embedding_dimension": encoder.width, **flags})
+        for path, kind in zip(paths, kinds, strict=True):
+            (staging / path).mkdir(exist_ok=True)
+            _write_module(staging / path, kind, encoder)
         write_json(staging / LIMITS, {"max_seq_length": encoder.max_tokens, "do_lower_case": False})
         write_json(staging / SETTINGS, {"similarity_fn_name": "cosine"})
         write_text(staging / "README.md", card)
-        for path in kinds:
-            (staging / path).mkdir(exist_ok=True)
+
+
+def _kinds(encoder: Encoder) -> list[str]:
+    """sentence-transformers' modules, in order, that make up `encoder`."""
+    between = {"first_last": ["WeightedLayerPooling"], "top2": ["WeightedLayerPooling"]}.get(encoder.pooling, [])
+    after = ["Dense"] if encoder.pooling == "pooler" else []
+    return ["Transformer", *between, "Pooling", *after, *(["Normalize"] if encoder.normalised else [])]
+
+
+def _write_module(folder: Path, kind: str, encoder: Encoder) -> None:
+    width, config = encoder.width, folder / "config.json"
+    if kind == "Pooling":
+        how = {"cls": "cls", "pooler": "cls"}.get(encoder.pooling, "mean")
+        flags = {flag: name == how for name, flag in POOLING_FLAGS.items()} | dict.fromkeys(_OTHER_FLAGS, False)
+        write_json(config, {"word_embedding_dimension": width, **flags})
+    elif kind == "WeightedLayerPooling":
+        depth = encoder.model.config.num_hidden_layers
+        weights = layer_weights(encoder.pooling, depth)
+        start = {"first_last": 0, "top2": depth - 1}[encoder.pooling]
+        write_json(config, {"word_embedding_dimension": width, "layer_start": start, "num_hidden_layers": depth})
+        save_file({"layer_weights": torch.tensor(weights[start:])}, folder / WEIGHTS, metadata={"format": "pt"})
+        # Only with this does the Transformer module hand all layers on.
+        transformer = json.loads((folder.parent / "config.json").read_text(encoding="utf-8"))
+        write_json(folder.parent / "config.json", transformer | {"output_hidden_states": True})
+    elif kind == "Dense":
+        shape = {"in_features": width, "out_features": width, "bias": True, "activation_function": TANH}
+        write_json(config, shape)
+        head: Any = encoder.model.pooler
+        linear = {f"linear.{name}": value.contiguous() for name, value in head.dense.state_dict().items()}
+        save_file(linear, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def layer_weights(pooling: str, depth: int) -> list[float]:
+    """Weight of the embeddings and of each of `depth` layers in the average that "first_last" or "top2" pools.
+
+    >>> layer_weights("first_last", 4)
+    [0.0, 1.0, 0.0, 0.0, 1.0]
+    >>> layer_weights("top2", 4)
+    [0.0, 0.0, 0.0, 1.0, 1.0]
+    """
+    read = {1, depth} if pooling == "first_last" else {depth - 1, depth}
+    return [float(layer in read) for layer in range(depth + 1)]

@@ -5,22 +5,55 @@ Shape suffixes: R rows, T token positions, H hidden size.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from diffcse.config import Pooling, Projector
 
 
-def pool(hidden_RTH: Tensor, mask_RT: Tensor, how: Pooling) -> Tensor:
-    """h from the last layer's token vectors, (R, H).
+def reads(how: Pooling) -> dict[str, bool]:
+    """What an encoder's forward must be asked for besides, so that `layers` finds what `how` pools."""
+    return {"output_hidden_states": True} if how in _BELOW else {}
+
+
+def layers(output: Any, how: Pooling) -> tuple[Tensor, ...]:
+    """The layers' token vectors that `how` pools, each (R, T, H), out of an encoder's output.
+
+    What an encoder returns as `hidden_states` begins with the embeddings, so the first transformer layer's output is
+    number 1. That is what SimCSE's released code means by "first" since its evaluation.py and models.py say
+    `hidden_states[1]`; older copies, DiffCSE's among them, still say 0 and mean the embeddings.
+    """
+    if how not in _BELOW:
+        return (output.last_hidden_state,)
+    return output.hidden_states[_BELOW[how]], output.hidden_states[-1]
+
+
+_BELOW = {"first_last": 1, "top2": -2}
+"""Poolings that read a layer below the last: its number among the hidden states."""
+
+
+def pool(layers_RTH: tuple[Tensor, ...], mask_RT: Tensor, how: Pooling) -> Tensor:
+    """h from token vectors, (R, H). `layers` picks the layers out of an encoder's output.
 
     `cls`: the vector at position 0. `mean`: the mean over the sentence's real tokens, special ones included, as
-    sentence-transformers does it.
+    sentence-transformers does it. `first_last`: the same mean over the average of the first transformer layer's
+    output and the last's. `top2`: over the average of the last two (SimCSE's avg_first_last and avg_top2).
+
+    >>> first, last = torch.tensor([[[1.0], [3.0]]]), torch.tensor([[[5.0], [7.0]]])
+    >>> pool((first, last), torch.tensor([[1, 1]]), "first_last").tolist()
+    [[4.0]]
     """
     if how == "cls":
-        return hidden_RTH[:, 0]
-    weight_RT1 = mask_RT[:, :, None].to(hidden_RTH.dtype)
-    return (hidden_RTH * weight_RT1).sum(1) / weight_RT1.sum(1)
+        return layers_RTH[-1][:, 0]
+    means_RH = [_mean(layer_RTH, mask_RT) for layer_RTH in layers_RTH]
+    return sum(means_RH[1:], means_RH[0]) / len(means_RH)
+
+
+def _mean(layer_RTH: Tensor, mask_RT: Tensor) -> Tensor:
+    weight_RT1 = mask_RT[:, :, None].to(layer_RTH.dtype)
+    return (layer_RTH * weight_RT1).sum(1) / weight_RT1.sum(1)
 
 
 def projector(kind: Projector, width: int) -> nn.Module:

@@ -285,8 +285,9 @@ class DiffCSE(nn.Module):
 
     def embed(self, x_RT: Tensor, attention_RT: Tensor) -> Tensor:
         """h = f(x), pooled: (R, H)."""
-        hidden_RTH = self.encoder(input_ids=x_RT, attention_mask=attention_RT).last_hidden_state
-        return heads.pool(hidden_RTH, attention_RT, self.choices.pooling)
+        how = self.choices.pooling
+        output = self.encoder(input_ids=x_RT, attention_mask=attention_RT, **heads.reads(how))
+        return heads.pool(heads.layers(output, how), attention_RT, how)
 
     def contrast(
         self, z_RH: Tensor, size: int, keys: Mapping[str, Tensor], unchanged_B: Tensor | None = None

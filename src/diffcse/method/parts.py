@@ -10,12 +10,13 @@ Weights are read from safetensors only and no code of a checkpoint is run.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -138,8 +139,15 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_encoder(source: Source) -> PreTrainedModel:
-    """An encoder in float32, eval mode, without a pooler head (a freshly initialised pooler must never ship)."""
+def load_encoder(source: Source, *, pooler: bool | Mapping[str, Tensor] = False) -> PreTrainedModel:
+    """An encoder in float32, eval mode, without a pooler head (a freshly initialised pooler must never ship).
+
+    Args:
+        pooler: keep the pooler head: the checkpoint's own, or one of these weights ("dense.weight", "dense.bias").
+
+    Raises:
+        InputError: it cannot be loaded, is not a bidirectional encoder, or has no trained pooler though one is wanted.
+    """
     if isinstance(source, PreTrainedModel):
         model = source
     else:
@@ -150,9 +158,22 @@ def load_encoder(source: Source) -> PreTrainedModel:
                 f"{source}: {len(missing)} of the encoder's weights are not in the checkpoint (first: {missing[0]}); "
                 "it is not a complete encoder of this architecture"
             )
+        if pooler is True and info["missing_keys"]:
+            raise InputError(
+                f"{source}: its pooler head was not trained ({sorted(info['missing_keys'])[0]} is not in the "
+                'checkpoint), so pooling "pooler" would mean random numbers: choose cls or mean'
+            )
     if getattr(model.config, "is_encoder_decoder", False) or getattr(model.config, "is_decoder", False):
         raise InputError(f"{source}: a decoder; DiffCSE trains bidirectional encoders (BERT, RoBERTa, ...)")
-    _drop_pooler(model)
+    if pooler is False:
+        _drop_pooler(model)
+    elif not has_pooler(model):
+        raise InputError(
+            f"{_name(source)}: {type(model).__name__} has no pooler head of BERT's kind (a dense layer and tanh over "
+            "position 0): choose another pooling"
+        )
+    if isinstance(pooler, Mapping):
+        _fill_pooler(model, pooler, _name(source))
     model.eval()
     if not _reads_both_ways(model):
         raise InputError(
@@ -184,7 +205,7 @@ def _views_differ(model: PreTrainedModel) -> bool:
 
 def _some_ids(model: PreTrainedModel) -> torch.Tensor:
     """Two equal rows of ordinary token ids, from the middle of the vocabulary: (2, 4)."""
-    rows = len(cast(torch.Tensor, model.get_input_embeddings().weight))
+    rows = len(cast(Tensor, model.get_input_embeddings().weight))
     return torch.arange(rows // 2, rows // 2 + 4, device=model.device).expand(2, -1).clone()
 
 
@@ -299,7 +320,7 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, *, masks: bool = True) -
 
 def check_vocabulary_size(model: PreTrainedModel, vocabulary: Vocabulary, part: str) -> None:
     """Every token id must have an embedding."""
-    rows = len(cast(torch.Tensor, model.get_input_embeddings().weight))
+    rows = len(cast(Tensor, model.get_input_embeddings().weight))
     if rows < vocabulary.size:
         raise InputError(
             f"{part}: embeds {rows} tokens, but the encoder's tokenizer has {vocabulary.size}: "
@@ -332,6 +353,25 @@ def _copy(model: PreTrainedModel) -> PreTrainedModel:
 def _drop_pooler(model: Any) -> None:
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
+
+
+def has_pooler(model: Any) -> bool:
+    """Whether `model` has a pooler head of BERT's kind: tanh(dense(the vector at position 0))."""
+    head = getattr(model, "pooler", None)
+    dense, width = getattr(head, "dense", None), model.config.hidden_size
+    return (
+        isinstance(getattr(head, "activation", None), torch.nn.Tanh)
+        and isinstance(dense, torch.nn.Linear)
+        and dense.bias is not None
+        and (dense.in_features, dense.out_features) == (width, width)
+    )
+
+
+def _fill_pooler(model: Any, weights: Mapping[str, Tensor], name: str) -> None:
+    try:
+        model.pooler.load_state_dict({key: value.float() for key, value in weights.items()})
+    except RuntimeError as error:
+        raise InputError(f"{name}: the weights beside it do not fit its pooler head: {_first_line(error)}") from error
 
 
 @contextmanager
@@ -373,7 +413,7 @@ def _load(kind: Any, source: str | Path, part: str, **options: Any) -> Any:
         with quiet():
             return kind.from_pretrained(str(source), trust_remote_code=False, **options)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = _first_line(error)
         if local:
             pickles = [file.name for file in path.glob("*.bin")]
             hint = (
@@ -385,3 +425,7 @@ def _load(kind: Any, source: str | Path, part: str, **options: Any) -> Any:
         raise InputError(
             f"{source}: cannot be loaded as {part}: there is no such folder here, and as a hub id: {reason}"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
