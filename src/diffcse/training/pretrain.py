@@ -58,6 +58,8 @@ from diffcse.training.train import Report, check_output, use_bf16
 
 _GROUP_TOKENS = 2048
 """Tokens that go through the model at once: more fall out of a core's cache, and a step mixes several lengths."""
+_HEAD_ROWS = 512
+"""Positions for which the vocabulary's logits are held at once."""
 _TRAIN, _HELD_OUT = range(2)  # streams of masks
 _SAVED_DROPOUT = 0.1  # BERT's
 _INIT_RANGE = 0.02  # standard deviation of fresh weights, BERT's and GPT-2's
@@ -252,11 +254,47 @@ def causal_group(ids_RT: Tensor) -> Group:
     return Group(ids_RT, where_RT, ids_RT[:, 1:].flatten())
 
 
-def logits_at(model: PreTrainedModel, group: Group) -> Tensor:
-    """The model's logits where they are needed: (M, V)."""
-    hidden_RTH = model.base_model(input_ids=group.inputs, use_cache=False).last_hidden_state
-    head = model.cls if hasattr(model, "cls") else model.get_output_embeddings()
-    return cast(nn.Module, head)(hidden_RTH[group.where])
+def hidden_at(model: PreTrainedModel, group: Group) -> Tensor:
+    """The last hidden states where something is predicted: (M, H)."""
+    return model.base_model(input_ids=group.inputs, use_cache=False).last_hidden_state[group.where]
+
+
+def head_of(model: PreTrainedModel) -> nn.Module:
+    """What makes logits of hidden states."""
+    return cast(nn.Module, model.cls if hasattr(model, "cls") else model.get_output_embeddings())
+
+
+def backward(model: PreTrainedModel, group: Group, scale: float) -> Tensor:
+    """Add the gradient of `scale` times the summed cross-entropy to the weights' gradients; returns that sum, unscaled.
+
+    The head runs forward and backward on a few positions at a time: logits of all of them at once, with their gradient,
+    would be many times larger than everything else and fall out of every cache.
+    """
+    hidden_MH = hidden_at(model, group)
+    cut_MH = hidden_MH.detach().requires_grad_()
+    total = torch.zeros((), device=cut_MH.device)
+    for part_MH, targets_M in zip(cut_MH.split(_HEAD_ROWS), group.targets.split(_HEAD_ROWS), strict=True):
+        loss = F.cross_entropy(head_of(model)(part_MH).float(), targets_M, reduction="sum")
+        _backward(loss * scale)
+        total += loss.detach()
+    _backward(hidden_MH, cut_MH.grad)
+    return total
+
+
+def _backward(value: Tensor, gradient: Tensor | None = None) -> None:
+    with torch.autocast(value.device.type, enabled=False):  # its rules are for forward passes
+        value.backward(gradient)
+
+
+def cross_entropy(model: PreTrainedModel, group: Group) -> tuple[Tensor, Tensor]:
+    """(summed cross-entropy in nats, number of tokens that were the likeliest), without a gradient."""
+    loss = right = torch.zeros((), device=group.targets.device)
+    hidden_MH = hidden_at(model, group)
+    for part_MH, targets_M in zip(hidden_MH.split(_HEAD_ROWS), group.targets.split(_HEAD_ROWS), strict=True):
+        logits_MV = head_of(model)(part_MH).float()
+        loss = loss + F.cross_entropy(logits_MV, targets_M, reduction="sum")
+        right = right + (logits_MV.argmax(-1) == targets_M).sum()
+    return loss, right
 
 
 def new_model(config: Pretraining, tokenizer: PreTrainedTokenizerBase, tokens: Tokens) -> PreTrainedModel:
@@ -266,6 +304,8 @@ def new_model(config: Pretraining, tokenizer: PreTrainedTokenizerBase, tokens: T
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokens.prefix[0] if tokens.prefix else None,
         "eos_token_id": tokens.suffix[-1] if tokens.suffix else None,
+        # On a CPU the fused kernel's backward pass takes a quarter of the step; plain products hardly any of it.
+        "attn_implementation": "sdpa" if torch.cuda.is_available() else "eager",
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draws.key(config.seed) >> 1)
@@ -373,10 +413,7 @@ class _Run:
             for group in groups:
                 if len(group.targets) == 0:
                     continue
-                loss = F.cross_entropy(logits_at(self.model, group).float(), group.targets, reduction="sum")
-                with torch.autocast(device.type, enabled=False):
-                    (loss / predicted).backward()
-                total += loss.detach()
+                total += backward(self.model, group, 1 / predicted)
         if predicted:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
             self._optimizer.step()
@@ -415,10 +452,8 @@ class _Run:
         loss = right = count = 0.0
         for group in self._held_out_groups():
             with self._autocast():
-                logits_MV = logits_at(self.model, group).float()
-            loss += float(F.cross_entropy(logits_MV, group.targets, reduction="sum"))
-            right += float((logits_MV.argmax(-1) == group.targets).sum())
-            count += len(group.targets)
+                summed, hits = cross_entropy(self.model, group)
+            loss, right, count = loss + float(summed), right + float(hits), count + len(group.targets)
         self.model.train(was_training)
         return {"held_out_loss": loss / max(count, 1), "held_out_accuracy": right / max(count, 1)}
 
