@@ -1,8 +1,9 @@
-"""Every choice of a run, in two frozen dataclasses that read and write as TOML.
+"""Every choice of a run, in frozen dataclasses that read and write as TOML.
 
 A result can only be repeated if everything that shaped it has a name and a value. So there is no option outside
 `Config`: a recipe file is one `Config`, the command line overrides fields of one, and `run.json` stores one. A key
-that does not exist is an error that names the nearest one that does, never ignored.
+that does not exist is an error that names the nearest one that does, never ignored. `Pretraining` is the same for
+making a language model from scratch.
 
 Field comments become the command line's help; tables of what each choice means are in docs/method.md.
 """
@@ -38,6 +39,11 @@ Padding = Literal["ignore", "include"]
 GeneratorKind = Literal["masked", "causal"]
 Condition = Literal["projected", "pooled", "none"]
 Precision = Literal["auto", "fp32", "bf16"]
+Objective = Literal["mlm", "causal"]
+Decay = Literal["linear", "cosine"]
+Activation = Literal["gelu", "gelu_tanh"]
+StartEmbeddings = Literal["none", "ppmi_svd"]
+Store = Literal["fp16", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -395,6 +401,121 @@ class Config:
 _SECTIONS: dict[str, type] = {"method": Method, "text": Text, "training": Training}
 
 
+@dataclass(frozen=True)
+class Pretraining:
+    """A tokenizer and a small language model from scratch: what it looks like and how it is trained."""
+
+    name: str = "default"
+    """The recipe's name."""
+    purpose: str = ""
+    """What this recipe makes."""
+    hardware: str = ""
+    """What it needs to run in reasonable time."""
+    objective: Objective = "mlm"
+    """mlm: fill masked tokens from both sides (encoder start, generator). causal: predict each from those before."""
+    tokenizer: str | None = None
+    """Take this tokenizer (a folder or hub id) unchanged, to make a generator for its model. Unset: train one."""
+    vocabulary: int = 16_384
+    """Tokens of a tokenizer trained here, special ones included."""
+    lowercase: bool = True
+    """A tokenizer trained here lower-cases and strips accents (as BERT's uncased one does)."""
+    tokenizer_sentences: int = 1_000_000
+    """At most this many sentences, evenly spread, are read to train the tokenizer."""
+    layers: int = 4
+    """Transformer layers."""
+    width: int = 256
+    """Numbers in a token's vector."""
+    heads: int = 4
+    """Attention heads in a layer."""
+    intermediate: int = 1024
+    """Width of the feed-forward part between its two matrices."""
+    activation: Activation = "gelu"
+    """gelu, or its tanh approximation."""
+    positions: int = 128
+    """Longest input the model can take, in tokens."""
+    dropout: float = 0.0
+    """Dropout while pretraining. What is saved says 0.1 whatever stands here: contrastive views need it."""
+    start_embeddings: StartEmbeddings = "none"
+    """Token vectors to begin with: random, or the SVD of the corpus's word co-occurrences (PPMI)."""
+    start_tokens: int = 30_000_000
+    """Tokens counted for ppmi_svd, evenly spread over the corpus."""
+    max_tokens: int = 64
+    """Longer sentences are cut to this many tokens, special ones included."""
+    mask_ratio: float = 0.20
+    """mlm: share of tokens predicted; of these 80 % masked, 10 % replaced, 10 % left (Devlin et al., 2019)."""
+    batch_tokens: int = 8192
+    """Tokens in one weight update."""
+    epochs: float = 1.0
+    """Passes over the corpus."""
+    max_steps: int | None = None
+    """Weight updates; overrides epochs when set."""
+    learning_rate: float = 1e-3
+    """Peak of AdamW's learning rate."""
+    schedule: Decay = "linear"
+    """How the learning rate falls to 0 after the warm-up."""
+    warmup_ratio: float = 0.03
+    """Share of the steps over which the learning rate first rises."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay, of matrices only."""
+    max_grad_norm: float = 1.0
+    """All gradients together are clipped to this length."""
+    held_out: int = 2000
+    """Sentences that are never trained on, by which the model is measured."""
+    seed: int = 42
+    """Decides start weights, held-out sentences, batches, masks and dropout."""
+    precision: Precision = "auto"
+    """bf16 autocast where the hardware computes in it (auto), or one of the two."""
+    eval_every: int = 500
+    """Updates between measurements on the held-out sentences."""
+    checkpoint_every: int = 500
+    """Updates between checkpoints that --resume can start from."""
+    log_every: int = 25
+    """Updates between logged values (means over the updates since the last)."""
+    store: Store = "fp16"
+    """How the weights are written. Half the bytes lose nothing that matters; they are computed with in fp32."""
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        for name, least in {
+            "vocabulary": 32,
+            "tokenizer_sentences": 1,
+            "layers": 1,
+            "width": 1,
+            "heads": 1,
+            "intermediate": 1,
+            "positions": 4,
+            "start_tokens": 1,
+            "max_tokens": 4,
+            "batch_tokens": 4,
+            "held_out": 1,
+            "seed": 0,
+            "eval_every": 1,
+            "checkpoint_every": 1,
+            "log_every": 1,
+        }.items():
+            value = getattr(self, name)
+            _require(value >= least, name, value, f"must be at least {least}")
+        _require(self.seed < 2**63, "seed", self.seed, "must be below 2^63")
+        _require(self.width % self.heads == 0, "width", self.width, f"must be a multiple of heads = {self.heads}")
+        _require(
+            self.max_tokens <= self.positions, "max_tokens", self.max_tokens, f"is above positions = {self.positions}"
+        )
+        _require(
+            self.max_tokens <= self.batch_tokens,
+            "batch_tokens",
+            self.batch_tokens,
+            f"must hold at least one sentence of max_tokens = {self.max_tokens}",
+        )
+        _require(0 <= self.dropout < 1, "dropout", self.dropout, "must lie in [0, 1)")
+        _require(0 < self.mask_ratio < 1, "mask_ratio", self.mask_ratio, "must lie between 0 and 1")
+        _require(self.epochs > 0, "epochs", self.epochs, "must be above 0")
+        _require(self.max_steps is None or self.max_steps > 0, "max_steps", self.max_steps, "must be above 0")
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "must be above 0")
+        _require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "must lie in [0, 1)")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must not be negative")
+        _require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "must be above 0")
+
+
 # ---- checks ------------------------------------------------------------------------------------------------------
 
 
@@ -405,7 +526,7 @@ def _require(condition: bool, key: str, value: object, rule: str) -> None:
 
 def _check_choices(section: Any) -> None:
     """Every value has its field's type, and is finite: tyro and TOML check theirs, a caller in Python may not."""
-    prefix = "" if isinstance(section, Config) else f"{type(section).__name__.lower()}."
+    prefix = "" if isinstance(section, Config | Pretraining) else f"{type(section).__name__.lower()}."
     for name, kind in get_type_hints(type(section)).items():
         _coerce(getattr(section, name), kind, f"{prefix}{name}")
 
@@ -468,11 +589,11 @@ def _shown(value: object) -> str:
 # ---- TOML --------------------------------------------------------------------------------------------------------
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
+def recipe_names(folder: str = "recipes") -> list[str]:
+    """Names of the recipes that come with the package in `folder`."""
     return sorted(
         entry.name.removesuffix(".toml")
-        for entry in resources.files("diffcse").joinpath("recipes").iterdir()
+        for entry in resources.files("diffcse").joinpath(folder).iterdir()
         if entry.name.endswith(".toml")
     )
 
@@ -483,15 +604,29 @@ def load_recipe(name_or_path: str) -> Config:
     Raises:
         InputError: no such recipe, not TOML, an unknown key, or a value out of range; names file, line and key.
     """
+    return parse_recipe(*_recipe_file(name_or_path, "recipes"))
+
+
+def load_pretraining(name_or_path: str) -> Pretraining:
+    """The named recipe for `diffcse pretrain`, or the one in a TOML file.
+
+    Raises:
+        InputError: as `load_recipe`.
+    """
+    return parse_pretraining(*_recipe_file(name_or_path, "recipes/pretrain"))
+
+
+def _recipe_file(name_or_path: str, folder: str) -> tuple[bytes, str]:
+    """(content, name for messages) of a recipe."""
     path = Path(name_or_path)
     try:
         if path.suffix == ".toml" or path.is_file():
-            return parse_recipe(path.read_bytes(), str(path))
+            return path.read_bytes(), str(path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such recipe file") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    names = recipe_names()
+    names = recipe_names(folder)
     if name_or_path not in names:
         near = difflib.get_close_matches(name_or_path, names, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -499,8 +634,8 @@ def load_recipe(name_or_path: str) -> Config:
             f"--recipe {name_or_path}: no recipe of that name.{hint} There are: {', '.join(names)}; "
             "or give a path that ends in .toml"
         )
-    file = resources.files("diffcse").joinpath("recipes", f"{name_or_path}.toml")
-    return parse_recipe(file.read_bytes(), f"{name_or_path}.toml")
+    file = resources.files("diffcse").joinpath(folder, f"{name_or_path}.toml")
+    return file.read_bytes(), f"{name_or_path}.toml"
 
 
 def parse_recipe(data: bytes, source: str) -> Config:
@@ -508,15 +643,7 @@ def parse_recipe(data: bytes, source: str) -> Config:
 
     `preset` under `[method]` first sets several fields at once (see `PRESETS`); keys written out win over it.
     """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise InputError(f"{source}:{line}: not UTF-8 text: save the recipe as UTF-8") from error
-    try:
-        table = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # tomllib's own error is a ValueError; so is a too long number's
-        raise InputError(f"{source}: not TOML: {error}") from error
+    text, table = _read_toml(data, source)
     sections: dict[str, Any] = {}
     for section, kind in _SECTIONS.items():
         values = table.pop(section, {})
@@ -529,6 +656,26 @@ def parse_recipe(data: bytes, source: str) -> Config:
         sections[section] = _section(kind, values, section, text, source)
     head = _read_fields(Config, table, [], text, source)
     return _located(lambda: Config(**head, **sections), text, source)
+
+
+def parse_pretraining(data: bytes, source: str) -> Pretraining:
+    """A `Pretraining` from TOML bytes, which have no sections; `source` is the file's name in messages."""
+    text, table = _read_toml(data, source)
+    return _section(Pretraining, table, "", text, source)
+
+
+def _read_toml(data: bytes, source: str) -> tuple[str, dict[str, Any]]:
+    """(text, table) of a TOML file."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(f"{source}:{line}: not UTF-8 text: save the recipe as UTF-8") from error
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # tomllib's own error is a ValueError; so is a too long number's
+        raise InputError(f"{source}: not TOML: {error}") from error
+    return text, table
 
 
 def apply_preset(config: Config, name: str) -> Config:
@@ -547,7 +694,8 @@ def _preset(name: object, where: str) -> dict[str, Any]:
 
 
 def _section(kind: type, values: dict[str, Any], section: str, text: str, source: str) -> Any:
-    fields = _read_fields(kind, values, [section], text, source)
+    path = [section] if section else []
+    fields = _read_fields(kind, values, path, text, source)
     return _located(lambda: kind(**fields), text, source)
 
 
@@ -567,7 +715,7 @@ def _read_fields(kind: type, values: dict[str, Any], path: list[str], text: str,
     for key, value in values.items():
         where, name = f"{source}:{_line(text, [*path, key])}", ".".join([*path, key])
         if key not in kinds:
-            raise InputError(f"{where}: unknown key {_shown(name).strip(_QUOTES)}: {_near_miss(key, path)}")
+            raise InputError(f"{where}: unknown key {_shown(name).strip(_QUOTES)}: {_near_miss(key, path, kind)}")
         try:
             read[key] = _coerce(value, kinds[key], name)
         except InputError as error:
@@ -580,8 +728,11 @@ def _fields(kind: type) -> dict[str, Any]:
     return {name: hint for name, hint in get_type_hints(kind).items() if hint not in _SECTIONS.values()}
 
 
-def _near_miss(key: str, path: list[str]) -> str:
+def _near_miss(key: str, path: list[str], kind: type) -> str:
     """What an unknown key was probably meant to be: the same name in another place, or a similar one in its own."""
+    if kind is Pretraining:
+        near = difflib.get_close_matches(key, _fields(kind), 1)
+        return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(_fields(kind))}"
     known = {name: [*_fields(kind), *(["preset"] if kind is Method else [])] for name, kind in _SECTIONS.items()}
     for section, keys in known.items():
         if key in keys:
@@ -614,8 +765,8 @@ _OPENING = re.compile(rf"(?P<table>\[\[?)?\s*(?P<keys>(?:{_KEY})(?:\s*\.\s*(?:{_
 _LONG_STRING = re.compile(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'')
 
 
-def to_toml(config: Config) -> str:
-    """`config` as TOML that `parse_recipe` reads back to an equal one. Unset fields are left out."""
+def to_toml(config: Config | Pretraining) -> str:
+    """`config` as TOML that its parser reads back to an equal one. Unset fields are left out."""
 
     def lines(section: Any) -> list[str]:
         pairs = ((f.name, getattr(section, f.name)) for f in dataclasses.fields(section))
@@ -625,7 +776,8 @@ def to_toml(config: Config) -> str:
             if value is not None and not dataclasses.is_dataclass(value)
         ]
 
-    blocks = [lines(config), *([f"[{name}]", *lines(getattr(config, name))] for name in _SECTIONS)]
+    sections = _SECTIONS if isinstance(config, Config) else {}
+    blocks = [lines(config), *([f"[{name}]", *lines(getattr(config, name))] for name in sections)]
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
@@ -644,7 +796,7 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """`config` as plain dictionaries and lists, for `run.json`."""
+    """A configuration as plain dictionaries and lists, for `run.json`."""
     return {
         name: to_dict(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
         for name, value in ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))

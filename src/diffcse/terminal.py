@@ -93,6 +93,31 @@ class TrainingView:
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d} left"
 
 
+class PretrainingView(TrainingView):
+    """Prints the events of `training.pretrain.pretrain`."""
+
+    def _phase(self, facts: dict[str, Any]) -> None:
+        say(self.console, f"         {facts['label']}")
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        if "held_out_loss" in entry:
+            self.console.print(
+                f"step {entry['step']:>6,}  held-out loss {entry['held_out_loss']:.3f}, "
+                f"right {entry['held_out_accuracy']:.1%}",
+                highlight=False,
+            )
+        else:
+            super()._log(entry)
+
+    def _done(self, facts: dict[str, Any]) -> None:
+        self.close()
+        self.console.print(
+            f"trained on {facts['tokens_seen']:,} tokens; {facts['truncated'] / facts['sentences']:.0%} of the "
+            "sentences were cut at the token limit",
+            highlight=False,
+        )
+
+
 def loss_line(entry: dict[str, Any]) -> str:
     """The loss terms and metrics of one log entry, short; only what the run has."""
     parts = [f"loss {entry['loss']:.4f}"]
@@ -105,7 +130,10 @@ def loss_line(entry: dict[str, Any]) -> str:
         parts.append(
             f"rtd {entry['difference']:.3f} (right {entry['rtd_accuracy']:.1%}, majority {entry['rtd_majority']:.1%})"
         )
-    parts.append(f"{entry['sentences_per_second']:.0f} sentences/s")
+    if "sentences_per_second" in entry:
+        parts.append(f"{entry['sentences_per_second']:.0f} sentences/s")
+    if "tokens_per_second" in entry:
+        parts.append(f"{entry['tokens_per_second']:,.0f} tokens/s")
     return "  ".join(parts)
 
 

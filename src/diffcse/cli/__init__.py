@@ -16,11 +16,12 @@ from rich.console import Console
 from tyro.conf import OmitArgPrefixes
 
 from diffcse.cli.evaluate import Evaluate
+from diffcse.cli.pretrain import Pretrain
 from diffcse.cli.quickstart import Quickstart
 from diffcse.cli.train import Train
 from diffcse.errors import InputError
 
-VERBS: dict[str, Any] = {"quickstart": Quickstart, "train": Train, "evaluate": Evaluate}
+VERBS: dict[str, Any] = {"quickstart": Quickstart, "train": Train, "evaluate": Evaluate, "pretrain": Pretrain}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

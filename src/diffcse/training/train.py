@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from diffcse.config import Config, Training, differences, to_dict, to_toml
+from diffcse.config import Config, Pretraining, Training, differences, to_dict, to_toml
 from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
@@ -261,7 +261,7 @@ def _restore(config: Config, parts: Path) -> DiffCSE | None:
     return model.eval()
 
 
-def use_bf16(training: Training) -> bool:
+def use_bf16(training: Training | Pretraining) -> bool:
     """Whether to compute in bf16 autocast: as asked, or where the hardware multiplies in it."""
     if training.precision != "auto":
         return training.precision == "bf16"

@@ -1,0 +1,83 @@
+"""`diffcse pretrain`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from diffcse.config import Pretraining, load_pretraining, to_toml
+from diffcse.errors import InputError
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Make a tokenizer and a small language model from scratch: encoder start, or generator for any encoder."""
+
+    corpus: Annotated[Positional[tuple[str, ...]], arg(metavar="CORPUS...", help_behavior_hint="")]
+    """Text files or globs, one sentence a line."""
+    output: Path | None = None
+    """Folder for the model, run.json and logs. Must be new or empty, unless --resume."""
+    recipe: str = "mini"
+    """Name of a bundled recipe, or a .toml file. All options below override it."""
+    license_note: str = ""
+    """What the model's card says of the text's licence."""
+    resume: bool = False
+    """Go on from the newest complete checkpoint in --output."""
+    print_config: bool = False
+    """Print the complete recipe that these options make, and stop."""
+    settings: Pretraining = field(default_factory=Pretraining)
+
+    def __call__(self, console: Console) -> None:
+        if self.print_config:
+            print(to_toml(self.settings), end="")
+            return
+        if not self.corpus:
+            raise InputError("no corpus: give one or more text files, e.g. diffcse pretrain text.txt --output out")
+        if self.output is None:
+            raise InputError("no output folder: give --output DIR")
+        from diffcse.terminal import PretrainingView, say
+
+        view = PretrainingView(console)
+        say(console, f"recipe   {self.settings.name}: {self.settings.purpose}")
+        from diffcse.training.pretrain import pretrain
+
+        try:
+            made = pretrain(
+                self.settings,
+                self.corpus,
+                self.output,
+                resume=self.resume,
+                license_note=self.license_note,
+                report=view,
+            )
+        finally:
+            view.close()
+        scores = made.record.scores
+        say(
+            console,
+            f"held out loss {scores['held_out_loss']:.3f} nats (by token frequency alone "
+            f"{scores['unigram_loss']:.3f}), accuracy {scores['held_out_accuracy']:.1%}, on sentences never trained on",
+        )
+        use = "diffcse train --model" if self.settings.objective == "mlm" else "AutoModelForCausalLM:"
+        say(console, f"model    {self.output / 'model'}  (for {use} {self.output / 'model'})")
+        say(console, f"record   {self.output / 'run.json'}")
+
+    @classmethod
+    def defaults(cls, arguments: Sequence[str]) -> Pretrain:
+        """The fields of the recipe named in `arguments`: what the other options override."""
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first.add_argument("--recipe", default="mini")
+        first.add_argument("--epochs")
+        named, _ = first.parse_known_args(arguments)
+        settings = load_pretraining(named.recipe)
+        if named.epochs is not None:
+            # Asked for on the command line, passes over the text win over a recipe's number of steps.
+            settings = dataclasses.replace(settings, max_steps=None)
+        return cls(corpus=(), recipe=named.recipe, settings=settings)

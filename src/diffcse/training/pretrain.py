@@ -1,0 +1,716 @@
+"""pretrain(config) -> a small language model from scratch, on plain text: encoder start and generator.
+
+Not every computer can download a model, and not every encoder comes with a masked-language-model head in its own
+vocabulary. Both gaps are filled here, at sizes that one core trains in an hour. So everything is arranged for speed:
+
+- the text is tokenised once (`tokens`), and batches are made of groups of sentences of one length: no padding is
+  computed, and attention needs no mask;
+- the vocabulary's matrix, most of a small model, is multiplied only where a token is predicted;
+- matrices are multiplied in bf16 where the processor can, and the weights are cast once a step for all its groups.
+
+Nothing random depends on the moment: order is a function of (seed, epoch), masks of (seed, step, sentence), dropout of
+(seed, step). A run that was killed and resumed ends with the weights of one that was not.
+
+A causal model predicts the token at position t from the hidden state at t - 1: `logits[:, :-1]` belongs to
+`ids[:, 1:]`, and position 0, the tokenizer's start token, is given. Padding on the right changes nothing on its left.
+
+Shape suffixes: R sentences of a group, T tokens, M predicted positions, H width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from diffcse.config import Pretraining, differences, to_dict, to_toml
+from diffcse.errors import InputError
+from diffcse.files import clear_partials, staged_folder, write_errors, write_json, write_manifest, write_text
+from diffcse.method import draws
+from diffcse.method.edits import Draw, Vocabulary, mask_tokens
+from diffcse.method.parts import load_tokenizer, quiet, read_vocabulary
+from diffcse.record import Record, finite, read_record
+from diffcse.text.corpus import Corpus, read_corpus
+from diffcse.training.checkpoints import checkpoint_path, newest_whole, prune, save_weights
+from diffcse.training.token_vectors import ppmi_svd
+from diffcse.training.tokens import Tokens, tokenise, train_wordpiece
+from diffcse.training.train import Report, check_output, use_bf16
+
+_GROUP_TOKENS = 2048
+"""Tokens that go through the model at once: more fall out of a core's cache, and a step mixes several lengths."""
+_HEAD_ROWS = 512
+"""Positions for which the vocabulary's logits are held at once."""
+_TRAIN, _HELD_OUT = range(2)  # streams of masks
+_SAVED_DROPOUT = 0.1  # BERT's
+_INIT_RANGE = 0.02  # standard deviation of fresh weights, BERT's and GPT-2's
+_WEIGHTS, _OPTIMIZER, _STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """What a run leaves in memory."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    record: Record
+
+
+def pretrain(
+    config: Pretraining,
+    corpus: Corpus | Sequence[str | Path],
+    output: str | Path,
+    *,
+    resume: bool = False,
+    license_note: str = "",
+    report: Report = lambda event, facts: None,
+) -> Pretrained:
+    """Make a language model by `config` from `corpus` and leave a complete folder at `output`.
+
+    `output` then holds `model/` (weights, tokenizer, card: what `method.model` and `method.generator` take),
+    `run.json`, `log.jsonl` and `recipe.toml`. Until then it holds checkpoints, from which `resume` goes on.
+
+    Args:
+        corpus: a corpus, or files and globs to read one from.
+        license_note: what the card says of the text's licence.
+        report: told what happens: ("corpus" | "phase" | "start" | "log" | "done", facts).
+
+    Raises:
+        InputError: unusable text, recipe, tokenizer or folder, or a loss that is no longer finite.
+    """
+    output = Path(output)
+    record_file = output / "run.json"
+    check_output(output, resume=resume, begun=record_file.name)
+    if not isinstance(corpus, Corpus):
+        corpus = read_corpus(corpus)
+    report("corpus", {"summary": corpus.summary()})
+    if len(corpus) < 2 * config.held_out:
+        raise InputError(
+            f"the corpus has {len(corpus):,} distinct sentences, of which held_out = {config.held_out:,} would never "
+            f"be trained on: give more text, or --held-out {max(1, len(corpus) // 20)}"
+        )
+    data = {
+        "sha256": corpus.sha256,
+        "sources": [dataclasses.asdict(source) for source in corpus.sources],
+        **dataclasses.asdict(corpus.counts),
+    }
+    begun = _check_same_run(record_file, config, data) if resume and record_file.is_file() else None
+    if begun is not None and begun.status == "complete":
+        _clean_up(output)
+        return _reopen(config, output, begun)
+    record = Record(kind="pretrain", config=to_dict(config), seed=config.seed, data=data)
+    if config.tokenizer is not None:
+        record.warnings.append("vocabulary, lowercase, tokenizer_sentences: not used, the tokenizer is given")
+    record.write(record_file)
+    write_text(output / "recipe.toml", to_toml(config))
+    clear_partials(output)
+
+    held_out, trained_on = split(len(corpus), config.held_out, config.seed)
+    tokenizer = _tokenizer(config, corpus, trained_on, output / "tokenizer", record, report)
+    vocabulary = read_vocabulary(tokenizer, masks=config.objective == "mlm")
+    with _timed(record, "tokenise_seconds", "tokenising the text", report):
+        tokens = tokenise(corpus, tokenizer)
+    if config.objective == "causal" and not tokens.prefix:
+        raise InputError(
+            f"{tokenizer.name_or_path}: puts no start token before a sentence, so a causal model could not predict "
+            "its first token: use a tokenizer that does, such as BERT's"
+        )
+    if len(tokens.prefix) + len(tokens.suffix) >= config.max_tokens:
+        raise InputError(f"max_tokens = {config.max_tokens}: leaves no room beside the special tokens")
+    lengths = tokens.lengths(config.max_tokens)
+    batches = Batches(lengths, trained_on, config.batch_tokens, config.seed)
+    steps = config.max_steps or max(1, round(config.epochs * batches.per_epoch))
+    data |= {
+        "held_out_sentences": len(held_out),
+        "tokens": int(lengths[trained_on].sum()),
+        "truncated": int(np.count_nonzero(np.diff(tokens.offsets) > lengths - len(tokens.prefix) - len(tokens.suffix))),
+    }
+    with write_errors(output / "checkpoints"):
+        (output / "checkpoints").mkdir(exist_ok=True)
+    checkpoint, torn = newest_whole(output / "checkpoints")
+    record.warnings += [f"{path.name}: incomplete or damaged, skipped" for path in torn]
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = new_model(config, tokenizer, tokens)
+    if checkpoint is None and config.start_embeddings == "ppmi_svd":
+        with _timed(record, "start_embeddings_seconds", "token vectors from co-occurrence counts", report):
+            _start_embeddings(model, config, tokens, trained_on, vocabulary)
+    model.to(device)  # type: ignore[arg-type]
+    run = _Run(model, config, tokens, batches, vocabulary, held_out, steps, output, record, report)
+    report(
+        "start",
+        {
+            "steps": steps,
+            "passes": steps / batches.per_epoch,
+            "bf16": run.bf16,
+            "warnings": record.warnings,
+            "resumed": checkpoint and checkpoint.name,
+            "trained": sum(p.numel() for p in model.parameters()),
+            "device": device.type,
+        },
+    )
+    record.write(record_file)
+    run.train(checkpoint)
+
+    if config.store == "fp16":
+        _round_to_half(model, record)
+    record.scores = {"steps": steps, "tokens_seen": run.tokens_seen, **run.measure()}
+    record.scores["unigram_loss"] = run.unigram_loss()
+    record.log = run.log
+    record.timing |= {"seconds": run.seconds(), "tokens_per_second": run.tokens_seen / run.training_seconds}
+    _save(model, tokenizer, config, output / "model", _card(config, corpus, record, license_note))
+    record.status = "complete"
+    record.write(record_file)
+    _clean_up(output)
+    report("done", {"output": str(output), **record.scores, "truncated": data["truncated"], "sentences": len(corpus)})
+    return Pretrained(model.eval(), tokenizer, record)
+
+
+def split(sentences: int, held_out: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(sentences held out, sentences trained on), both sorted; (seed, number of sentences) alone decides."""
+    chosen = np.zeros(sentences, dtype=bool)
+    chosen[np.random.default_rng([seed, 0]).choice(sentences, held_out, replace=False)] = True
+    return np.flatnonzero(chosen), np.flatnonzero(~chosen)
+
+
+class Batches:
+    """Groups of sentences of one length, in an order that (seed, epoch) alone decides; several make a step.
+
+    A group has at most `_GROUP_TOKENS` tokens. Every sentence comes once an epoch, the last of each length in a group
+    that is not full.
+    """
+
+    def __init__(
+        self, lengths: npt.NDArray[np.int64], sentences: npt.NDArray[np.int64], batch_tokens: int, seed: int
+    ) -> None:
+        self.lengths, self.sentences, self.seed = lengths, sentences, seed
+        group_tokens = min(_GROUP_TOKENS, batch_tokens)
+        self._groups_a_step = max(1, batch_tokens // group_tokens)
+        ends = [0]
+        for length, count in zip(*np.unique(lengths[sentences], return_counts=True), strict=True):
+            rows = max(1, group_tokens // int(length))
+            first = ends[-1]
+            ends += [*range(first + rows, first + int(count), rows), first + int(count)]
+        self._starts, self._ends = np.array(ends[:-1]), np.array(ends[1:])
+        self.per_epoch = math.ceil(len(self._starts) / self._groups_a_step)
+        self._epoch = -1
+
+    def __getitem__(self, step: int) -> list[npt.NDArray[np.int64]]:
+        """The groups of update `step` (counted from 0), each the numbers of its sentences."""
+        epoch, index = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            random = np.random.default_rng([self.seed, 2, epoch])
+            shuffled = random.permutation(self.sentences)
+            self._sentences = shuffled[np.argsort(self.lengths[shuffled], kind="stable")]
+            self._order, self._epoch = random.permutation(len(self._starts)), epoch
+        first = index * self._groups_a_step
+        chosen = self._order[first : first + self._groups_a_step]
+        return [self._sentences[self._starts[group] : self._ends[group]] for group in chosen]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Sentences of one length and what is to be predicted of them."""
+
+    inputs: Tensor
+    """(R, T) token ids the model reads."""
+    where: Tensor
+    """(R, T) bool: positions whose hidden state predicts a token."""
+    targets: Tensor
+    """(M,) the tokens."""
+
+
+def mlm_group(ids_RT: Tensor, vocabulary: Vocabulary, ratio: float, address: tuple[int, ...], rows_R: Tensor) -> Group:
+    """Masked copies; the chosen positions predict what stood there."""
+    masked_RT, chosen_RT = mask_tokens(ids_RT, torch.ones_like(ids_RT), vocabulary, ratio, Draw(address, rows_R))
+    return Group(masked_RT, chosen_RT, ids_RT[chosen_RT])
+
+
+def causal_group(ids_RT: Tensor) -> Group:
+    """Every position but the last predicts the token after it."""
+    where_RT = torch.ones_like(ids_RT, dtype=torch.bool)
+    where_RT[:, -1] = False
+    return Group(ids_RT, where_RT, ids_RT[:, 1:].flatten())
+
+
+def hidden_at(model: PreTrainedModel, group: Group) -> Tensor:
+    """The last hidden states where something is predicted: (M, H)."""
+    return model.base_model(input_ids=group.inputs, use_cache=False).last_hidden_state[group.where]
+
+
+def head_of(model: PreTrainedModel) -> nn.Module:
+    """What makes logits of hidden states."""
+    return cast(nn.Module, model.cls if hasattr(model, "cls") else model.get_output_embeddings())
+
+
+def backward(model: PreTrainedModel, group: Group, scale: float) -> Tensor:
+    """Add the gradient of `scale` times the summed cross-entropy to the weights' gradients; returns that sum, unscaled.
+
+    The head runs forward and backward on a few positions at a time: logits of all of them at once, with their gradient,
+    would be many times larger than everything else and fall out of every cache.
+    """
+    hidden_MH = hidden_at(model, group)
+    cut_MH = hidden_MH.detach().requires_grad_()
+    total = torch.zeros((), device=cut_MH.device)
+    for part_MH, targets_M in zip(cut_MH.split(_HEAD_ROWS), group.targets.split(_HEAD_ROWS), strict=True):
+        loss = F.cross_entropy(head_of(model)(part_MH).float(), targets_M, reduction="sum")
+        _backward(loss * scale)
+        total += loss.detach()
+    _backward(hidden_MH, cut_MH.grad)
+    return total
+
+
+def _backward(value: Tensor, gradient: Tensor | None = None) -> None:
+    with torch.autocast(value.device.type, enabled=False):  # its rules are for forward passes
+        value.backward(gradient)
+
+
+def cross_entropy(model: PreTrainedModel, group: Group) -> tuple[Tensor, Tensor]:
+    """(summed cross-entropy in nats, number of tokens that were the likeliest), without a gradient."""
+    loss = right = torch.zeros((), device=group.targets.device)
+    hidden_MH = hidden_at(model, group)
+    for part_MH, targets_M in zip(hidden_MH.split(_HEAD_ROWS), group.targets.split(_HEAD_ROWS), strict=True):
+        logits_MV = head_of(model)(part_MH).float()
+        loss = loss + F.cross_entropy(logits_MV, targets_M, reduction="sum")
+        right = right + (logits_MV.argmax(-1) == targets_M).sum()
+    return loss, right
+
+
+def new_model(config: Pretraining, tokenizer: PreTrainedTokenizerBase, tokens: Tokens) -> PreTrainedModel:
+    """A model of the wanted shape with fresh weights, which the seed decides; output and input vectors are one."""
+    act = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}[config.activation]
+    ids = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokens.prefix[0] if tokens.prefix else None,
+        "eos_token_id": tokens.suffix[-1] if tokens.suffix else None,
+        # On a CPU the fused kernel's backward pass takes a quarter of the step; plain products hardly any of it.
+        "attn_implementation": "sdpa" if torch.cuda.is_available() else "eager",
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draws.key(config.seed) >> 1)
+        if config.objective == "causal":
+            return GPT2LMHeadModel(
+                GPT2Config(
+                    vocab_size=len(tokenizer),
+                    n_positions=config.positions,
+                    n_embd=config.width,
+                    n_layer=config.layers,
+                    n_head=config.heads,
+                    n_inner=config.intermediate,
+                    activation_function=act,
+                    resid_pdrop=config.dropout,
+                    embd_pdrop=config.dropout,
+                    attn_pdrop=config.dropout,
+                    initializer_range=_INIT_RANGE,
+                    **ids,
+                )
+            )
+        return BertForMaskedLM(
+            BertConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=config.width,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                intermediate_size=config.intermediate,
+                hidden_act=act,
+                hidden_dropout_prob=config.dropout,
+                attention_probs_dropout_prob=config.dropout,
+                max_position_embeddings=config.positions,
+                initializer_range=_INIT_RANGE,
+                **ids,
+            )
+        )
+
+
+class _Run:
+    """The loop: its state, what is measured, and checkpoints."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: Pretraining,
+        tokens: Tokens,
+        batches: Batches,
+        vocabulary: Vocabulary,
+        held_out: npt.NDArray[np.int64],
+        steps: int,
+        output: Path,
+        record: Record,
+        report: Report,
+    ) -> None:
+        self.model, self.config, self.tokens, self.batches = model, config, tokens, batches
+        self.vocabulary, self.held_out, self.steps = vocabulary, held_out, steps
+        self.output, self.record, self.report = output, record, report
+        self.bf16 = use_bf16(config)
+        self.log: list[dict[str, Any]] = []
+        self.tokens_seen = 0
+        self.training_seconds = 0.0
+        self._began, self._before = time.perf_counter(), 0.0
+        self._sums = dict.fromkeys(("loss", "predicted", "tokens", "sentences", "seconds", "steps"), 0.0)
+        matrices = [p for p in model.parameters() if p.ndim >= 2]
+        others = [p for p in model.parameters() if p.ndim < 2]
+        self._optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+            betas=(0.9, 0.98),
+            eps=1e-6,
+            fused=True,
+        )
+
+    def train(self, checkpoint: Path | None) -> None:
+        """From `checkpoint`, or the start, to the last step."""
+        first = 0 if checkpoint is None else self._restore(checkpoint)
+        log = "".join(json.dumps(entry) + "\n" for entry in self.log)
+        write_text(self.output / "log.jsonl", log)
+        self.model.train()
+        config = self.config
+        for step in range(first, self.steps):
+            began = time.perf_counter()
+            self._step(step)
+            elapsed = time.perf_counter() - began
+            self.training_seconds += elapsed
+            self._sums["seconds"] += elapsed
+            done = step + 1
+            if done % config.log_every == 0 or done == self.steps:
+                self._log_training(done)
+            if done % config.eval_every == 0 and done < self.steps:
+                self._add({"step": done, **self.measure()})
+            if done % config.checkpoint_every == 0:
+                self._checkpoint(done)
+
+    def _step(self, step: int) -> None:
+        torch.manual_seed(draws.key(self.config.seed, _TRAIN, step) >> 1)
+        for part in self._optimizer.param_groups:
+            part["lr"] = self.config.learning_rate * rate(step, self.steps, self.config)
+        sentences = self.batches[step]
+        groups = [self._group(numbers, (self.config.seed, _TRAIN, step)) for numbers in sentences]
+        predicted = sum(len(group.targets) for group in groups)
+        device = groups[0].inputs.device
+        total = torch.zeros((), device=device)
+        # Weights cast to bf16 are kept while the outer block lasts: once a step, not once a group.
+        with self._autocast():
+            for group in groups:
+                if len(group.targets) == 0:
+                    continue
+                total += backward(self.model, group, 1 / predicted)
+        if predicted:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+        tokens = sum(group.inputs.numel() for group in groups)
+        self.tokens_seen += tokens
+        counted = {"loss": float(total), "predicted": predicted, "tokens": tokens, "steps": 1}
+        for name, value in {**counted, "sentences": sum(map(len, sentences))}.items():
+            self._sums[name] += value
+
+    def _group(self, numbers: npt.NDArray[np.int64], address: tuple[int, ...]) -> Group:
+        length = int(self.batches.lengths[numbers[0]])
+        device = self.model.device
+        ids_RT = torch.from_numpy(self.tokens.rows(numbers, length)).to(device)
+        if self.config.objective == "causal":
+            return causal_group(ids_RT)
+        rows_R = torch.from_numpy(np.asarray(numbers, dtype=np.int64)).to(device)
+        return mlm_group(ids_RT, self.vocabulary, self.config.mask_ratio, address, rows_R)
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16)
+
+    # ---- measuring -------------------------------------------------------------------------------------------------
+
+    def _held_out_groups(self) -> Iterator[Group]:
+        groups = Batches(self.batches.lengths, self.held_out, _GROUP_TOKENS, 0)
+        for index in range(groups.per_epoch):
+            for numbers in groups[index]:
+                yield self._group(numbers, (self.config.seed, _HELD_OUT))
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Loss (nats a predicted token) and accuracy on the sentences held out, always with the same masks."""
+        was_training = self.model.training
+        self.model.eval()
+        loss = right = count = 0.0
+        for group in self._held_out_groups():
+            with self._autocast():
+                summed, hits = cross_entropy(self.model, group)
+            loss, right, count = loss + float(summed), right + float(hits), count + len(group.targets)
+        self.model.train(was_training)
+        return {"held_out_loss": loss / max(count, 1), "held_out_accuracy": right / max(count, 1)}
+
+    def unigram_loss(self) -> float:
+        """The loss of one who knows how frequent each token is, and nothing of the sentence: the line to be below."""
+        counts_V = np.ones(self.vocabulary.size)
+        for first in range(0, len(self.tokens.ids), 1 << 22):
+            block = self.tokens.ids[first : first + (1 << 22)]
+            counts_V += np.bincount(block, minlength=self.vocabulary.size)
+        if self.config.objective == "causal":
+            counts_V[list(self.tokens.suffix)] += len(self.tokens)
+        logs_V = torch.from_numpy(np.log(counts_V / counts_V.sum()))
+        targets = torch.cat([group.targets.cpu() for group in self._held_out_groups()])
+        return -float(logs_V[targets].mean())
+
+    def seconds(self) -> float:
+        """Time since the loop began, that of the processes before a resume included."""
+        return self._before + time.perf_counter() - self._began
+
+    def _log_training(self, step: int) -> None:
+        sums, self._sums = self._sums, dict.fromkeys(self._sums, 0.0)
+        loss = sums["loss"] / max(sums["predicted"], 1)
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss is {loss} before step {step}: training diverged. Lower --learning-rate (or use --precision "
+                "fp32); checkpoints written before are untouched"
+            )
+        self._add(
+            {
+                "step": step,
+                "loss": loss,
+                "learning_rate": self._optimizer.param_groups[0]["lr"],
+                "tokens": self.tokens_seen,
+                "tokens_per_second": sums["tokens"] / max(sums["seconds"], 1e-9),
+                "sentences": sums["sentences"],
+            }
+        )
+
+    def _add(self, entry: dict[str, Any]) -> None:
+        entry = finite(entry)
+        self.log.append(entry)
+        path = self.output / "log.jsonl"
+        with write_errors(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        self.report("log", {**entry, "steps": self.steps})
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _checkpoint(self, step: int) -> None:
+        if not all(p.isfinite().all() for p in self.model.parameters()):
+            raise InputError(
+                f"a weight is no longer finite after step {step}: training diverged. Lower --learning-rate; "
+                "checkpoints written before are untouched"
+            )
+        folder = self.output / "checkpoints"
+        with staged_folder(checkpoint_path(folder, step)) as staging:
+            save_weights({name: value.detach() for name, value in self.model.named_parameters()}, staging / _WEIGHTS)
+            save_weights(self._moments(), staging / _OPTIMIZER)
+            state = {
+                "step": step,
+                "tokens_seen": self.tokens_seen,
+                "training_seconds": self.training_seconds,
+                "seconds": self.seconds(),
+                "timing": self.record.timing,
+                "sums": self._sums,
+                "log": self.log,
+            }
+            write_json(staging / _STATE, finite(state))
+            write_manifest(staging)
+        prune(folder, step)
+
+    def _moments(self) -> dict[str, Tensor]:
+        return {
+            f"{name}.{key}": value
+            for name, parameter in self.model.named_parameters()
+            for key, value in self._optimizer.state[parameter].items()
+        }
+
+    @torch.no_grad()
+    def _restore(self, checkpoint: Path) -> int:
+        """Take up everything `checkpoint` holds; the number of updates it has behind it."""
+        weights, moments = load_file(checkpoint / _WEIGHTS), load_file(checkpoint / _OPTIMIZER)
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(weights[name])
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            self._optimizer.state[parameter] = {
+                key: moments[f"{name}.{key}"].to("cpu" if key == "step" else parameter.device) for key in keys
+            }
+        state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        self.tokens_seen, self.training_seconds = state["tokens_seen"], state["training_seconds"]
+        self._before, self._sums, self.log = state["seconds"], state["sums"], state["log"]
+        self.record.timing = {**self.record.timing, **state["timing"]}
+        return state["step"]
+
+
+def rate(step: int, steps: int, config: Pretraining) -> float:
+    """The learning rate of update `step` (counted from 0) as a share of its peak: up in the warm-up, then down to 0."""
+    warmup = round(config.warmup_ratio * steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    left = (steps - step) / max(steps - warmup, 1)
+    return left if config.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+
+
+def _tokenizer(
+    config: Pretraining,
+    corpus: Corpus,
+    trained_on: npt.NDArray[np.int64],
+    folder: Path,
+    record: Record,
+    report: Report,
+) -> PreTrainedTokenizerBase:
+    """The given tokenizer, or one trained on sentences evenly spread; an interrupted run left it in `folder`."""
+    if config.tokenizer is not None:
+        return load_tokenizer(config.tokenizer)
+    if not folder.is_dir():
+        with _timed(record, "tokenizer_seconds", f"training a tokenizer of {config.vocabulary:,} tokens", report):
+            tokenizer = train_wordpiece(
+                (corpus[int(i)] for i in spread(trained_on, config.tokenizer_sentences)),
+                config.vocabulary,
+                lowercase=config.lowercase,
+                positions=config.positions,
+            )
+        with staged_folder(folder) as staging:
+            tokenizer.save_pretrained(staging)
+    with quiet():
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def spread(items: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """At most `count` of `items`, evenly spread."""
+    return items if len(items) <= count else items[np.linspace(0, len(items) - 1, count).astype(np.int64)]
+
+
+@torch.no_grad()
+def _start_embeddings(
+    model: PreTrainedModel,
+    config: Pretraining,
+    tokens: Tokens,
+    trained_on: npt.NDArray[np.int64],
+    vocabulary: Vocabulary,
+) -> None:
+    sizes = np.diff(tokens.offsets)
+    share = config.start_tokens / max(int(sizes[trained_on].sum()), 1)
+    counted = spread(trained_on, max(1, int(share * len(trained_on))))
+    chosen = np.zeros(len(tokens), dtype=bool)
+    chosen[counted] = True
+    ids_N = tokens.ids[np.repeat(chosen, sizes)]
+    offsets = np.concatenate([[0], np.cumsum(sizes[counted])])
+    vectors_VH = ppmi_svd(
+        ids_N,
+        offsets,
+        vocabulary.size,
+        config.width,
+        length=_INIT_RANGE * config.width**0.5,  # as long as fresh vectors are
+        skip=vocabulary.special,
+        seed=config.seed,
+    )
+    weight = cast(Tensor, model.get_input_embeddings().weight)
+    weight[: len(vectors_VH)] = torch.from_numpy(vectors_VH)
+
+
+def _round_to_half(model: PreTrainedModel, record: Record) -> None:
+    """Give the weights the values they will be stored with, so that what is measured is what ships."""
+    with torch.no_grad():
+        rounded = [p.half() for p in model.parameters()]
+        if not all(value.isfinite().all() for value in rounded):
+            raise InputError("a weight is too large for fp16: use --store fp32 with --resume")
+        for parameter, value in zip(model.parameters(), rounded, strict=True):
+            parameter.copy_(value)
+
+
+def _save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Pretraining, folder: Path, card: str
+) -> None:
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        if hasattr(model.config, name):
+            setattr(model.config, name, _SAVED_DROPOUT)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, config.positions)
+    if config.store == "fp16":
+        model.half()
+    try:
+        with staged_folder(folder) as staging, quiet():
+            model.save_pretrained(staging)
+            tokenizer.save_pretrained(staging)
+            write_text(staging / "README.md", card)
+    finally:
+        model.float()
+
+
+def _card(config: Pretraining, corpus: Corpus, record: Record, license_note: str) -> str:
+    kind = "masked" if config.objective == "mlm" else "causal"
+    scores = record.scores
+    predicted = "a masked token" if config.objective == "mlm" else "a token"
+    if config.tokenizer and Path(config.tokenizer).exists():
+        # Folders of this machine are nobody's business: the name is enough.
+        config = dataclasses.replace(config, tokenizer=Path(config.tokenizer).name)
+    given = f", with the tokenizer of {config.tokenizer}" if config.tokenizer else ""
+    return f"""# {config.name}: a small {kind} language model
+
+Pretrained from scratch by `diffcse pretrain` on {scores["tokens_seen"]:,} tokens of plain text{given}.
+
+- Text: {len(corpus):,} distinct sentences, SHA-256 `{corpus.sha256}`
+- Licence of the text: {license_note or "not stated"}
+- Held out: {config.held_out:,} sentences never trained on; loss {scores["held_out_loss"]:.3f} nats for {predicted}
+  (by token frequency alone {scores["unigram_loss"]:.3f}), accuracy {scores["held_out_accuracy"]:.1%}
+
+Its sentence embeddings are only a start: train them with `diffcse train`.
+
+```toml
+{to_toml(config)}```
+"""
+
+
+def _check_same_run(record_file: Path, config: Pretraining, data: dict[str, Any]) -> Record:
+    """The record of the run to go on with.
+
+    Raises:
+        InputError: it was begun with another recipe or other text.
+    """
+    begun = read_record(record_file)
+    harmless = {"name", "purpose", "hardware", "log_every", "eval_every", "checkpoint_every", "store"}
+    changed = [name for name in differences(begun.config, to_dict(config)) if name not in harmless]
+    if begun.kind != "pretrain" or changed:
+        what = ", ".join(changed) if begun.kind == "pretrain" else f"as a run of kind {begun.kind!r}"
+        raise InputError(f"{record_file}: was begun with other settings ({what}): resume with those, or a new --output")
+    if begun.data.get("sha256") != data["sha256"]:
+        raise InputError(f"{record_file}: was begun on other text: give the same files, or a new --output")
+    return begun
+
+
+def _reopen(config: Pretraining, output: Path, record: Record) -> Pretrained:
+    """The result of a complete run."""
+    folder = output / "model"
+    if not folder.is_dir():
+        raise InputError(f"{output}: its run is complete, but model/ was removed: give a new --output")
+    kind = GPT2LMHeadModel if config.objective == "causal" else BertForMaskedLM
+    with quiet():
+        model = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    return Pretrained(model.eval(), load_tokenizer(folder), record)
+
+
+def _clean_up(output: Path) -> None:
+    """Remove what only an unfinished run needs; not before run.json says "complete"."""
+    for name in ("checkpoints", "tokenizer"):
+        shutil.rmtree(output / name, ignore_errors=True)
+
+
+class _timed:
+    """Reports a phase that takes a while, and notes its seconds."""
+
+    def __init__(self, record: Record, name: str, label: str, report: Report) -> None:
+        self.record, self.name = record, name
+        report("phase", {"label": label})
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.record.timing[self.name] = time.perf_counter() - self._began
