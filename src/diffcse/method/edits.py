@@ -222,7 +222,10 @@ class Delete(Editor, name="delete"):
         words_R = word_RT.sum(1)
         # Something is left of every sentence.
         gone_RT = _exactly(_share(words_R, tools.mask_ratio).minimum((words_R - 1).clamp(min=0)), word_RT, draw)
-        after_RT = torch.cat([torch.zeros_like(gone_RT[:, :1]), gone_RT[:, :-1]], 1)
+        could_RT = word_RT & (words_R > 1)[:, None]
+        after_RT, editable_RT = (
+            torch.cat([torch.zeros_like(where_RT[:, :1]), where_RT[:, :-1]], 1) for where_RT in (gone_RT, could_RT)
+        )
         kept_RT = real_RT & ~gone_RT
         # Kept tokens move together; what is left over at the end is padding.
         order_RT = (~kept_RT).long().argsort(dim=1, stable=True)
@@ -233,7 +236,7 @@ class Delete(Editor, name="delete"):
             ids=edited_RW,
             attention=real_RW.to(attention_RT.dtype),
             labels=labels_RW.long(),
-            editable=real_RW & ~_starts(real_RW),
+            editable=editable_RT.gather(1, order_RT) & real_RW,
             original=torch.where(real_RW, edited_RW, -1),
             masked=edited_RW,
             chosen=labels_RW,
