@@ -174,6 +174,7 @@ class CausalLm(Editor, name="causal_lm"):
 
     def __call__(self, ids_RT: Tensor, attention_RT: Tensor, tools: Tools, draw: Draw) -> Edited:
         chosen_RT = _choose(ids_RT, attention_RT, tools, draw)
+        chosen_RT[:, 0] = False  # nothing stands before it to predict it from
         filled_RT = _filled(ids_RT, attention_RT, chosen_RT, tools)
         # What stands at t is predicted from t - 1.
         before_RT = torch.cat([filled_RT[:, 1:], torch.zeros_like(filled_RT[:, :1])], 1)
