@@ -222,7 +222,8 @@ class Delete(Editor, name="delete"):
         word_RT = real_RT & ~tools.vocabulary.is_special(ids_RT)
         words_R = word_RT.sum(1)
         # Something is left of every sentence.
-        gone_RT = _exactly(_share(words_R, tools.mask_ratio).minimum((words_R - 1).clamp(min=0)), word_RT, draw)
+        share_R = _share(words_R, tools.mask_ratio, ids_RT.shape[1])
+        gone_RT = _exactly(share_R.minimum((words_R - 1).clamp(min=0)), word_RT, draw)
         could_RT = word_RT & (words_R > 1)[:, None]
         after_RT, editable_RT = (
             torch.cat([torch.zeros_like(where_RT[:, :1]), where_RT[:, :-1]], 1) for where_RT in (gone_RT, could_RT)
@@ -273,9 +274,15 @@ def _choose(ids_RT: Tensor, attention_RT: Tensor, tools: Tools, draw: Draw) -> T
     return word_RT & (draw.uniforms(_CHOOSE, ids_RT.shape[1]) < tools.mask_ratio)
 
 
-def _share(words_R: Tensor, ratio: float) -> Tensor:
+def _share(words_R: Tensor, ratio: float, most: int) -> Tensor:
     """`ratio` of each sentence's words as a whole number, rounded half up, at least one of a sentence that has any."""
-    return (words_R * ratio + 0.5).long().clamp(min=1).minimum(words_R)
+    # Looked up, not computed: in float32 a product can round to another number than `longest_copy` reckons with.
+    shares = [min(words, _part(words, ratio)) for words in range(most + 1)]
+    return torch.tensor(shares, device=words_R.device)[words_R]
+
+
+def _part(tokens: int, ratio: float) -> int:
+    return max(1, int(tokens * ratio + 0.5))
 
 
 def _exactly(number_R: Tensor, candidates_RT: Tensor, draw: Draw) -> Tensor:
@@ -296,7 +303,7 @@ def _open_gaps(ids_RT: Tensor, attention_RT: Tensor, tools: Tools, draw: Draw) -
     gap_RT = real_RT.clone()
     gap_RT[:, 0] = False
     words_R = (real_RT & ~tools.vocabulary.is_special(ids_RT)).sum(1)
-    opened_RT = _exactly(_share(words_R, tools.mask_ratio), gap_RT, draw)
+    opened_RT = _exactly(_share(words_R, tools.mask_ratio, width), gap_RT, draw)
     # The token at t moves up by the number of gaps opened at or before it; positions beyond the last one are padding.
     target_RT = torch.arange(width, device=ids_RT.device) + opened_RT.cumsum(1)
     wide = longest_copy(width, tools.mask_ratio)
@@ -311,7 +318,7 @@ def _open_gaps(ids_RT: Tensor, attention_RT: Tensor, tools: Tools, draw: Draw) -
 
 def longest_copy(tokens: int, ratio: float) -> int:
     """The most tokens that a sentence of so many can have after insertions."""
-    return tokens + max(1, int(tokens * ratio + 0.5))
+    return tokens + _part(tokens, ratio)
 
 
 def _inserted(
