@@ -133,6 +133,9 @@ def edit(ids_RT: Tensor, attention_RT: Tensor, editors: Sequence[str], tools: To
 
     Of several editors each row draws one, all being equally likely.
     """
+    if not len(ids_RT):  # no model runs on no rows
+        nowhere_RT = torch.zeros_like(ids_RT, dtype=torch.bool)
+        return Edited(ids_RT, attention_RT, torch.zeros_like(ids_RT), nowhere_RT, ids_RT, ids_RT, nowhere_RT)
     if len(editors) == 1:
         return Editor.registry[editors[0]](ids_RT, attention_RT, tools, draw)
     which_R = draw.integers(_EDITOR, 1, len(editors)).squeeze(1)
