@@ -133,6 +133,9 @@ def edit(ids_RT: Tensor, attention_RT: Tensor, editors: Sequence[str], tools: To
 
     Of several editors each row draws one, all being equally likely.
     """
+    if not len(ids_RT):  # no model runs on no rows
+        nowhere_RT = torch.zeros_like(ids_RT, dtype=torch.bool)
+        return Edited(ids_RT, attention_RT, torch.zeros_like(ids_RT), nowhere_RT, ids_RT, ids_RT, nowhere_RT)
     if len(editors) == 1:
         return Editor.registry[editors[0]](ids_RT, attention_RT, tools, draw)
     which_R = draw.integers(_EDITOR, 1, len(editors)).squeeze(1)
@@ -174,6 +177,7 @@ class CausalLm(Editor, name="causal_lm"):
 
     def __call__(self, ids_RT: Tensor, attention_RT: Tensor, tools: Tools, draw: Draw) -> Edited:
         chosen_RT = _choose(ids_RT, attention_RT, tools, draw)
+        chosen_RT[:, 0] = False  # nothing stands before it to predict it from
         filled_RT = _filled(ids_RT, attention_RT, chosen_RT, tools)
         # What stands at t is predicted from t - 1.
         before_RT = torch.cat([filled_RT[:, 1:], torch.zeros_like(filled_RT[:, :1])], 1)
@@ -221,8 +225,12 @@ class Delete(Editor, name="delete"):
         word_RT = real_RT & ~tools.vocabulary.is_special(ids_RT)
         words_R = word_RT.sum(1)
         # Something is left of every sentence.
-        gone_RT = _exactly(_share(words_R, tools.mask_ratio).minimum((words_R - 1).clamp(min=0)), word_RT, draw)
-        after_RT = torch.cat([torch.zeros_like(gone_RT[:, :1]), gone_RT[:, :-1]], 1)
+        share_R = _share(words_R, tools.mask_ratio, ids_RT.shape[1])
+        gone_RT = _exactly(share_R.minimum((words_R - 1).clamp(min=0)), word_RT, draw)
+        could_RT = word_RT & (words_R > 1)[:, None]
+        after_RT, editable_RT = (
+            torch.cat([torch.zeros_like(where_RT[:, :1]), where_RT[:, :-1]], 1) for where_RT in (gone_RT, could_RT)
+        )
         kept_RT = real_RT & ~gone_RT
         # Kept tokens move together; what is left over at the end is padding.
         order_RT = (~kept_RT).long().argsort(dim=1, stable=True)
@@ -233,7 +241,7 @@ class Delete(Editor, name="delete"):
             ids=edited_RW,
             attention=real_RW.to(attention_RT.dtype),
             labels=labels_RW.long(),
-            editable=real_RW & ~_starts(real_RW),
+            editable=editable_RT.gather(1, order_RT) & real_RW,
             original=torch.where(real_RW, edited_RW, -1),
             masked=edited_RW,
             chosen=labels_RW,
@@ -269,9 +277,15 @@ def _choose(ids_RT: Tensor, attention_RT: Tensor, tools: Tools, draw: Draw) -> T
     return word_RT & (draw.uniforms(_CHOOSE, ids_RT.shape[1]) < tools.mask_ratio)
 
 
-def _share(words_R: Tensor, ratio: float) -> Tensor:
+def _share(words_R: Tensor, ratio: float, most: int) -> Tensor:
     """`ratio` of each sentence's words as a whole number, rounded half up, at least one of a sentence that has any."""
-    return (words_R * ratio + 0.5).long().clamp(min=1).minimum(words_R)
+    # Looked up, not computed: in float32 a product can round to another number than `longest_copy` reckons with.
+    shares = [min(words, _part(words, ratio)) for words in range(most + 1)]
+    return torch.tensor(shares, device=words_R.device)[words_R]
+
+
+def _part(tokens: int, ratio: float) -> int:
+    return max(1, int(tokens * ratio + 0.5))
 
 
 def _exactly(number_R: Tensor, candidates_RT: Tensor, draw: Draw) -> Tensor:
@@ -292,7 +306,7 @@ def _open_gaps(ids_RT: Tensor, attention_RT: Tensor, tools: Tools, draw: Draw) -
     gap_RT = real_RT.clone()
     gap_RT[:, 0] = False
     words_R = (real_RT & ~tools.vocabulary.is_special(ids_RT)).sum(1)
-    opened_RT = _exactly(_share(words_R, tools.mask_ratio), gap_RT, draw)
+    opened_RT = _exactly(_share(words_R, tools.mask_ratio, width), gap_RT, draw)
     # The token at t moves up by the number of gaps opened at or before it; positions beyond the last one are padding.
     target_RT = torch.arange(width, device=ids_RT.device) + opened_RT.cumsum(1)
     wide = longest_copy(width, tools.mask_ratio)
@@ -307,7 +321,7 @@ def _open_gaps(ids_RT: Tensor, attention_RT: Tensor, tools: Tools, draw: Draw) -
 
 def longest_copy(tokens: int, ratio: float) -> int:
     """The most tokens that a sentence of so many can have after insertions."""
-    return tokens + max(1, int(tokens * ratio + 0.5))
+    return tokens + _part(tokens, ratio)
 
 
 def _inserted(

@@ -22,6 +22,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -406,6 +407,9 @@ class DiffCSE(nn.Module):
         """D(x″, z): (R, W, 2) logits, index 1 = edited."""
         assert self.discriminator is not None
         assert self.head is not None
+        if not len(edited_RW):  # no encoder runs on no rows
+            width = self.discriminator.config.hidden_size
+            return self.head(next(self.head.parameters()).new_zeros(*edited_RW.shape, width))
         with self._told(edited_RW, attention_RW, condition_RH) as (ids_RW, mask_RW):
             hidden_RWH = self.discriminator(input_ids=ids_RW, attention_mask=mask_RW).last_hidden_state
         return self.head(hidden_RWH[:, -edited_RW.shape[1] :])
@@ -413,6 +417,9 @@ class DiffCSE(nn.Module):
     def restore(self, ids_RW: Tensor, attention_RW: Tensor, condition_RH: Tensor | None, where_RW: Tensor) -> Tensor:
         """D as a conditional language model: its logits at the given positions, (M, V)."""
         assert self.discriminator is not None
+        if not len(ids_RW):
+            vocabulary_head = cast(nn.Linear, self.discriminator.get_output_embeddings())
+            return vocabulary_head(vocabulary_head.weight.new_zeros(0, vocabulary_head.weight.shape[1]))
         with self._told(ids_RW, attention_RW, condition_RH) as (told_RW, mask_RW):
             room = told_RW.shape[1] - ids_RW.shape[1]
             return logits_at(self.discriminator, told_RW, mask_RW, F.pad(where_RW, (room, 0)))
