@@ -207,7 +207,10 @@ class Method:
         """Names of the fields that are set to something else than by default, and change nothing here."""
         idle: set[str] = set()
         if not self.contrast:
-            idle |= {"temperature"}
+            idle |= {"temperature", "hard_negative_weight", "false_negatives"}
+            idle |= {"projector"} if self.condition == "pooled" else set()
+        if self.projector == "none" and self.condition == "pooled":
+            idle |= {"condition"}  # z is h
         if self.difference == "none":
             idle |= {"discriminator", "rtd_weight", "rtd_schedule", "rtd_padding", "condition", "inject", "pairing"}
             idle |= {"edit_columns"}
