@@ -381,11 +381,13 @@ class Config:
                         f'method.{key} = "{getattr(method, key)}" is for plain text, and text.anchor names pairs: '
                         f'leave it at "{plain}", or train on plain text'
                     )
-        elif method.edit_columns != "both":
-            raise InputError(
-                f'method.edit_columns = "{method.edit_columns}" is for pairs: name their columns with text.anchor and '
-                "text.positive, or leave it out"
-            )
+        else:
+            for key, plain in (("edit_columns", "both"), ("false_negatives", "mask")):
+                if getattr(method, key) != plain:
+                    raise InputError(
+                        f'method.{key} = "{getattr(method, key)}" is for pairs: name their columns with text.anchor '
+                        "and text.positive, or leave it out"
+                    )
         if method.hard_negative_weight and text.hard_negative is None:
             raise InputError(
                 f"method.hard_negative_weight = {method.hard_negative_weight}: there are no hard negatives; name their "
