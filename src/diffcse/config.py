@@ -215,7 +215,10 @@ class Method:
         """Names of the fields that are set to something else than by default, and change nothing here."""
         idle: set[str] = set()
         if not self.contrast:
-            idle |= {"temperature"}
+            idle |= {"temperature", "hard_negative_weight", "false_negatives"}
+            idle |= {"projector"} if self.condition == "pooled" else set()
+        if self.projector == "none" and self.condition == "pooled":
+            idle |= {"condition"}  # z is h
         if self.difference == "none":
             idle |= {"discriminator", "rtd_weight", "rtd_schedule", "rtd_padding", "condition", "inject", "pairing"}
             idle |= {"edit_columns"}
@@ -386,11 +389,13 @@ class Config:
                         f'method.{key} = "{getattr(method, key)}" is for plain text, and text.anchor names pairs: '
                         f'leave it at "{plain}", or train on plain text'
                     )
-        elif method.edit_columns != "both":
-            raise InputError(
-                f'method.edit_columns = "{method.edit_columns}" is for pairs: name their columns with text.anchor and '
-                "text.positive, or leave it out"
-            )
+        else:
+            for key, plain in (("edit_columns", "both"), ("false_negatives", "mask")):
+                if getattr(method, key) != plain:
+                    raise InputError(
+                        f'method.{key} = "{getattr(method, key)}" is for pairs: name their columns with text.anchor '
+                        "and text.positive, or leave it out"
+                    )
         if method.hard_negative_weight and text.hard_negative is None:
             raise InputError(
                 f"method.hard_negative_weight = {method.hard_negative_weight}: there are no hard negatives; name their "

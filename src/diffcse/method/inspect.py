@@ -67,6 +67,7 @@ def conditional_gain(model: DiffCSE, batches: Iterable[Mapping[str, Tensor]]) ->
                 raise InputError("conditional gain needs batches of at least two sentences to shuffle among")
             batch = _on_device(model, batch)
             edited, condition_RH = _edit_and_condition(model, batch, step)
+            assert condition_RH is not None
             logits_RT2, others_RT2 = (
                 model.discriminate(edited.ids, edited.attention, sentence_RH).float()
                 for sentence_RH in (condition_RH, condition_RH.roll(1, 0))
@@ -109,7 +110,13 @@ class JudgedToken:
 
 @torch.no_grad()
 def judge(model: DiffCSE, batch: Mapping[str, Tensor], *, step: int = 0) -> list[list[JudgedToken]]:
-    """For each sentence of `batch`, its edited copy's real tokens with D's opinion of each (no dropout)."""
+    """For each sentence of `batch`, its edited copy's real tokens with D's opinion of each (no dropout).
+
+    Raises:
+        InputError: the model has no discriminator of edits.
+    """
+    if model.choices.difference != "rtd":
+        raise InputError('judging tokens needs a discriminator of edits: train with method.difference = "rtd"')
     batch = _on_device(model, batch)
     was_training = model.training
     model.eval()
@@ -131,10 +138,9 @@ def _on_device(model: DiffCSE, batch: Mapping[str, Tensor]) -> dict[str, Tensor]
     return {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
-def _edit_and_condition(model: DiffCSE, batch: Mapping[str, Tensor], step: int) -> tuple[Edited, Tensor]:
+def _edit_and_condition(model: DiffCSE, batch: Mapping[str, Tensor], step: int) -> tuple[Edited, Tensor | None]:
     x_RT, attention_RT = batch["input_ids"], batch["attention_mask"]
     h_RH = model.embed(x_RT, attention_RT)
     condition_RH = model.condition(h_RH, model.projector(h_RH))
-    assert condition_RH is not None
     edited = model.edit(x_RT, attention_RT, step=step, rows_R=torch.arange(len(x_RT), device=x_RT.device))
     return edited, condition_RH

@@ -244,7 +244,13 @@ def _check_lengths(config: Config, model: DiffCSE, tokenizer: PreTrainedTokenize
     room = longest_copy(tokens, method.mask_ratio) - tokens if inserts else 0
     told = int(method.difference != "none" and method.condition != "none" and method.inject == "prepend")
     why = " and ".join([*inserts[:1], *(["the prepended sentence embedding"] if told else [])])
-    for part, more in ((model.discriminator, room + told), (model.generator, room), (model.causal_generator, 0)):
+    viewed = room if method.edit_role != "difference" else 0  # the encoder embeds the edited copies
+    for part, more in (
+        (model.encoder, viewed),
+        (model.discriminator, room + told),
+        (model.generator, room),
+        (model.causal_generator, 0),
+    ):
         if part is not None and tokens + more > (most := position_limit(part, tokenizer)):
             raise InputError(
                 f"training.max_tokens = {tokens}: {type(part).__name__} takes at most {most} tokens, and sentences may "
