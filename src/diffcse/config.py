@@ -28,6 +28,7 @@ EncoderPooling = Literal[Pooling, "pooler"]
 Projector = Literal["batchnorm", "tanh", "none"]
 Difference = Literal["rtd", "mlm", "corrective_lm", "none"]
 Pairing = Literal["same", "next", "both"]
+Positives = Literal["dropout", "next", "both"]
 EditRole = Literal["difference", "positive", "negative"]
 EditColumns = Literal["anchor", "positive", "both"]
 FalseNegatives = Literal["mask", "keep"]
@@ -88,7 +89,9 @@ class Method:
     projector: Projector = "batchnorm"
     """Training-only head g between h and z."""
     contrast: bool = True
-    """Use the contrastive loss over two dropout views."""
+    """Use the contrastive loss."""
+    positives: Positives = "dropout"
+    """What a sentence is pulled towards: its second dropout view, the next sentence of its document, or both."""
     dropout: float | None = None
     """Probability of every dropout layer in encoder and discriminator. Unset: the checkpoint's own."""
     temperature: float = 0.05
@@ -127,7 +130,7 @@ class Method:
     hard_negative_weight: float = 0.0
     """Supervised: added to the logit of an anchor's own hard negative (a weight of e to this power)."""
     false_negatives: FalseNegatives = "mask"
-    """Supervised: what becomes of other rows' sentences that equal an anchor's own or its positive."""
+    """Pairs and next sentences: what becomes of other rows' sentences that equal an anchor or its positive."""
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -143,6 +146,18 @@ class Method:
         self._check_difference() if self.difference != "none" else self._check_contrast_alone()
         if self.edits_sentences:
             self._check_edits()
+        if self.positives != "dropout":
+            if not self.contrast:
+                raise InputError(
+                    f'method.positives = "{self.positives}" with method.contrast = false: nothing is pulled anywhere; '
+                    'leave positives at "dropout", or switch the contrastive loss on'
+                )
+            for key, plain in (("pairing", "same"), ("edit_role", "difference")):
+                if getattr(self, key) != plain:
+                    raise InputError(
+                        f'method.{key} = "{getattr(self, key)}" with method.positives = "{self.positives}": only one '
+                        f'can have the further view: leave {key} at "{plain}", or positives at "dropout"'
+                    )
 
     def _check_contrast_alone(self) -> None:
         if not self.contrast:
@@ -203,6 +218,11 @@ class Method:
             )
 
     @property
+    def reads_next(self) -> bool:
+        """Whether training needs to know which sentence follows which."""
+        return self.pairing != "same" or self.positives != "dropout"
+
+    @property
     def edits_sentences(self) -> bool:
         """Whether edited copies are made at all; `difference = "mlm"` only masks."""
         return self.difference in ("rtd", "corrective_lm") or self.edit_role != "difference"
@@ -242,6 +262,7 @@ REFERENCE: dict[str, Any] = {
     "pooling": "cls",
     "projector": "batchnorm",
     "contrast": True,
+    "positives": "dropout",
     "temperature": 0.05,
     "difference": "rtd",
     "rtd_weight": 0.005,
@@ -383,7 +404,7 @@ class Config:
         _check_choices(self)
         method, text = self.method, self.text
         if text.supervised:
-            for key, plain in (("pairing", "same"), ("edit_role", "difference")):
+            for key, plain in (("pairing", "same"), ("edit_role", "difference"), ("positives", "dropout")):
                 if getattr(method, key) != plain:
                     raise InputError(
                         f'method.{key} = "{getattr(method, key)}" is for plain text, and text.anchor names pairs: '
@@ -391,7 +412,7 @@ class Config:
                     )
         else:
             for key, plain in (("edit_columns", "both"), ("false_negatives", "mask")):
-                if getattr(method, key) != plain:
+                if getattr(method, key) != plain and not (key == "false_negatives" and method.positives != "dropout"):
                     raise InputError(
                         f'method.{key} = "{getattr(method, key)}" is for pairs: name their columns with text.anchor '
                         "and text.positive, or leave it out"

@@ -53,7 +53,7 @@ def test_two_layers_averaged_as_simcse_does_it(family, how, number):
 def test_both_losses_train_the_encoder_through_two_layers(how):
     model, tokenizer = build(Method(pooling=how, model="mini", dropout=0.1))
     terms = model.train()(tokenizer(SENTENCES[:4], padding=True, return_tensors="pt"), step=0)
-    for loss in (terms.contrastive, terms.rtd):
+    for loss in (terms.contrastive, terms.difference):
         model.zero_grad()
         loss.backward(retain_graph=True)
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.encoder.embeddings.parameters())

@@ -237,7 +237,8 @@ class DiffCSE(nn.Module):
             batch: `input_ids` and `attention_mask`, (B, T), padded on the right. Pairs: the same of the positives as
                 `positive_input_ids`, `positive_attention_mask`, of hard negatives (if any) as `hard_negative_...`, and
                 `anchor_key`, `positive_key`, `hard_negative_key` (B,) int64, equal where two sentences are. For
-                `pairing`: `next_input_ids`, `next_attention_mask`, and `has_next` (B,) bool.
+                `pairing` and `positives`: `next_input_ids`, `next_attention_mask`, `has_next` (B,) bool, and
+                `anchor_key`, `next_key`.
             step: the batch's number in the run; with `seed` and row it decides masks and samples.
             first_row: number of this batch's first sentence in the global batch.
             progress: share of the run that is done, 0 to 1; only `rtd_schedule` looks at it.
@@ -253,7 +254,12 @@ class DiffCSE(nn.Module):
         size = len(batch["input_ids"])
         paired = "positive_input_ids" in batch
         columns = [_tokens(batch, ""), _tokens(batch, "positive_" if paired else "")]
-        if "hard_negative_input_ids" in batch:
+        keys = batch if paired else {}
+        if self.choices.positives != "dropout":
+            next_ = self.next_or_own(batch)
+            columns = [columns[0], next_] if self.choices.positives == "next" else [*columns, next_]
+            keys = {"anchor_key": batch["anchor_key"], "positive_key": batch["next_key"]}
+        elif "hard_negative_input_ids" in batch:
             columns.append(_tokens(batch, "hard_negative_"))
         elif self.choices.edit_role != "difference":
             view = self.edit(*columns[0], step=step, rows_R=self.rows(size, 2, first_row, columns[0][0].device))
@@ -268,8 +274,8 @@ class DiffCSE(nn.Module):
         contrastive = difference = None
         metrics: dict[str, Tensor] = {}
         if self.choices.contrast:
-            unchanged_B = None if paired or len(columns) < 3 else (view.labels == 0).all(1)
-            contrastive, found = self.contrast(z_RH, size, batch if paired else {}, unchanged_B)
+            unchanged_B = None if keys or len(columns) < 3 else (view.labels == 0).all(1)
+            contrastive, found = self.contrast(z_RH, size, keys, unchanged_B)
             total = total + contrastive
             metrics |= found
         if self.choices.difference != "none":
@@ -294,19 +300,15 @@ class DiffCSE(nn.Module):
         self, z_RH: Tensor, size: int, keys: Mapping[str, Tensor], unchanged_B: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """L_contrast of rows in blocks of `size`: first views (anchors), second views (positives), and perhaps a third:
-        hard negatives, or edited copies in the role that `edit_role` gives them.
+        hard negatives, next sentences, or edited copies in the role that `edit_role` gives them.
 
-        As an extra positive, the copy has a loss of its own, equal in form, and L_contrast is the mean of both. As an
-        extra negative it is a hard negative to every sentence; a copy that came out unchanged is none to its own.
+        A further positive (a copy, or the next sentence beside the second view) has a loss of its own, equal in form,
+        and L_contrast is the mean of both. As an extra negative a copy is a hard negative to every sentence; one that
+        came out unchanged is none to its own.
         """
         first_BH, second_BH, *third = z_RH.split(size)
         third_BH = third[0] if third else None
         config = self.choices
-        if config.edit_role == "positive":
-            assert third_BH is not None
-            loss, cosines_BB = contrastive_loss(first_BH, second_BH, config.temperature)
-            other, _ = contrastive_loss(first_BH, third_BH, config.temperature)
-            return (loss + other) / 2, _cosine_metrics(cosines_BB.detach())
         found: dict[str, Tensor] = {}
         left_out = None
         if keys:
@@ -314,7 +316,12 @@ class DiffCSE(nn.Module):
             found["false_negatives"] = left_out.sum()
             if config.false_negatives == "keep":
                 left_out = None
-        elif third_BH is not None:
+        if config.edit_role == "positive" or config.positives == "both":
+            assert third_BH is not None
+            loss, cosines_BB = contrastive_loss(first_BH, second_BH, config.temperature)
+            other, _ = contrastive_loss(first_BH, third_BH, config.temperature, left_out=left_out)
+            return (loss + other) / 2, _cosine_metrics(cosines_BB.detach()) | found
+        if not keys and third_BH is not None:
             assert unchanged_B is not None
             left_out = torch.cat([torch.zeros_like(torch.diag(unchanged_B)), torch.diag(unchanged_B)], 1)
             found["false_negatives"] = left_out.sum()
@@ -327,6 +334,13 @@ class DiffCSE(nn.Module):
             left_out=left_out,
         )
         return loss, _cosine_metrics(cosines_BC.detach()[:, :size]) | found
+
+    def next_or_own(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The next sentence of each document, or, where it ends, the sentence itself: (token ids, attention)."""
+        (own_BT, own_attention), (next_BT, next_attention) = _tokens(batch, ""), _tokens(batch, "next_")
+        ids, attention = _together([(own_BT, own_attention), (next_BT, next_attention)], self.vocabulary.pad)
+        known_B1 = batch["has_next"].bool()[:, None]
+        return tuple(torch.where(known_B1, *x.chunk(2)[::-1]) for x in (ids, attention))  # type: ignore[return-value]
 
     def judged(
         self,

@@ -36,8 +36,8 @@ class Collate:
 
     Sentences give `input_ids` and `attention_mask` (B, T). Tuples of two or three are pairs or triplets, and give the
     same of every column (`positive_...`, `hard_negative_...`) and its `..._key` (B,), equal where sentences are;
-    with `neighbours` they are a sentence and its next one or None, and give `next_...` and `has_next` (B,). Beside
-    them always `truncated`: in how many examples a sentence was cut.
+    with `neighbours` they are a sentence and its next one or None, and give `next_...`, keys and `has_next` (B,).
+    Beside them always `truncated`: in how many examples a sentence was cut.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int, *, neighbours: bool = False) -> None:
@@ -62,8 +62,10 @@ class Collate:
             batch[f"{name}input_ids"] = tokens["input_ids"]
             batch[f"{name}attention_mask"] = tokens["attention_mask"]
             cut |= torch.tensor([bool(encoding.overflowing) for encoding in tokens.encodings or []])
-            if len(columns) > 1 and not self.neighbours:
-                batch[f"{name or 'anchor_'}key"] = torch.tensor([_key(str(sentence)) for sentence in column])
+            if len(columns) > 1:
+                # A sentence that no other follows stands for its own next one.
+                texts = [own if text is None else text for own, text in zip(columns[0], column, strict=True)]
+                batch[f"{name or 'anchor_'}key"] = torch.tensor([_key(str(text)) for text in texts])
         if self.neighbours:
             batch["has_next"] = torch.tensor([sentence is not None for sentence in columns[1]])
         return {**batch, "truncated": cut.sum()}

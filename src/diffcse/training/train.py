@@ -145,7 +145,7 @@ def run(
         model,
         training,
         _examples(config, corpus),
-        Collate(tokenizer, training.max_tokens, neighbours=config.method.pairing != "same"),
+        Collate(tokenizer, training.max_tokens, neighbours=config.method.reads_next),
         output,
         steps=steps,
         bf16=bf16,
@@ -209,7 +209,7 @@ def _clean_up(output: Path) -> None:
 def _read(config: Config, patterns: Sequence[str | Path]) -> Corpus | Examples:
     if config.text.supervised:
         return read_examples(patterns, text=config.text)
-    return read_corpus(patterns, text=config.text, documents=config.method.pairing != "same")
+    return read_corpus(patterns, text=config.text, documents=config.method.reads_next)
 
 
 def _check_kind(config: Config, corpus: Corpus | Examples) -> None:
@@ -223,16 +223,17 @@ def _check_kind(config: Config, corpus: Corpus | Examples) -> None:
             )
     elif config.text.supervised:
         raise InputError("text.anchor is set, but plain sentences were given: give diffcse.read_examples(...)")
-    elif config.method.pairing != "same" and corpus.following is None:
+    elif config.method.reads_next and corpus.following is None:
+        key = "pairing" if config.method.pairing != "same" else "positives"
         raise InputError(
-            f'method.pairing = "{config.method.pairing}" needs to know which sentence follows which: read the corpus '
-            "with read_corpus(..., documents=True)"
+            f'method.{key} = "{getattr(config.method, key)}" needs to know which sentence follows which: read the '
+            "corpus with read_corpus(..., documents=True)"
         )
 
 
 def _examples(config: Config, corpus: Corpus | Examples) -> Any:
     """What the trainer draws from: sentences, pairs, or sentences with the next one."""
-    return Neighbours(corpus) if isinstance(corpus, Corpus) and config.method.pairing != "same" else corpus
+    return Neighbours(corpus) if isinstance(corpus, Corpus) and config.method.reads_next else corpus
 
 
 def _check_lengths(config: Config, model: DiffCSE, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
