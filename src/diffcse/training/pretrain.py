@@ -176,7 +176,7 @@ def pretrain(
     record.scores = {"steps": steps, "tokens_seen": run.tokens_seen, **run.measure()}
     record.scores["unigram_loss"] = run.unigram_loss()
     record.log = run.log
-    record.timing |= {"seconds": run.seconds(), "tokens_per_second": run.tokens_seen / run.training_seconds}
+    record.timing |= {"seconds": run.seconds(), "tokens_per_second": run.tokens_seen / max(run.training_seconds, 1e-9)}
     _save(model, tokenizer, config, output / "model", _card(config, corpus, record, license_note))
     record.status = "complete"
     record.write(record_file)
