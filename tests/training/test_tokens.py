@@ -5,12 +5,12 @@ import sys
 
 import numpy as np
 import pytest
-from tests.models import SENTENCES, tiny_tokenizer
 
 from diffcse.errors import InputError
 from diffcse.text.corpus import Corpus
 from diffcse.training import tokens as module
 from diffcse.training.tokens import tokenise, train_wordpiece
+from tests.models import SENTENCES, tiny_tokenizer
 
 CORPUS = Corpus.from_sentences(SENTENCES)
 
