@@ -228,8 +228,9 @@ def test_pretrain_makes_a_start_for_train(capsys, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("".join(f"{one} and {other}\n" for one in SENTENCES[:30] for other in SENTENCES[30:40]))
     output = tmp_path / "made"
-    shape = ["--vocabulary", "150", "--layers", "1", "--width", "16", "--heads", "2", "--intermediate", "32", "--held-out", "20", "--max-steps", "4"]
-    code, out, err = run(capsys, "pretrain", text, "--output", output, *shape, "--batch-tokens", 256, "--log-every", 2)
+    shape = ["--vocabulary", 150, "--layers", 1, "--width", 16, "--heads", 2, "--intermediate", 32, "--held-out", 20]
+    pace = ["--max-steps", 4, "--batch-tokens", 256, "--log-every", 2]
+    code, out, err = run(capsys, "pretrain", text, "--output", output, *shape, *pace)
     assert (code, err) == (0, "")
     assert "step      4/4" in out
     assert "tokens/s" in out

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diffcse.config import Config, Method, Text, Training, load_recipe
+    from diffcse.config import Config, Method, Pretraining, Text, Training, load_pretraining, load_recipe
     from diffcse.encoder.encode import Encoder
     from diffcse.encoder.load import load
     from diffcse.encoder.save import save
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from diffcse.method.objective import DiffCSE, Terms
     from diffcse.method.parts import build
     from diffcse.text.corpus import Corpus, read_corpus
+    from diffcse.training.pretrain import pretrain
     from diffcse.training.train import Trained
     from diffcse.training.train import run as train
 
@@ -32,6 +33,9 @@ _HOMES = {
     "Text": "config",
     "Training": "config",
     "load_recipe": "config",
+    "Pretraining": "config",
+    "load_pretraining": "config",
+    "pretrain": "training.pretrain",
     "InputError": "errors",
     "Corpus": "text.corpus",
     "read_corpus": "text.corpus",
@@ -54,6 +58,7 @@ __all__ = [
     "Encoder",
     "InputError",
     "Method",
+    "Pretraining",
     "Terms",
     "Text",
     "Trained",
@@ -62,7 +67,9 @@ __all__ = [
     "conditional_gain",
     "judge",
     "load",
+    "load_pretraining",
     "load_recipe",
+    "pretrain",
     "read_corpus",
     "save",
     "train",

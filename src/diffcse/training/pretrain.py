@@ -58,7 +58,7 @@ from diffcse.training.train import Report, check_output, use_bf16
 
 _GROUP_TOKENS = 2048
 """Tokens that go through the model at once: more fall out of a core's cache, and a step mixes several lengths."""
-_HEAD_ROWS = 512
+_HEAD_ROWS = 448
 """Positions for which the vocabulary's logits are held at once."""
 _TRAIN, _HELD_OUT = range(2)  # streams of masks
 _SAVED_DROPOUT = 0.1  # BERT's
