@@ -41,6 +41,7 @@ from transformers import (
     GPT2LMHeadModel,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from diffcse.config import Pretraining, differences, to_dict, to_toml
@@ -580,8 +581,6 @@ def _tokenizer(
         with staged_folder(folder) as staging:
             tokenizer.save_pretrained(staging)
     with quiet():
-        from transformers import PreTrainedTokenizerFast
-
         return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
