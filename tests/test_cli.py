@@ -222,3 +222,55 @@ def test_help_loads_no_torch():
 def test_version_and_overview(capsys):
     assert run(capsys, "--version")[1].startswith("diffcse ")
     assert "train" in run(capsys)[1]
+
+
+def test_pretrain_makes_a_start_for_train(capsys, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{one} and {other}\n" for one in SENTENCES[:30] for other in SENTENCES[30:40]))
+    output = tmp_path / "made"
+    shape = ["--vocabulary", 150, "--layers", 1, "--width", 16, "--heads", 2, "--intermediate", 32, "--held-out", 20]
+    pace = ["--max-steps", 4, "--batch-tokens", 256, "--log-every", 2]
+    code, out, err = run(capsys, "pretrain", text, "--output", output, *shape, *pace)
+    assert (code, err) == (0, "")
+    assert "step      4/4" in out
+    assert "tokens/s" in out
+    assert "held out loss" in out
+    code, _, err, _ = train(
+        capsys, text, tmp_path, "--model", output / "model", "--max-steps", 2, "--batch-size", 8, "--precision", "fp32"
+    )
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--heads", "3"], "width = 256: must be a multiple of heads = 3"),
+        (["--max-tokens", "500"], "max_tokens = 500: is above positions = 128"),
+        (["--recipe", "mimi"], "Did you mean 'mini'?"),
+        (["--tokenizer", "nowhere"], "nowhere"),
+        (["--held-out", "60"], "--held-out 4"),
+        ([], "--held-out 4"),
+    ],
+)
+def test_pretrain_says_what_is_wrong(capsys, tmp_path, text, options, says):
+    if "--held-out" not in options and options:
+        options = [*options, "--held-out", "4"]
+    code, _, err = run(capsys, "pretrain", text, "--output", tmp_path / "out", *options)
+    assert code == 2
+    assert says in " ".join(err.replace("|", " ").split())
+    assert "Traceback" not in err
+
+
+def test_pretrain_print_config_is_a_recipe(capsys, tmp_path):
+    code, out, _ = run(capsys, "pretrain", "--print-config", "--layers", 2, "--epochs", 3)
+    assert code == 0
+    path = tmp_path / "mine.toml"
+    path.write_text(out)
+    code, again, _ = run(capsys, "pretrain", "--print-config", "--recipe", path)
+    assert (code, again) == (0, out)
+    assert "layers = 2" in out
+    path.write_text(out.replace("layers =", "layer ="))
+    code, _, err = run(capsys, "pretrain", "--print-config", "--recipe", path)
+    assert code == 2
+    line = out.split("\n").index("layers = 2") + 1
+    assert f"mine.toml:{line}: unknown key layer: did you mean layers?" in err

@@ -15,11 +15,14 @@ from diffcse.config import (
     PRESETS,
     Config,
     Method,
+    Pretraining,
     Text,
     Training,
     apply_preset,
     differences,
+    load_pretraining,
     load_recipe,
+    parse_pretraining,
     parse_recipe,
     recipe_names,
     to_dict,
@@ -556,3 +559,38 @@ def test_differences_are_exact(one, other):
         for part in name.split("."):
             a, b = a[part], b[part]
         assert a != b
+
+
+# Recipes for pretraining: no sections, the same care
+
+
+def test_pretraining_recipes_are_read_back_equal():
+    for name in recipe_names("recipes/pretrain"):
+        recipe = load_pretraining(name)
+        assert recipe.name == name
+        assert recipe.purpose
+        assert parse_pretraining(to_toml(recipe).encode(), "again.toml") == recipe
+    assert "mini" not in recipe_names()
+    changed = Pretraining(tokenizer='a "folder"', epochs=0.5, store="fp32", max_steps=3)
+    assert parse_pretraining(to_toml(changed).encode(), "x.toml") == changed
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("layer = 3", "my.toml:2: unknown key layer: did you mean layers?"),
+        ("heads = 3", "my.toml:2: width = 256: must be a multiple of heads = 3"),
+        ("max_tokens = 129", "my.toml:2: max_tokens = 129: is above positions = 128"),
+        ("batch_tokens = 63", "my.toml:2: batch_tokens = 63: must hold at least one sentence"),
+        ('objective = "clm"', "my.toml:2: objective = 'clm': must be one of 'mlm', 'causal'"),
+        ("mask_ratio = 1.0", "my.toml:2: mask_ratio = 1.0: must lie between 0 and 1"),
+        ("learning_rate = nan", "my.toml:2: learning_rate = nan: must be a finite number"),
+        ("[method]", "my.toml:2: unknown key method"),
+    ],
+)
+def test_pretraining_recipe_that_cannot_be_used(line, says):
+    with pytest.raises(InputError) as caught:
+        parse_pretraining(f'name = "mine"\n{line}\n'.encode(), "my.toml")
+    if line.startswith("heads"):
+        says = says.replace("my.toml:2", "my.toml:1")  # the width was not written: there is no line of it
+    assert says in str(caught.value)

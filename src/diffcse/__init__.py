@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diffcse.config import Config, Method, Text, Training, load_recipe
+    from diffcse.config import Config, Method, Pretraining, Text, Training, load_pretraining, load_recipe
     from diffcse.encoder.encode import Encoder
     from diffcse.encoder.load import load
     from diffcse.encoder.save import save
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from diffcse.method.parts import build
     from diffcse.text.corpus import Corpus, read_corpus
     from diffcse.text.examples import Examples, read_examples
+    from diffcse.training.pretrain import pretrain
     from diffcse.training.train import Trained
     from diffcse.training.train import run as train
 
@@ -33,6 +34,9 @@ _HOMES = {
     "Text": "config",
     "Training": "config",
     "load_recipe": "config",
+    "Pretraining": "config",
+    "load_pretraining": "config",
+    "pretrain": "training.pretrain",
     "InputError": "errors",
     "Corpus": "text.corpus",
     "read_corpus": "text.corpus",
@@ -58,6 +62,7 @@ __all__ = [
     "Examples",
     "InputError",
     "Method",
+    "Pretraining",
     "Terms",
     "Text",
     "Trained",
@@ -66,7 +71,9 @@ __all__ = [
     "conditional_gain",
     "judge",
     "load",
+    "load_pretraining",
     "load_recipe",
+    "pretrain",
     "read_corpus",
     "read_examples",
     "save",

@@ -12,7 +12,7 @@ from typing import Annotated
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from diffcse.config import Pretraining, load_pretraining, to_toml
+from diffcse.config import Pretraining, differences, load_pretraining, to_dict, to_toml
 from diffcse.errors import InputError
 
 
@@ -35,8 +35,13 @@ class Pretrain:
     settings: Pretraining = field(default_factory=Pretraining)
 
     def __call__(self, console: Console) -> None:
+        chosen, settings = load_pretraining(self.recipe), self.settings
+        changed = [name for name in differences(to_dict(chosen), to_dict(settings)) if name not in _HARMLESS]
+        if changed and settings.purpose == chosen.purpose:
+            # With another shape or objective it no longer makes what the recipe says.
+            settings = dataclasses.replace(settings, purpose=f"{chosen.name} with other {', '.join(changed)}")
         if self.print_config:
-            print(to_toml(self.settings), end="")
+            print(to_toml(settings), end="")
             return
         if not self.corpus:
             raise InputError("no corpus: give one or more text files, e.g. diffcse pretrain text.txt --output out")
@@ -45,12 +50,12 @@ class Pretrain:
         from diffcse.terminal import PretrainingView, say
 
         view = PretrainingView(console)
-        say(console, f"recipe   {self.settings.name}: {self.settings.purpose}")
+        say(console, f"recipe   {settings.purpose if changed else f'{settings.name}: {settings.purpose}'}")
         from diffcse.training.pretrain import pretrain
 
         try:
             made = pretrain(
-                self.settings,
+                settings,
                 self.corpus,
                 self.output,
                 resume=self.resume,
@@ -65,7 +70,7 @@ class Pretrain:
             f"held out loss {scores['held_out_loss']:.3f} nats (by token frequency alone "
             f"{scores['unigram_loss']:.3f}), accuracy {scores['held_out_accuracy']:.1%}, on sentences never trained on",
         )
-        use = "diffcse train --model" if self.settings.objective == "mlm" else "AutoModelForCausalLM:"
+        use = "diffcse train --model" if settings.objective == "mlm" else "AutoModelForCausalLM:"
         say(console, f"model    {self.output / 'model'}  (for {use} {self.output / 'model'})")
         say(console, f"record   {self.output / 'run.json'}")
 
@@ -81,3 +86,10 @@ class Pretrain:
             # Asked for on the command line, passes over the text win over a recipe's number of steps.
             settings = dataclasses.replace(settings, max_steps=None)
         return cls(corpus=(), recipe=named.recipe, settings=settings)
+
+
+_HARMLESS = {
+    *("name", "purpose", "hardware", "seed", "precision", "store", "eval_every", "checkpoint_every", "log_every"),
+    *("held_out", "max_steps", "epochs"),
+}
+"""Fields that do not change what a recipe makes."""

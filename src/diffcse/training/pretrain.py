@@ -41,6 +41,7 @@ from transformers import (
     GPT2LMHeadModel,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from diffcse.config import Pretraining, differences, to_dict, to_toml
@@ -58,7 +59,7 @@ from diffcse.training.train import Report, check_output, use_bf16
 
 _GROUP_TOKENS = 2048
 """Tokens that go through the model at once: more fall out of a core's cache, and a step mixes several lengths."""
-_HEAD_ROWS = 512
+_HEAD_ROWS = 448
 """Positions for which the vocabulary's logits are held at once."""
 _TRAIN, _HELD_OUT = range(2)  # streams of masks
 _SAVED_DROPOUT = 0.1  # BERT's
@@ -176,7 +177,7 @@ def pretrain(
     record.scores = {"steps": steps, "tokens_seen": run.tokens_seen, **run.measure()}
     record.scores["unigram_loss"] = run.unigram_loss()
     record.log = run.log
-    record.timing |= {"seconds": run.seconds(), "tokens_per_second": run.tokens_seen / run.training_seconds}
+    record.timing |= {"seconds": run.seconds(), "tokens_per_second": run.tokens_seen / max(run.training_seconds, 1e-9)}
     _save(model, tokenizer, config, output / "model", _card(config, corpus, record, license_note))
     record.status = "complete"
     record.write(record_file)
@@ -578,8 +579,6 @@ def _tokenizer(
         with staged_folder(folder) as staging:
             tokenizer.save_pretrained(staging)
     with quiet():
-        from transformers import PreTrainedTokenizerFast
-
         return PreTrainedTokenizerFast.from_pretrained(folder)
 
 

@@ -102,7 +102,10 @@ def ppmi(counts_VV: sparse.csr_array, smoothing: float) -> sparse.csr_array:
     rows, columns = counts.coords
     with np.errstate(divide="ignore"):
         # p(w, c) / p(w) is a share of the token's own pairs; the grand total falls out.
-        logs_V = -np.log(token_V), -np.log(context_V / context_V.sum())
-    pmi = np.log(counts.data) + (logs_V[0][rows] + logs_V[1][columns]).astype(np.float32)
+        token_logs_V = np.log(token_V).astype(np.float32)
+        context_logs_V = np.log(context_V / context_V.sum()).astype(np.float32)
+    pmi = np.log(counts.data)
+    pmi -= token_logs_V[rows]
+    pmi -= context_logs_V[columns]
     kept = pmi > 0
     return sparse.coo_array((pmi[kept], (rows[kept], columns[kept])), shape=counts.shape).tocsr()

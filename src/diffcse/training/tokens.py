@@ -99,10 +99,11 @@ def _alphabet(core: Tokenizer, sentences: Sequence[str], size: int) -> tuple[lis
                 counts[character] += count
             for character in piece[1:]:
                 inside[character] += count
-    wanted = _COVERAGE * counts.total()
+    wanted, room = _COVERAGE * counts.total(), size - len(_SPECIAL)
     kept: list[str] = []
     for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        if wanted <= 0 or len(kept) >= size // 2:
+        room -= 2 if character in inside else 1
+        if wanted <= 0 or room < 0:
             break
         wanted -= count
         kept.append(character)

@@ -1,0 +1,369 @@
+"""Pretraining from corpus to folder: that it learns, from what it may, and ends the same after a kill."""
+
+import dataclasses
+import itertools
+import json
+import math
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from diffcse.config import Pretraining
+from diffcse.errors import InputError
+from diffcse.method.parts import build, check_same_vocabulary, load_encoder, load_generator, load_tokenizer
+from diffcse.record import read_record
+from diffcse.text.corpus import Corpus
+from diffcse.training import pretrain as module
+from diffcse.training.pretrain import Batches, pretrain, rate, split
+from tests.models import SENTENCES, save_tiny, tiny_tokenizer
+
+# Eight hundred sentences of two families whose words never mix: half a sentence tells of the other half.
+TEXT = [
+    f"the {a} {b} {c} the {d}"
+    for family in (
+        ("red blue old small big", "car train boat ship bus", "passes leaves reaches meets", "town road bridge river"),
+        (
+            "young tall kind happy wise",
+            "man girl boy king queen",
+            "greets helps likes sees",
+            "mother friend guest child",
+        ),
+    )
+    for a, b, c, d in itertools.product(*map(str.split, family))
+]
+CORPUS = Corpus.from_sentences(TEXT)
+TINY = Pretraining(
+    vocabulary=120,
+    layers=1,
+    width=16,
+    heads=2,
+    intermediate=32,
+    positions=32,
+    max_tokens=16,
+    batch_tokens=256,
+    max_steps=6,
+    learning_rate=1e-2,
+    held_out=40,
+    precision="fp32",
+    log_every=2,
+    eval_every=3,
+    checkpoint_every=2,
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def tiny(**fields):
+    return dataclasses.replace(TINY, **fields)
+
+
+@pytest.mark.parametrize("objective", ["mlm", "causal"])
+def test_learns_more_than_how_frequent_words_are(tmp_path, objective):
+    config = tiny(objective=objective, max_steps=150, width=32, eval_every=75, checkpoint_every=1000)
+    made = pretrain(config, CORPUS, tmp_path / "out", license_note="our own")
+    out = tmp_path / "out"
+    assert sorted(p.name for p in out.iterdir()) == ["log.jsonl", "model", "recipe.toml", "run.json"]
+    record = read_record(out / "run.json")
+    assert (record.kind, record.status) == ("pretrain", "complete")
+    scores = record.scores
+    assert scores["unigram_loss"] < math.log(config.vocabulary)
+    assert scores["held_out_loss"] < scores["unigram_loss"] - 0.5
+    assert scores["held_out_accuracy"] > 0.2
+    assert [entry["step"] for entry in record.log if "held_out_loss" in entry] == [75]
+    assert [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()] == record.log
+    assert record.log[-1]["tokens"] == scores["tokens_seen"]
+    card = (out / "model" / "README.md").read_text()
+    assert CORPUS.sha256 in card
+    assert "our own" in card
+    # What was measured is what was stored, in half the bytes.
+    weights = load_file(out / "model" / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float16}
+    stored = dict(made.model.named_parameters())
+    assert all(torch.equal(weights[name].float(), stored[name]) for name in stored)
+
+
+def test_masked_model_is_encoder_start_and_generator(tmp_path):
+    made = pretrain(tiny(), CORPUS, tmp_path / "out")
+    folder = tmp_path / "out" / "model"
+    generator = load_generator(folder)
+    ids = made.tokenizer([TEXT[0], TEXT[-1]], return_tensors="pt", padding=True)
+    assert torch.allclose(generator(**ids).logits, made.model(**ids).logits, atol=1e-5)
+    assert load_encoder(folder).config.hidden_dropout_prob == 0.1  # contrastive views must differ
+    assert load_tokenizer(folder).model_max_length == TINY.positions
+    from diffcse.config import Method
+
+    model, _ = build(Method(model=str(folder)))
+    assert model.generator is not None
+
+
+def test_causal_model_predicts_each_token_from_those_before(tmp_path):
+    pretrain(tiny(objective="causal"), CORPUS, tmp_path / "out")
+    folder = tmp_path / "out" / "model"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer([TEXT[0], "the car"], return_tensors="pt", padding=True)
+    assert ids["input_ids"][0, 0] == model.config.bos_token_id == tokenizer.cls_token_id
+    alone = tokenizer("the car", return_tensors="pt")
+    length = alone["input_ids"].shape[1]
+    # Padding on the right changes nothing, and neither does a token that comes later.
+    assert torch.allclose(model(**ids).logits[1, :length], model(**alone).logits[0], atol=1e-5)
+    later = alone["input_ids"].clone()
+    later[0, -1] = 7
+    assert torch.allclose(model(input_ids=later).logits[0, :-1], model(**alone).logits[0, :-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["mlm", "causal"])
+def test_head_at_predicted_positions_gives_the_loss_and_gradient_of_the_full_head(tmp_path, monkeypatch, objective):
+    made = pretrain(tiny(objective=objective, max_steps=1), CORPUS, tmp_path / "out")
+    model = made.model.train()
+    ids = made.tokenizer(TEXT[:6], return_tensors="pt")["input_ids"]
+    vocabulary = module.read_vocabulary(made.tokenizer)
+    group = (
+        module.causal_group(ids)
+        if objective == "causal"
+        else module.mlm_group(ids, vocabulary, 0.3, (1, 2), torch.arange(6))
+    )
+
+    logits = model(input_ids=group.inputs).logits
+    if objective == "causal":
+        full = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+    else:
+        labels = torch.where(group.where, ids, -100)
+        full = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    model.zero_grad()
+    (full / 3).backward()
+    wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    monkeypatch.setattr(module, "_HEAD_ROWS", 5)
+    assert module.backward(model, group, 1 / 3).item() == pytest.approx(full.item(), rel=1e-5)
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert torch.allclose(found[name], gradient, atol=1e-5), name
+    assert module.cross_entropy(model, group)[0].item() == pytest.approx(full.item(), rel=1e-5)
+
+
+def test_held_out_sentences_are_never_trained_on(tmp_path, monkeypatch):
+    held_out, trained_on = split(len(CORPUS), 40, 42)
+    assert len(held_out) == 40
+    assert sorted([*held_out, *trained_on]) == list(range(len(CORPUS)))
+    assert not np.array_equal(held_out, split(len(CORPUS), 40, 43)[0])
+    seen = []
+    original = Batches.__getitem__
+
+    def spy(self, step):
+        groups = original(self, step)
+        if len(self.sentences) > 40:
+            seen.extend(np.concatenate(groups))
+        return groups
+
+    monkeypatch.setattr(Batches, "__getitem__", spy)
+    read = []
+    monkeypatch.setattr(
+        module, "train_wordpiece", lambda text, *a, **b: (read.extend(text := list(text)), _wordpiece(text, *a, **b))[1]
+    )
+    pretrain(tiny(max_steps=None, epochs=1.0), CORPUS, tmp_path / "out")
+    assert sorted(seen) == list(trained_on)
+    assert not {CORPUS[int(i)] for i in held_out} & set(read)
+
+
+_wordpiece = module.train_wordpiece
+
+
+def test_batches_hold_every_sentence_once_an_epoch_in_groups_of_one_length(monkeypatch):
+    monkeypatch.setattr(module, "_GROUP_TOKENS", 40)
+    lengths = np.random.default_rng(0).integers(3, 12, 500)
+    sentences = np.arange(0, 500, 2)
+    batches = Batches(lengths, sentences, 120, seed=1)
+    epochs = [[batches[e * batches.per_epoch + i] for i in range(batches.per_epoch)] for e in range(2)]
+    for epoch in epochs:
+        groups = [group for step in epoch for group in step]
+        assert sorted(np.concatenate(groups)) == list(sentences)
+        assert all(len(set(lengths[group])) == 1 for group in groups)
+        assert all(len(group) * lengths[group[0]] <= 40 for group in groups)
+        assert max(map(len, epoch)) == 3
+    assert [list(g) for s in epochs[0] for g in s] != [list(g) for s in epochs[1] for g in s]
+    # Any step can be asked for first.
+    again = Batches(lengths, sentences, 120, seed=1)[batches.per_epoch + 1]
+    assert [list(g) for g in again] == [list(g) for g in epochs[1][1]]
+
+
+def weights_of(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+PROGRAM = """
+import dataclasses, os, signal, sys
+from tests.training.test_pretrain import CORPUS, tiny
+from diffcse.training.pretrain import pretrain
+def die(event, facts):
+    if event == "log" and facts["step"] == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+pretrain(tiny(dropout=0.1, store="fp32", start_embeddings="ppmi_svd", log_every=1), CORPUS, sys.argv[1], report=die)
+"""
+
+
+def stop_at_the_start(event, facts):
+    if event == "start":
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("moment", ["early", "late"])
+def test_killed_and_resumed_ends_with_the_same_weights(tmp_path, moment):
+    config = tiny(dropout=0.1, store="fp32", start_embeddings="ppmi_svd", log_every=1)
+    whole = pretrain(config, CORPUS, tmp_path / "whole")
+    if moment == "late":
+        killed = subprocess.run([sys.executable, "-c", PROGRAM, tmp_path / "killed"], capture_output=True)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config, CORPUS, tmp_path / "killed", report=stop_at_the_start)
+    assert not (tmp_path / "killed" / "model").exists()
+    events = []
+    resumed = pretrain(
+        config, CORPUS, tmp_path / "killed", resume=True, report=lambda event, facts: events.append((event, facts))
+    )
+    assert dict(events)["start"]["resumed"] == ("step-00000004" if moment == "late" else None)
+    one, other = weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    timeless = [
+        [{k: v for k, v in entry.items() if k != "tokens_per_second"} for entry in made.record.log]
+        for made in (whole, resumed)
+    ]
+    assert timeless[0] == timeless[1]
+    assert whole.record.scores == resumed.record.scores
+    # Complete: asked again, it opens what is there.
+    again = pretrain(config, CORPUS, tmp_path / "killed", resume=True)
+    assert again.record.log == resumed.record.log
+    with pytest.raises(InputError, match="seed"):
+        pretrain(dataclasses.replace(config, seed=1), CORPUS, tmp_path / "killed", resume=True)
+    with pytest.raises(InputError, match="other text"):
+        pretrain(config, Corpus.from_sentences(TEXT[1:]), tmp_path / "killed", resume=True)
+
+
+def test_seed_decides_everything(tmp_path):
+    runs = [pretrain(tiny(seed=seed), CORPUS, tmp_path / str(i)) for i, seed in enumerate((1, 1, 2))]
+    one, same, other = (weights_of(tmp_path / str(i))["bert.embeddings.word_embeddings.weight"] for i in range(3))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert runs[0].record.scores == runs[1].record.scores
+
+
+def test_start_embeddings_are_the_counted_vectors(tmp_path, monkeypatch):
+    started, counted = {}, {}
+    monkeypatch.setattr(module._Run, "train", lambda self, _: started.update(weight=_rows(self.model)))
+    for start in ("none", "ppmi_svd"):
+        monkeypatch.setattr(module, "_round_to_half", lambda *_: None)
+        pretrain(tiny(start_embeddings=start, vocabulary=150), CORPUS, tmp_path / start)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / start / "model")
+        assert tokenizer.unk_token_id not in tokenizer.convert_tokens_to_ids(["car", "train", "king"])
+        car, train, king = (started["weight"][tokenizer.convert_tokens_to_ids(w)] for w in ("car", "train", "king"))
+        alike = F.cosine_similarity(car, train, dim=0) - F.cosine_similarity(car, king, dim=0)
+        counted[start] = alike.item(), car.norm().item()
+    assert counted["ppmi_svd"][0] > max(0.8, counted["none"][0])
+    assert counted["ppmi_svd"][1] == pytest.approx(0.02 * 4, rel=1e-3)
+    assert counted["none"][1] != pytest.approx(0.02 * 4, rel=1e-3)
+
+
+def _rows(model):
+    return model.get_input_embeddings().weight.detach().clone()
+
+
+@pytest.mark.parametrize("style", ["bert", "roberta"])
+def test_given_tokenizer_keeps_its_ids(tmp_path, style):
+    encoder = save_tiny(tmp_path / "encoder", style, masked_lm=False)
+    corpus = Corpus.from_sentences(SENTENCES)
+    pretrain(tiny(tokenizer=str(encoder), held_out=8), corpus, tmp_path / "out")
+    folder = tmp_path / "out" / "model"
+    given = tiny_tokenizer("bert" if style == "bert" else "roberta")
+    check_same_vocabulary(given, load_tokenizer(folder), "encoder", "generator")
+    assert load_tokenizer(folder)(SENTENCES[3])["input_ids"] == given(SENTENCES[3])["input_ids"]
+    generator = load_generator(folder)
+    assert generator.config.pad_token_id == given.pad_token_id
+    from diffcse.config import Method
+
+    model, _ = build(Method(model=str(encoder), generator=str(folder)))
+    assert model.generator is not None
+    assert str(tmp_path) not in (folder / "README.md").read_text()
+
+
+CHINESE = [
+    f"{who}{when}{where}{what}。"
+    for who, when, where, what in itertools.product(
+        ("我", "他们", "老师", "妈妈"),
+        ("今天", "昨天晚上", "明天早上"),
+        ("在家里", "在学校", "在公园里", "在图书馆"),
+        ("看书", "吃饭", "跟朋友说话", "等小狗", "听音乐"),
+    )
+]
+
+
+def test_chinese_text(tmp_path):
+    corpus = Corpus.from_sentences(CHINESE)
+    made = pretrain(tiny(vocabulary=43, held_out=20, max_steps=60, checkpoint_every=1000), corpus, tmp_path / "out")
+    assert made.tokenizer.tokenize("老师今天看书。") == list("老师今天看书。")
+    assert made.tokenizer.unk_token_id not in made.tokenizer(CHINESE)["input_ids"][0]
+    assert made.record.scores["held_out_loss"] < made.record.scores["unigram_loss"] - 0.3
+
+
+def test_learning_rate_rises_and_falls():
+    config = tiny(warmup_ratio=0.1)
+    rates = [rate(step, 100, config) for step in range(100)]
+    assert np.argmax(rates) == 10
+    assert rates[10] == 1
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.02
+    cosine = [rate(step, 100, dataclasses.replace(config, schedule="cosine")) for step in range(100)]
+    assert cosine[55] == pytest.approx(0.5)
+    assert cosine[20] > rates[20]
+
+
+BAD = {
+    "words for a vocabulary": {"vocabulary": 5000},
+    "held_out = 500": {"held_out": 500},
+    "diverged": {"learning_rate": 1e18, "max_grad_norm": 1e18, "max_steps": 30},
+}
+
+
+@pytest.mark.parametrize("says", ["words for a vocabulary", "held_out = 500", "diverged"])
+def test_what_cannot_be_done_is_said(tmp_path, says):
+    with pytest.raises(InputError, match=says):
+        pretrain(tiny(**BAD[says]), CORPUS, tmp_path / "out")
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_tokenizer_without_mask_or_start_token(tmp_path):
+    tokenizer = tiny_tokenizer("bert")
+    tokenizer.mask_token = None
+    tokenizer.backend_tokenizer.post_processor = _no_specials()
+    save_tiny(tmp_path / "encoder", "bert")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    with pytest.raises(InputError, match="mask_token"):
+        pretrain(tiny(tokenizer=str(tmp_path / "encoder")), CORPUS, tmp_path / "mlm")
+    with pytest.raises(InputError, match="start token"):
+        pretrain(tiny(tokenizer=str(tmp_path / "encoder"), objective="causal"), CORPUS, tmp_path / "causal")
+
+
+def _no_specials():
+    from tokenizers.processors import TemplateProcessing
+
+    return TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+
+
+def test_folder_that_holds_something(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        pretrain(TINY, CORPUS, tmp_path)
+    with pytest.raises(InputError, match="nothing to resume"):
+        pretrain(TINY, CORPUS, tmp_path, resume=True)
