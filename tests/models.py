@@ -120,7 +120,11 @@ _CLASSES = {
     "deberta-v2": "DebertaV2",
     "modernbert": "ModernBert",
     "gpt2": "GPT2",
+    "bert-decoder": "Bert",
 }
+CAUSAL = ("gpt2", "bert-decoder")
+"""Causal language models, which generate and are not trained."""
+
 _ROBERTA_STYLE = ("roberta", "mpnet", "xlm-roberta", "gpt2")
 
 
@@ -161,16 +165,19 @@ def tiny_model(
     heads: int = 2,
     dropout: float = 0.1,
     positions: int = 256,
+    tokens: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A random model of `family` in eval mode and its tokenizer; `seed` alone decides the weights.
 
     Weights are spread wider than usual, so that different sentences get clearly different embeddings. `positions` is
-    the longest input in tokens, whatever the family's way of counting.
+    the longest input in tokens, whatever the family's way of counting. `tokens` is the kind of `tiny_tokenizer` where
+    it shall not be the family's own: a causal model shares its encoder's vocabulary. `masked_lm` is for the families
+    in `CAUSAL` their language-model head.
     """
     if family == "minilm":
         family, masked_lm = "bert", False
     roberta_style = family in _ROBERTA_STYLE
-    tokenizer = tiny_tokenizer("roberta" if roberta_style else "bert", max_length=positions)
+    tokenizer = tiny_tokenizer(tokens or ("roberta" if roberta_style else "bert"), max_length=positions)
     sizes = {
         "vocab_size": len(tokenizer),
         "hidden_size": hidden,
@@ -200,8 +207,9 @@ def tiny_model(
             "sep_token_id": tokenizer.sep_token_id,
         },
         "gpt2": {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout, "n_inner": 4 * hidden},
+        "bert-decoder": {"is_decoder": True},
     }
-    head = ("LMHeadModel" if family == "gpt2" else "ForMaskedLM") if masked_lm else "Model"
+    head = ("LMHeadModel" if family in CAUSAL else "ForMaskedLM") if masked_lm else "Model"
     config = getattr(transformers, f"{_CLASSES[family]}Config")(**(sizes | special.get(family, {})))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -209,10 +217,10 @@ def tiny_model(
     return model.eval(), tokenizer
 
 
-def save_tiny(folder: Path, family: str, *, masked_lm: bool = True, seed: int = 0, **sizes: float) -> Path:
+def save_tiny(folder: Path, family: str, *, masked_lm: bool = True, seed: int = 0, **sizes: float | str) -> Path:
     """Write a `tiny_model` with its tokenizer as a Hugging Face checkpoint (safetensors) to `folder`.
 
-    `sizes` are those of `tiny_model`: hidden, layers, heads, dropout, positions.
+    `sizes` are those of `tiny_model`: hidden, layers, heads, dropout, positions, and tokens.
     """
     model, tokenizer = tiny_model(family, masked_lm=masked_lm, seed=seed, **sizes)
     model.save_pretrained(folder)

@@ -4,7 +4,9 @@ import dataclasses
 import inspect
 import math
 import os
+import re
 import time
+from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from diffcse.config import (
+    EDITS,
     PRESETS,
     Config,
     Method,
@@ -47,6 +50,7 @@ RANGES = {
     "rtd_weight": ABOVE_0,
     "sampling_temperature": ABOVE_0,
     "mask_ratio": st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True),
+    "edits": st.lists(st.sampled_from(list(EDITS)), min_size=1, unique=True),
     "seed": st.integers(0, 2**63 - 1),
     "batch_size": st.integers(2, 2**40),
     "accumulation": st.integers(1, 2**40),
@@ -68,9 +72,13 @@ def values(name, kind):
         return RANGES[name]
     if get_origin(kind) is Literal:
         return st.sampled_from(get_args(kind))
-    return {bool: st.booleans(), str: TEXT, str | None: st.none() | TEXT, float | None: st.none() | st.floats(0, 0.99)}[
-        kind
-    ]
+    return {
+        bool: st.booleans(),
+        str: TEXT,
+        str | None: st.none() | TEXT,
+        float: st.floats(-10, 10),
+        float | None: st.none() | st.floats(0, 0.99),
+    }[kind]
 
 
 def fields(kind):
@@ -92,6 +100,17 @@ def means_something(choices):
         choices["sampling_temperature"] = 1.0
     if choices["condition"] == "none":
         choices["inject"] = "replace"
+    if choices["difference"] != "none":
+        choices["edit_role"] = "difference"
+    if choices["difference"] == "mlm":
+        choices["edits"] = ["mlm"]
+    for name in choices["edits"]:
+        if choices["difference"] == "corrective_lm" and not EDITS[name].keeps_length:
+            choices["difference"] = "rtd"
+        if not EDITS[name].takes_all:
+            choices["edit_scope"] = "masked"
+    if choices["causal_generator"] is None:
+        choices["causal_generator"] = "causal"
     return choices
 
 
@@ -115,7 +134,19 @@ def readable(choices):
 
 TEXTS = st.fixed_dictionaries(fields(Text)).map(readable).map(lambda chosen: Text(**chosen))
 TRAININGS = st.fixed_dictionaries(fields(Training)).map(lambda chosen: Training(**chosen))
-CONFIGS = st.builds(Config, **fields(Config), method=METHODS, text=TEXTS, training=TRAININGS)
+
+
+def together(method, text, **others):
+    """A `Config` whose method is for the kind of text it has."""
+    plain = {"pairing": "same", "edit_role": "difference"} if text.supervised else {}
+    if not text.supervised:
+        plain |= {"edit_columns": "both", "false_negatives": "mask"}
+    if text.hard_negative is None:
+        plain["hard_negative_weight"] = 0.0
+    return Config(method=dataclasses.replace(method, **plain), text=text, **others)
+
+
+CONFIGS = st.builds(together, METHODS, TEXTS, **fields(Config), training=TRAININGS)
 
 
 # What can be said
@@ -127,6 +158,8 @@ def test_defaults_are_the_papers_with_our_named_changes():
     assert (method.pooling, method.projector, method.difference) == ("cls", "batchnorm", "rtd")
     assert (method.sampling, method.edit_scope, method.rtd_padding) == ("sample", "masked", "ignore")
     assert (method.generator_dropout, method.condition, method.contrast) == (False, "projected", True)
+    assert (method.edits, method.edit_role, method.pairing) == (("mlm",), "difference", "same")
+    assert (method.edit_columns, method.hard_negative_weight, method.false_negatives) == ("both", 0.0, "mask")
     assert (training.batch_size, training.max_tokens, training.epochs) == (64, 32, 2.0)
     assert (training.learning_rate, training.warmup_ratio, training.max_grad_norm) == (7e-6, 0.0, 1.0)
     assert training.eval_every == 125
@@ -325,6 +358,173 @@ def test_contradictions():
     assert certain.startswith("my.toml:3: method.sampling_temperature = 0.5 changes nothing")
     untold = refusal('[method]\ncondition = "none"\ninject = "prepend"')
     assert untold.startswith("my.toml:3: method.inject")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("edits = []", "method.edits = []: name at least one way to edit"),
+        ('edits = ["mlm", "mlm"]', "method.edits = ['mlm', 'mlm']: names one of them twice"),
+        ('edits = "mlm"', "method.edits = 'mlm': must be a list, such as ['mlm']"),
+        ("edits = 3", "method.edits = 3: must be a list, such as [3]"),
+        (
+            'edits = ["mlm", "inserts"]',
+            "method.edits = 'inserts': must be one of 'mlm', 'causal_lm', 'replace', 'insert', 'delete', "
+            "'insert_random'. Did you mean 'insert'?",
+        ),
+        (
+            'edits = ["mlm", "causal_lm"]',
+            'method.edits holds "causal_lm", which needs a causal language model over the encoder\'s vocabulary: name '
+            "one as method.causal_generator (diffcse pretrain --objective causal --tokenizer makes one)",
+        ),
+        *(
+            (
+                f'edit_scope = "all"\nedits = ["{name}"]',
+                f'method.edit_scope = "all" has a generator rewrite every position, which "{name}" does not do: set '
+                'edit_scope = "masked", or take it out of method.edits',
+            )
+            for name in ("replace", "insert", "delete", "insert_random")
+        ),
+        *(
+            (
+                f'difference = "corrective_lm"\nedits = ["mlm", "{name}"]',
+                'method.difference = "corrective_lm" asks D for the original token at each position, and after '
+                f'"{name}" positions no longer correspond: take it out of method.edits',
+            )
+            for name in ("insert", "delete", "insert_random")
+        ),
+        (
+            'difference = "mlm"\nedits = ["replace"]',
+            'method.difference = "mlm" has D fill the masks itself, so nothing else edits: leave method.edits at '
+            '["mlm"], or set method.difference = "rtd"',
+        ),
+        *(
+            (
+                f'difference = "{difference}"\nedit_role = "{role}"',
+                f'method.edit_role = "{role}" takes the edited copy as a view instead of the difference task: set '
+                f'method.difference = "none" (it is "{difference}")',
+            )
+            for role in ("positive", "negative")
+            for difference in ("rtd", "mlm", "corrective_lm")
+        ),
+    ],
+)
+def test_edits_that_do_not_go_together(text, message):
+    """The message, and the line of the field that it begins with."""
+    field = message.split(" ")[0].removeprefix("method.")
+    line = 2 + [line.split(" ")[0] for line in text.split("\n")].index(field)
+    assert refusal(f"[method]\n{text}") == f"my.toml:{line}: {message}"
+
+
+def test_plain_text_is_not_trained_like_pairs_nor_pairs_like_plain_text():
+    pairs = '\n[text]\nanchor = "a"\npositive = "b"\n'
+    assert refusal(f'[method]\npairing = "next"{pairs}') == (
+        'my.toml:2: method.pairing = "next" is for plain text, and text.anchor names pairs: leave it at "same", or '
+        "train on plain text"
+    )
+    assert refusal(f'[method]\ndifference = "none"\nedit_role = "negative"{pairs}') == (
+        'my.toml:3: method.edit_role = "negative" is for plain text, and text.anchor names pairs: leave it at '
+        '"difference", or train on plain text'
+    )
+    for line, shown in (('edit_columns = "anchor"', "anchor"), ('false_negatives = "keep"', "keep")):
+        key = line.split(" ")[0]
+        assert refusal(f"[method]\n{line}") == (
+            f'my.toml:2: method.{key} = "{shown}" is for pairs: name their columns with text.anchor and text.positive, '
+            "or leave it out"
+        )
+        assert getattr(parse_recipe(f"[method]\n{line}{pairs}".encode(), "my.toml").method, key) == shown
+    for rest in ("", pairs):
+        assert refusal(f"[method]\nhard_negative_weight = 2{rest}") == (
+            "my.toml:2: method.hard_negative_weight = 2.0: there are no hard negatives; name their column with "
+            "text.hard_negative"
+        )
+    whole = f'[method]\nhard_negative_weight = 2{pairs}hard_negative = "c"'
+    assert parse_recipe(whole.encode(), "my.toml").method.hard_negative_weight == 2
+
+
+def test_edits_are_read_and_written_as_a_list():
+    config = parse_recipe(b'[method]\nedits = ["delete", "insert"]\n', "my.toml")
+    assert config.method.edits == ("delete", "insert")
+    assert 'edits = ["delete", "insert"]' in to_toml(config)
+    assert parse_recipe(to_toml(config).encode(), "again") == config
+    assert to_dict(config)["method"]["edits"] == ["delete", "insert"]
+    assert Method(edits=["delete", "insert"]) == config.method
+    assert hash(Method(edits=["delete"])) == hash(Method(edits=("delete",)))
+
+
+@pytest.mark.parametrize(
+    ("choices", "unused"),
+    [
+        ({}, []),
+        (PRESETS["reference"], []),
+        ({"contrast": False, "temperature": 1.0}, ["temperature"]),
+        ({"contrast": False, "hard_negative_weight": 1.0}, ["hard_negative_weight"]),
+        ({"contrast": False, "false_negatives": "keep"}, ["false_negatives"]),
+        ({"contrast": False, "condition": "pooled", "projector": "tanh"}, ["projector"]),
+        ({"contrast": False, "projector": "tanh"}, []),
+        ({"projector": "none", "condition": "pooled"}, ["condition"]),
+        ({"condition": "pooled"}, []),
+        *(
+            ({"difference": "none", name: value}, [name])
+            for name, value in {
+                "generator": "g",
+                "discriminator": "d",
+                "causal_generator": "c",
+                "rtd_weight": 0.1,
+                "rtd_schedule": "linear",
+                "rtd_padding": "include",
+                "condition": "none",
+                "inject": "prepend",
+                "pairing": "next",
+                "edit_columns": "anchor",
+                "edits": ["delete"],
+                "sampling": "argmax",
+                "sampling_temperature": 2.0,
+                "edit_scope": "all",
+                "generator_dropout": True,
+                "mask_ratio": 0.5,
+            }.items()
+        ),
+        *(
+            ({"difference": "none", "edit_role": role, "edits": edits, **choices}, [])
+            for role in ("positive", "negative")
+            for edits, choices in [
+                (["mlm"], {"generator": "g", "mask_ratio": 0.1, "sampling": "argmax", "generator_dropout": True}),
+                (["delete"], {"mask_ratio": 0.1}),
+                (["causal_lm"], {"causal_generator": "c", "sampling_temperature": 2.0, "edit_scope": "all"}),
+            ]
+        ),
+        ({"difference": "mlm", "mask_ratio": 0.5, "inject": "prepend", "discriminator": "d"}, []),
+        *(
+            ({"difference": "mlm", name: value}, [name])
+            for name, value in {
+                "generator": "g",
+                "causal_generator": "c",
+                "rtd_padding": "include",
+                "sampling": "argmax",
+                "sampling_temperature": 2.0,
+                "edit_scope": "all",
+                "generator_dropout": True,
+            }.items()
+        ),
+        ({"difference": "corrective_lm", "rtd_padding": "include"}, ["rtd_padding"]),
+        ({"difference": "corrective_lm", "edits": ["replace"]}, []),
+        ({"causal_generator": "c"}, ["causal_generator"]),
+        ({"causal_generator": "c", "edits": ["causal_lm"], "generator": "g"}, ["generator"]),
+        *(
+            ({"edits": ["replace", "delete", "insert_random"], name: value}, [name])
+            for name, value in {
+                "generator": "g",
+                "sampling": "argmax",
+                "sampling_temperature": 2.0,
+                "generator_dropout": True,
+            }.items()
+        ),
+        ({"edits": ["replace", "insert"], "generator": "g", "sampling": "argmax"}, []),
+    ],
+)
+def test_what_changes_nothing_is_named(choices, unused):
+    assert Method(**choices).unused() == unused
 
 
 def test_contradiction_with_a_preset():
@@ -594,3 +794,33 @@ def test_pretraining_recipe_that_cannot_be_used(line, says):
     if line.startswith("heads"):
         says = says.replace("my.toml:2", "my.toml:1")  # the width was not written: there is no line of it
     assert says in str(caught.value)
+
+
+# What the documentation says
+
+DOCS = (Path(__file__).parents[1] / "docs" / "method.md").read_text(encoding="utf-8")
+
+
+def test_every_choice_of_the_method_is_in_the_docs_with_its_values_and_default():
+    for field in dataclasses.fields(Method):
+        hint = get_type_hints(Method)[field.name]
+        row = next((line for line in DOCS.split("\n") if line.startswith(f"| `{field.name}` |")), None)
+        if row is None:
+            assert f"`{field.name}` (" in DOCS, field.name
+            continue
+        shown = row.split("|")[2]
+        if field.name == "edits":
+            assert re.findall("`(.*?)`", shown) == list(EDITS)
+        elif get_origin(hint) is Literal:
+            assert re.findall("`(.*?)`", shown) == [field.default, *(v for v in get_args(hint) if v != field.default)]
+        elif isinstance(field.default, float):
+            assert float(shown) == field.default
+        elif isinstance(field.default, bool):
+            assert shown.strip().startswith("on" if field.default else "off")
+
+
+def test_recipes_in_the_docs_can_be_read():
+    recipes = re.findall(r"```toml\n(.*?)```", DOCS, re.DOTALL)
+    assert recipes
+    for recipe in recipes:
+        parse_recipe(recipe.encode(), "method.md")

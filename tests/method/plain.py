@@ -131,11 +131,11 @@ def attention(w: Weights, p: str, s: Tensor, real: Tensor, config) -> Tensor:
     return torch.cat(heads, dim=-1)
 
 
-def masked_lm(family: str, config, w: Weights, ids: Tensor, real: Tensor) -> Tensor:
+def masked_lm(family: str, config, w: Weights, ids: Tensor, real: Tensor, first: Tensor | None = None) -> Tensor:
     """Vocabulary logits (R, T, V). Stock decoders are tied: their weight is the word embedding."""
     prefix = f"{family}."
     body = {name.removeprefix(prefix): t for name, t in w.items() if name.startswith(prefix)}
-    s = transformer(family, config, body, ids, real)
+    s = transformer(family, config, body, ids, real, first)
     if family == "bert":
         s = gelu(linear(w, "cls.predictions.transform.dense.", s))
         s = layer_norm(w, "cls.predictions.transform.LayerNorm.", s, config)

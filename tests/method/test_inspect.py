@@ -91,6 +91,89 @@ def test_judged_tokens_are_the_sentence(parts):
     assert any(token.replaced for tokens in judged for token in tokens)
 
 
+GROWN = ("insert", "insert_random")
+
+
+@pytest.mark.parametrize("name", ["insert", "delete", "insert_random"])
+def test_judged_tokens_of_copies_that_are_longer_or_shorter(parts, name):
+    """The copy's own tokens in its own order; what was the sentence's can be told from what is new."""
+    model, tokenizer = build(Method(model=str(parts), edits=(name,), mask_ratio=0.5))
+    data = tokenizer(SENTENCES[:6], padding=True, return_tensors="pt")
+    sentences = [tokenizer(sentence)["input_ids"] for sentence in SENTENCES[:6]]
+    edited = model.edit(data["input_ids"], data["attention_mask"], step=0, rows_R=torch.arange(6))
+    judged = judge(model, data)
+    for row, (sentence, tokens) in enumerate(zip(sentences, judged, strict=True)):
+        kept = [token.original for token in tokens if token.original >= 0]
+        assert len(tokens) == edited.attention[row].sum()
+        assert [token.id for token in tokens] == edited.ids[row, : len(tokens)].tolist()
+        words = len(sentence) - 2
+        share = max(1, int(words / 2 + 0.5))
+        if name in GROWN:
+            assert kept == sentence
+            assert len(tokens) == len(sentence) + share
+            assert all(token.replaced == (token.original < 0) for token in tokens)
+        else:
+            assert len(tokens) == len(sentence) - min(share, words - 1)
+            rest = iter(sentence)
+            assert all(token.id in rest for token in tokens), "the sentence with gaps"
+            assert all(token.id == token.original for token in tokens)
+        assert any(token.replaced for token in tokens) == (name in GROWN or words > 1)
+
+
+@pytest.mark.parametrize("name", ["insert", "delete", "insert_random"])
+def test_gain_of_copies_that_are_longer_or_shorter(parts, name):
+    """Against loops over the tokens that `judge` returns, with own and with shuffled embeddings."""
+    model, tokenizer = build(Method(model=str(parts), edits=(name,), mask_ratio=0.4))
+    data = batches(tokenizer)[:3]
+    found = conditional_gain(model, data)
+
+    def log_loss(shift):
+        condition = model.condition
+        model.condition = lambda h, z: condition(h, z).roll(shift, 0)
+        try:
+            judged = [judge(model, batch, step=step) for step, batch in enumerate(data)]
+        finally:
+            model.condition = condition
+        losses, right, replaced = [], 0, 0
+        for rows, (step, batch) in zip(judged, enumerate(data), strict=True):
+            where = model.edit(
+                batch["input_ids"], batch["attention_mask"], step=step, rows_R=torch.arange(len(rows))
+            ).editable
+            for row, tokens in enumerate(rows):
+                for t, token in enumerate(tokens):
+                    if where[row, t]:
+                        p = token.probability if token.replaced else 1 - token.probability
+                        losses.append(-torch.tensor(p).log().item())
+                        right += p > 0.5
+                        replaced += token.replaced
+        return sum(losses) / len(losses), right / len(losses), replaced / len(losses), len(losses)
+
+    model.eval()
+    own, accuracy, share, tokens = log_loss(0)
+    shuffled, *_ = log_loss(1)
+    assert found.tokens == tokens
+    assert found.own == pytest.approx(own, rel=1e-4)
+    assert found.shuffled == pytest.approx(shuffled, rel=1e-4)
+    assert found.gain == pytest.approx(found.shuffled - found.own)
+    assert found.accuracy == pytest.approx(accuracy)
+    assert found.majority == pytest.approx(max(share, 1 - share))
+
+
+def test_a_plain_electra_has_an_opinion_too(parts):
+    model, tokenizer = build(Method(model=str(parts), condition="none"))
+    assert judge(model, batches(tokenizer)[0])
+    with pytest.raises(InputError, match="conditioned"):
+        conditional_gain(model, batches(tokenizer))
+
+
+@pytest.mark.parametrize("difference", ["mlm", "corrective_lm", "none"])
+def test_only_a_discriminator_of_edits_can_judge(parts, difference):
+    model, tokenizer = build(Method(model=str(parts), difference=difference))
+    for measure in (lambda: judge(model, batches(tokenizer)[0]), lambda: conditional_gain(model, batches(tokenizer))):
+        with pytest.raises(InputError, match='difference = "rtd"'):
+            measure()
+
+
 def test_refusals(parts):
     model, tokenizer = build(Method(model=str(parts), difference="none"))
     with pytest.raises(InputError, match="needs a discriminator"):

@@ -2,20 +2,31 @@
 
 import dataclasses
 import doctest
+import itertools
 
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM, BertModel, RobertaConfig, RobertaForMaskedLM, RobertaModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertLMHeadModel,
+    BertModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaModel,
+)
 
 import diffcse.method.objective as objective
 from diffcse.config import REFERENCE, Method
 from diffcse.errors import InputError
 from diffcse.method.edits import Vocabulary
-from diffcse.method.objective import DiffCSE, contrastive_loss, rtd_loss
+from diffcse.method.objective import DiffCSE, contrastive_loss, rtd_loss, same_meaning
+from diffcse.training.checkpoints import load_weights, save_weights
 
-from .oracles import contrastive_loops, mask_labels_loops, rtd_loops
+from .oracles import contrastive_loops, false_negatives_loops, mask_labels_loops, rtd_loops, triplet_loops
 from .plain import plain_reference
+from .whole import whole_loops
 
 SIZES = {
     "vocab_size": 40,
@@ -23,7 +34,7 @@ SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 24,
-    "max_position_embeddings": 20,
+    "max_position_embeddings": 32,
 }
 FAMILIES = {
     # special ids as these families have them: padding, unknown, start, end, mask
@@ -53,12 +64,27 @@ def make(family="bert", *, dropout=0.1, seed=0, dtype=torch.float32, scale=0.4, 
     config = config_class(
         **SIZES, **ids, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, initializer_range=scale
     )
-    parts = model_class(config, add_pooling_layer=False), lm_class(config), model_class(config, add_pooling_layer=False)
-    encoder, generator, discriminator = (part.to(dtype) for part in parts)
+    if "causal_lm" in choices.get("edits", ()):
+        choices = {"causal_generator": "given as a module", **choices}
     method = Method(**choices)
-    if method.difference == "none":
-        return DiffCSE(encoder, vocabulary, method, seed=seed).to(dtype).train()
-    model = DiffCSE(encoder, vocabulary, method, generator=generator, discriminator=discriminator, seed=seed)
+    encoder, generator = model_class(config, add_pooling_layer=False), lm_class(config)
+    discriminator = causal = None
+    if method.difference == "rtd":
+        discriminator = model_class(config, add_pooling_layer=False)
+    elif method.difference != "none":
+        discriminator = lm_class(config)
+    if method.needs("causal"):
+        torch.manual_seed(seed + 1)
+        causal = BertLMHeadModel(BertConfig(**SIZES, **ids, initializer_range=scale, is_decoder=True))
+    model = DiffCSE(
+        encoder,
+        vocabulary,
+        method,
+        generator=generator,
+        causal_generator=causal,
+        discriminator=discriminator,
+        seed=seed,
+    )
     return model.to(dtype).train()
 
 
@@ -75,6 +101,34 @@ def batch(family="bert", lengths=(9, 4, 12, 7), seed=1):
 def both_views(model, size):
     """Row numbers of both views of the sentences of a batch."""
     return torch.cat([model.rows(size, view, 0, torch.device("cpu")) for view in (0, 1)])
+
+
+def following(family="bert", has_next=(True, False, True, True)):
+    """The next sentences of those of `batch`."""
+    after = batch(family, (5, 2, 14, 6), seed=2)
+    return {**{f"next_{name}": value for name, value in after.items()}, "has_next": torch.tensor(has_next)}
+
+
+def triplets(columns=3):
+    """Pairs or triplets among which some sentences return in other rows, in every way in which they can."""
+    sentence = {
+        name: row[: sum(real)].tolist()
+        for name, row, real in zip(
+            "abcpqrstn",
+            *batch(lengths=(9, 4, 12, 7, 3, 6, 10, 5, 8), seed=3).values(),
+            strict=True,
+        )
+    }
+    rows = ["apn", "bqs", "ars", "cbp", "bqt"]  # anchors a twice; b, q twice; b as positive of c; p as negative of c
+    rows.append("scs")  # s is its own hard negative, and that of others; its positive is c
+    data = {}
+    for column, place in zip(("", "positive_", "hard_negative_")[:columns], (0, 1, 2), strict=False):
+        chosen = [sentence[row[place]] for row in rows]
+        width = max(map(len, chosen))
+        data[f"{column}input_ids"] = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in chosen])
+        data[f"{column}attention_mask"] = (data[f"{column}input_ids"] != 0).long()
+        data[f"{column or 'anchor_'}key"] = torch.tensor([ord(row[place]) for row in rows])
+    return data
 
 
 def gradients(model):
@@ -315,33 +369,55 @@ def test_every_combination_trains_the_encoder_by_each_term_it_names():
         "projector": ("batchnorm", "tanh", "none"),
         "pooling": ("cls", "mean"),
     }
-    import itertools
-
-    seen = refused = 0
-    for values in itertools.product(*fields.values()):
-        choices = dict(zip(fields, values, strict=True))
-        try:
-            model = make(**BASE, **choices)
-        except InputError:
-            assert not choices["contrast"]
-            assert choices["difference"] == "none" or choices["condition"] == "none"
-            refused += 1
-            continue
-        terms = model(batch(), step=0)
-        for name in ("contrastive", "difference"):
-            term = getattr(terms, name)
-            assert (term is not None) == (
-                choices["contrast"] if name == "contrastive" else choices["difference"] == "rtd"
-            )
-            if term is None or (name == "difference" and choices["condition"] == "none"):
-                continue
-            model.zero_grad()
-            term.backward(retain_graph=True)
-            weight = model.encoder.get_input_embeddings().weight
-            assert weight.grad is not None
-            assert weight.grad.abs().sum() > 0, (name, choices)
-        seen += 1
+    seen, refused = all_combinations(fields)
     assert (seen, refused) == (48, 24)
+
+
+def test_every_combination_of_the_difference_does_so_too():
+    fields = {
+        "contrast": (True, False),
+        "difference": ("rtd", "mlm", "corrective_lm", "none"),
+        "pairing": ("same", "next", "both"),
+        "edits": (("mlm",), ("causal_lm",), ("replace",), ("insert",), ("delete",), ("insert_random", "mlm")),
+        "edit_role": ("difference", "positive", "negative"),
+        "condition": ("projected", "none"),
+    }
+    seen, refused = all_combinations(fields)
+    # rtd: 3 pairings of 6 editors, mlm 1, corrective_lm 3; each conditioned or not, and without contrast conditioned.
+    # none: the pairing, the condition, and as long as nothing is edited the editors too, are idle.
+    assert seen == 3 * (6 + 1 + 3) * 3 + 3 * 6 * 2 + 2 * 3 * 6 * 2
+    assert seen + refused == 2 * 4 * 3 * 6 * 3 * 2
+
+
+def all_combinations(fields):
+    """(how many were tried, how many refused). Each that is accepted must do all it names: every term is there and
+    reaches f, and every field has an effect unless `Method.unused` says that it has none."""
+    found, refusals = {}, []
+    for values in itertools.product(*fields.values()):
+        try:
+            model = make(dropout=0.0, **BASE, **dict(zip(fields, values, strict=True)))
+        except InputError as error:
+            refusals.append(str(error))
+            continue
+        choices = model.choices
+        terms = model(batch() | following(), step=0)
+        assert (terms.contrastive is not None) == choices.contrast
+        assert (terms.difference is not None) == (choices.difference != "none")
+        for term in (terms.contrastive, terms.difference if choices.condition != "none" else None):
+            if term is not None:
+                model.zero_grad()
+                term.backward(retain_graph=True)
+                weight = model.encoder.get_input_embeddings().weight
+                assert weight.grad is not None, values
+                assert weight.grad.abs().sum() > 0, values
+        found[values] = terms.total.item(), choices.unused()
+    for values, (total, idle) in found.items():
+        for place, name in enumerate(fields):
+            plain = (*values[:place], fields[name][0], *values[place + 1 :])
+            if plain != values and plain in found:
+                assert (total == pytest.approx(found[plain][0], rel=1e-9)) == (name in idle), (values, name)
+    assert all(message.startswith("method.") for message in refusals)
+    return len(found), len(refusals)
 
 
 # ---- gradients, modes, views
@@ -505,3 +581,343 @@ def test_random_start_is_decided_by_the_seed_alone():
 def test_config_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         make().choices.temperature = 1.0
+
+
+# ---- every choice against loops over sentences and tokens
+
+PLAIN = batch(lengths=(9, 4, 12, 2, 3))
+NEXT = batch() | following()
+MIXED = ("mlm", "causal_lm", "replace", "insert", "delete", "insert_random")
+CASES = {
+    "default": (PLAIN, {}),
+    "reference": (PLAIN, REFERENCE | {"generator_dropout": False}),
+    "causal_lm": (PLAIN, {"edits": ["causal_lm"]}),
+    "causal_lm of all": (PLAIN, {"edits": ["causal_lm"], "edit_scope": "all", "pooling": "mean"}),
+    "replace": (PLAIN, {"edits": ["replace"], "projector": "tanh"}),
+    "insert": (PLAIN, {"edits": ["insert"], "condition": "pooled"}),
+    "insert_random": (PLAIN, {"edits": ["insert_random"], "inject": "prepend"}),
+    "delete": (PLAIN, {"edits": ["delete"], "contrast": False}),
+    "all editors": (PLAIN, {"edits": MIXED}),
+    "padding counts": (PLAIN, {"edits": ["mlm"], "rtd_padding": "include"}),
+    "padding counts, deleted": (PLAIN, {"edits": ["delete"], "rtd_padding": "include"}),
+    "padding counts, inserted": (PLAIN, {"edits": ["insert"], "rtd_padding": "include", "inject": "prepend"}),
+    "padding counts, all editors": (PLAIN, {"edits": MIXED, "rtd_padding": "include"}),
+    "unconditioned": (PLAIN, {"edits": MIXED, "condition": "none"}),
+    "conditional mlm": (PLAIN, {"difference": "mlm"}),
+    "conditional mlm, prepended": (PLAIN, {"difference": "mlm", "inject": "prepend", "condition": "pooled"}),
+    "mlm": (PLAIN, {"difference": "mlm", "condition": "none"}),
+    "corrective_lm": (PLAIN, {"difference": "corrective_lm"}),
+    "corrective_lm of all": (PLAIN, {"difference": "corrective_lm", "edit_scope": "all", "sampling": "argmax"}),
+    "corrective_lm, prepended": (
+        PLAIN,
+        {"difference": "corrective_lm", "inject": "prepend", "edits": ["replace", "causal_lm"]},
+    ),
+    "next": (NEXT, {"pairing": "next"}),
+    "next, inserted": (NEXT, {"pairing": "next", "edits": ["insert", "delete"], "inject": "prepend"}),
+    "next, padding counts": (NEXT, {"pairing": "next", "rtd_padding": "include"}),
+    "next, corrective_lm": (NEXT, {"pairing": "next", "difference": "corrective_lm"}),
+    "both": (NEXT, {"pairing": "both"}),
+    "both, all editors": (NEXT, {"pairing": "both", "edits": MIXED, "rtd_padding": "include"}),
+    "both, mlm": (NEXT, {"pairing": "both", "difference": "mlm", "inject": "prepend"}),
+    "extra positive": (PLAIN, {"difference": "none", "edit_role": "positive"}),
+    "extra positive, inserted": (PLAIN, {"difference": "none", "edit_role": "positive", "edits": ["insert_random"]}),
+    "extra negative": (PLAIN, {"difference": "none", "edit_role": "negative", "edits": ["replace"]}),
+    "extra negative, all editors": (PLAIN, {"difference": "none", "edit_role": "negative", "edits": MIXED}),
+    "pairs": (triplets(2), {}),
+    "pairs, kept": (triplets(2), {"false_negatives": "keep"}),
+    "pairs, anchors edited": (triplets(2), {"edit_columns": "anchor", "edits": ["insert", "mlm"]}),
+    "pairs, positives edited": (triplets(2), {"edit_columns": "positive", "difference": "corrective_lm"}),
+    "triplets": (triplets(), {}),
+    "triplets, weighted": (triplets(), {"hard_negative_weight": 1.5, "pooling": "mean"}),
+    "triplets, kept": (triplets(), {"hard_negative_weight": -0.5, "false_negatives": "keep", "projector": "tanh"}),
+    "triplets, conditional mlm": (triplets(), {"difference": "mlm", "edit_columns": "positive"}),
+    "triplets, padding counts": (triplets(), {"rtd_padding": "include", "edits": ["insert", "delete"]}),
+    "triplets without difference": (triplets(), {"difference": "none", "projector": "none"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_and_gradients_against_loops(case):
+    data, choices = CASES[case]
+    choices = {"mask_ratio": 0.5, "temperature": 0.5} | choices | {"rtd_weight": 0.7}
+    model = make(dropout=0.0, dtype=torch.float64, **choices)
+    ours = model(data, step=4, first_row=10)
+    plain = whole_loops(model, data, step=4, first_row=10, weight=0.7)
+    for name in ("contrastive", "difference", "total"):
+        a, b = getattr(ours, name), getattr(plain, name)
+        assert (a is None) == (b is None), name
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    pairs = zip(
+        *(torch.autograd.grad(total, trained.values(), allow_unused=True) for total in (ours.total, plain.total)),
+        strict=True,
+    )
+    compared = 0
+    for name, (a, b) in zip(trained, pairs, strict=True):
+        a, b = (torch.zeros(()) if g is None else g for g in (a, b))
+        assert (a.shape == b.shape) or not (a.any() or b.any()), name
+        if a.shape == b.shape:
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-8 * max(1, b.abs().max().item()))
+            compared += int(b.any())
+    assert compared > 30
+
+
+def test_triplet_loss_against_loops():
+    torch.manual_seed(0)
+    a, p, n = torch.randn(3, 5, 6, dtype=torch.float64)
+    left_out = {(0, 3), (1, 5 + 1), (2, 5 + 4), (4, 0)}
+    mask = torch.tensor([[(i, j) in left_out for j in range(10)] for i in range(5)])
+    for weight in (0.0, 2.0, -1.0):
+        loss, cosines = contrastive_loss(a, p, 0.3, negative_BH=n, negative_weight=weight, left_out=mask)
+        torch.testing.assert_close(loss, triplet_loops(a, p, n, 0.3, weight=weight, left_out=left_out))
+        assert cosines.shape == (5, 10)
+    torch.testing.assert_close(
+        contrastive_loss(a, p, 0.3)[0], contrastive_loops(torch.cat([a, p]), 0.3), rtol=0, atol=1e-12
+    )
+
+
+def test_same_meaning_against_loops():
+    generator = torch.Generator().manual_seed(0)
+    for size in (1, 2, 5, 9):
+        for _ in range(20):
+            a, p, n = torch.randint(0, 6, (3, size), generator=generator)
+            keys = [x.tolist() for x in (a, p, n)]
+            for count in (2, 3):
+                found = {tuple(place) for place in same_meaning(*(a, p, n)[:count]).nonzero().tolist()}
+                assert found == false_negatives_loops(*keys[:count])
+
+
+def test_false_negatives_are_counted_whether_masked_or_kept():
+    wanted = len(false_negatives_loops(*(triplets()[f"{name}_key"].tolist() for name in COLUMNS)))
+    for choice in ("mask", "keep"):
+        metrics = make(**BASE, false_negatives=choice)(triplets(), step=0).metrics
+        assert metrics["false_negatives"] == wanted > 0
+
+
+COLUMNS = ("anchor", "positive", "hard_negative")
+
+
+# ---- each further choice changes the loss it should, and no other
+
+FURTHER = {
+    # name: (batch, choices before, choices after, terms that may change)
+    **{
+        f"edits {name}": (PLAIN, {}, {"edits": [name]}, {"difference"})
+        for name in ("causal_lm", "replace", "insert", "delete", "insert_random")
+    },
+    "difference mlm": (PLAIN, {}, {"difference": "mlm"}, {"difference"}),
+    "difference corrective_lm": (PLAIN, {}, {"difference": "corrective_lm"}, {"difference"}),
+    "mlm, mask_ratio": (PLAIN, {"difference": "mlm"}, {"mask_ratio": 0.2}, {"difference"}),
+    "corrective_lm, edits": (PLAIN, {"difference": "corrective_lm"}, {"edits": ["replace"]}, {"difference"}),
+    "pairing next": (NEXT, {}, {"pairing": "next"}, {"difference"}),
+    "pairing both": (NEXT, {}, {"pairing": "both"}, {"difference"}),
+    "edit_role positive": (PLAIN, {"difference": "none"}, {"edit_role": "positive"}, {"contrastive"}),
+    "edit_role negative": (PLAIN, {"difference": "none"}, {"edit_role": "negative"}, {"contrastive"}),
+    "edit_columns anchor": (triplets(), {}, {"edit_columns": "anchor"}, {"difference"}),
+    "edit_columns positive": (triplets(), {}, {"edit_columns": "positive"}, {"difference"}),
+    "hard_negative_weight": (triplets(), {}, {"hard_negative_weight": 1.0}, {"contrastive"}),
+    "false_negatives": (triplets(), {}, {"false_negatives": "keep"}, {"contrastive"}),
+}
+
+
+@pytest.mark.parametrize("case", FURTHER)
+def test_further_choice_changes_the_loss(case):
+    data, before, after, may_change = FURTHER[case]
+    one = make(dropout=0.0, **BASE | before)(data, step=0)
+    other = make(dropout=0.0, **BASE | before | after)(data, step=0)
+    assert one.total != other.total
+    for term in ("contrastive", "difference"):
+        a, b = getattr(one, term), getattr(other, term)
+        same = a is b if a is None or b is None else torch.equal(a, b)
+        assert same == (term not in may_change), term
+
+
+# ---- where gradients go
+
+TASKS = {
+    "rtd": {},
+    "rtd, all editors": {"edits": MIXED},
+    "mlm": {"difference": "mlm"},
+    "corrective_lm": {"difference": "corrective_lm", "edits": ["mlm", "causal_lm"]},
+}
+
+
+@pytest.mark.parametrize("pairing", ["same", "next", "both"])
+@pytest.mark.parametrize("task", TASKS)
+def test_gradients_of_every_task_reach_f_and_d_and_never_a_generator(task, pairing):
+    model = make(**BASE, **TASKS[task], pairing=pairing)
+    frozen = [part for part in (model.generator, model.causal_generator) if part is not None]
+    assert len(frozen) == (0 if task == "mlm" else 1 + ("causal_lm" in model.choices.edits))
+    before = [p.clone() for part in frozen for p in part.parameters()]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    terms = model(NEXT, step=0)
+    terms.difference.backward(retain_graph=True)
+    reached = {name.split(".")[0] for name, gradient in gradients(model).items() if gradient.any()}
+    assert reached == {"encoder", "projector", "discriminator"} | ({"head"} if model.head is not None else set())
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, (p for m in frozen for p in m.parameters()), strict=True))
+    model.zero_grad()
+    terms = model(NEXT, step=1)
+    terms.contrastive.backward()
+    assert {name.split(".")[0] for name, g in gradients(model).items() if g.any()} == {"encoder", "projector"}
+
+
+@pytest.mark.parametrize("task", ["mlm", "corrective_lm"])
+def test_the_vocabulary_head_of_d_trains_and_stays_tied(task):
+    model = make(**BASE, difference=task)
+    d = model.discriminator
+    table, bias = d.get_input_embeddings().weight, d.get_output_embeddings().bias
+    assert d.get_output_embeddings().weight is table
+    before = table.detach().clone(), bias.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    model(batch(), step=0).difference.backward()
+    assert (table.grad.abs().sum(1) > 0)[5:].all(), "every token's row, as output, is pushed or pulled"
+    optimizer.step()
+    assert d.get_output_embeddings().weight is d.get_input_embeddings().weight
+    assert not torch.equal(table, before[0])
+    assert not torch.equal(bias, before[1])
+    if model.generator is not None:
+        assert not torch.equal(model.generator.get_input_embeddings().weight, table)
+
+
+# ---- the same anywhere, at any time
+
+
+@pytest.mark.parametrize("choices", [*TASKS.values(), {"edit_role": "negative", "difference": "none", "edits": MIXED}])
+def test_seed_and_step_decide_every_edit(choices):
+    model = make(dropout=0.0, **BASE, **choices)
+    same, again, other = (model(PLAIN, step=step).total for step in (5, 5, 6))
+    assert torch.equal(same, again)
+    assert not torch.equal(same, other)
+    model.seed += 1
+    assert not torch.equal(model(PLAIN, step=5).total, same)
+
+
+@pytest.mark.parametrize("pairing", ["same", "next", "both"])
+@pytest.mark.parametrize("task", TASKS)
+def test_shards_that_know_their_first_row_judge_what_the_whole_batch_does(task, pairing):
+    """Means over tokens, weighted by the shards' tokens, are the whole batch's mean."""
+    model = make(dropout=0.0, dtype=torch.float64, **BASE, **TASKS[task], pairing=pairing, projector="tanh")
+    prefix = "rtd" if model.head is not None else "lm"
+
+    def summed(terms):
+        return terms.metrics[f"{prefix}_log_loss"].double() * terms.metrics[f"{prefix}_tokens"]
+
+    whole = model(NEXT, step=2, first_row=20)
+    halves = [
+        model({name: value[part] for name, value in NEXT.items()}, step=2, first_row=20 + part.start)
+        for part in (slice(0, 3), slice(3, 4))
+    ]
+    assert sum(half.metrics[f"{prefix}_tokens"] for half in halves) == whole.metrics[f"{prefix}_tokens"] > 0
+    torch.testing.assert_close(sum(map(summed, halves)), summed(whole), rtol=1e-5, atol=1e-6)
+    moved = model(NEXT, step=2, first_row=21)
+    assert not torch.equal(summed(moved), summed(whole))
+
+
+def test_a_sentence_that_is_somebodys_next_is_edited_otherwise_than_as_itself():
+    model = make(dropout=0.0, **BASE, pairing="both", projector="none", condition="none", contrast=True)
+    data = batch()
+    data |= {f"next_{name}": value for name, value in data.items()} | {"has_next": torch.ones(4, dtype=torch.bool)}
+    seen = []
+    edit = model.edit
+    model.edit = lambda *args, **kwargs: seen.append(edit(*args, **kwargs)) or seen[-1]
+    model(data, step=0)
+    views = seen[0].chosen.split(4)
+    assert len(views) == 4
+    assert len({tuple(view.flatten().tolist()) for view in views}) == 4
+
+
+# ---- where there is nothing to judge
+
+
+@pytest.mark.parametrize("contrast", [True, False])
+@pytest.mark.parametrize("task", TASKS)
+def test_no_next_sentence_in_the_batch(task, contrast):
+    model = make(**BASE, **TASKS[task], pairing="next", contrast=contrast)
+    terms = model(batch() | following(has_next=(False,) * 4), step=0)
+    assert terms.difference == 0
+    terms.total.backward()
+    found = gradients(model)
+    assert all(g.isfinite().all() for g in found.values())
+    touched = {name.split(".")[0] for name, g in found.items() if g.any()}
+    assert touched == ({"encoder", "projector"} if contrast else set())
+    assert set(terms.metrics) == set(model(batch() | following(), step=0).metrics)
+
+
+@pytest.mark.parametrize("choices", [*TASKS.values(), *({"edits": [name]} for name in MIXED)])
+def test_sentences_without_words(choices):
+    """[CLS] [SEP] alone: nothing can be edited, and nothing becomes NaN."""
+    model = make(**BASE, **choices)
+    terms = model(batch(lengths=(2, 2, 2)), step=0)
+    terms.total.backward()
+    assert terms.total.isfinite()
+    assert terms.difference.isfinite()
+    assert all(g.isfinite().all() for g in gradients(model).values())
+    if model.head is None:
+        assert terms.difference == 0
+        assert terms.metrics["lm_tokens"] == 0
+    else:
+        assert terms.metrics["rtd_replaced"] == 0
+
+
+@pytest.mark.parametrize("role", ["positive", "negative"])
+def test_unchanged_copies(role):
+    """A copy that is the sentence itself is no negative of it, and as a positive it is one more view."""
+    model = make(dropout=0.0, **BASE, difference="none", edit_role=role)
+    data = batch(lengths=(2, 2, 9, 2))
+    terms = model(data, step=0)
+    assert terms.total.isfinite()
+    if role == "negative":
+        assert terms.metrics["false_negatives"] == 3
+    else:
+        assert "false_negatives" not in terms.metrics
+
+
+def test_a_batch_of_one_pair_has_nothing_to_tell_apart():
+    model = make(**BASE, projector="tanh")
+    one = {name: value[:1] for name, value in triplets(2).items()}
+    assert model(one, step=0).contrastive == 0
+
+
+# ---- metrics
+
+
+def test_metrics_of_a_conditional_language_model():
+    model = make(**BASE, difference="mlm")
+    terms = model(batch(), step=0)
+    assert set(terms.metrics) == {"positive_cosine", "negative_cosine", "lm_accuracy", "lm_log_loss", "lm_tokens"}
+    torch.testing.assert_close(terms.metrics["lm_log_loss"], terms.difference.detach())
+    assert not any(value.requires_grad for value in terms.metrics.values())
+    logits = torch.tensor([[0.0, 9.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 9.0], [0.0, 9.0, 0.0]])
+    _, metrics = objective._language_model_loss(logits, torch.tensor([1, 0, 2, 2]))
+    assert (metrics["lm_accuracy"], metrics["lm_tokens"]) == (0.75, 4)
+
+
+# ---- saving
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_weights_are_saved_once_and_come_back(task, tmp_path):
+    """Also where D's vocabulary head is tied to its embeddings; generators are left out."""
+    model, other = (make(dropout=0.0, seed=seed, **BASE, **TASKS[task]) for seed in (0, 7))
+    with torch.no_grad():
+        model.encoder.get_input_embeddings().weight.add_(0.1)
+    state = model.trained_state()
+    places = [value.data_ptr() for value in state.values() if value.numel() > 1]
+    assert len(places) == len(set(places)), "tied weights once"
+    assert not any("generator" in name for name in state)
+    assert {id(p) for p in model.parameters() if p.requires_grad} <= {
+        id(p) for name, p in model.named_parameters() if name in state
+    }
+    save_weights(state, tmp_path / "weights.safetensors")
+    load_weights(other, tmp_path / "weights.safetensors")
+    if model.discriminator.get_output_embeddings() is not None:
+        assert other.discriminator.get_output_embeddings().weight is other.discriminator.get_input_embeddings().weight
+    assert all(torch.equal(value, other.trained_state()[name]) for name, value in state.items())
+    other.seed = model.seed
+    for mine, theirs in ((model.generator, other.generator), (model.causal_generator, other.causal_generator)):
+        if mine is not None:
+            assert not torch.equal(mine.get_input_embeddings().weight, theirs.get_input_embeddings().weight)
+            theirs.load_state_dict(mine.state_dict())
+    assert torch.equal(model(PLAIN, step=0).total, other(PLAIN, step=0).total)

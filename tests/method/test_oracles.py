@@ -16,7 +16,19 @@ from transformers import (
     RobertaModel,
 )
 
-from .oracles import contrastive_loops, mask_labels_loops, rtd_loops, spearman_loops
+from diffcse.method import draws
+
+from .oracles import (
+    contrastive_loops,
+    false_negatives_loops,
+    integer,
+    mask_labels_loops,
+    rtd_loops,
+    spearman_loops,
+    token_loss_loops,
+    triplet_loops,
+    uniform,
+)
 from .plain import masked_lm, plain_reference, project, transformer
 
 STOCK = {
@@ -211,3 +223,42 @@ def test_spearman_with_ties_is_scipys():
         a = [draw.randint(0, 5) for _ in range(15)]
         b = [x + draw.randint(0, 4) for x in a]
         assert spearman_loops(a, b) == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)
+
+
+def test_triplets_by_hand():
+    first, second, negative = torch.tensor(
+        [[[1.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [0.6, 0.8]], [[0.0, 3.0], [1.0, 0.0]]], dtype=torch.float64
+    )
+    # τ = 1. Row 1: cosines 1 and .6 with the positives, 0 and 1 with the negatives; row 2: 0 and .8, 1 and 0.
+    e = math.exp
+    rows = [e(1) / (e(1) + e(0.6) + 2 * e(0) + e(1)), e(0.8) / (e(0) + e(0.8) + e(1) + 2 * e(0))]
+    expected = -(math.log(rows[0]) + math.log(rows[1])) / 2
+    assert triplet_loops(first, second, negative, 1.0, weight=math.log(2)).item() == pytest.approx(expected)
+    rows = [e(1) / (e(1) + 1 + e(1)), e(0.8) / (e(0) + e(0.8) + e(1))]  # without (1, 2), and 2's own hard negative
+    expected = -(math.log(rows[0]) + math.log(rows[1])) / 2
+    assert triplet_loops(first, second, negative, 1.0, left_out={(0, 1), (1, 3)}).item() == pytest.approx(expected)
+    torch.testing.assert_close(
+        triplet_loops(first, second, None, 0.5), contrastive_loops(torch.cat([first, second]), 0.5)
+    )
+
+
+def test_false_negatives_by_hand():
+    # Rows 0 and 2 share an anchor; 1's positive is 3's; 4's positive is 0's anchor; 3's negative is 1's positive.
+    anchors, positives, negatives = "abacd", "pqrqa", "vwxqz"
+    pairs = {(0, 2), (2, 0), (1, 3), (3, 1), (0, 4), (2, 4)}
+    assert false_negatives_loops(anchors, positives) == pairs
+    assert false_negatives_loops(anchors, positives, negatives) == pairs | {(1, 5 + 3), (3, 5 + 3)}
+
+
+def test_token_loss_by_hand():
+    logits = [torch.tensor([0.0, math.log(3)]), torch.tensor([0.0, 0.0])]
+    assert token_loss_loops(logits, [1, 0]).item() == pytest.approx(-(math.log(3 / 4) + math.log(1 / 2)) / 2)
+
+
+def test_numbers_of_a_place_are_the_methods():
+    """`draws` itself is tested against exact integers; this holds that both mean the same address."""
+    for row in (0, 7, 2**40 + 3):
+        ours = draws.uniforms((42, 3, 1), torch.tensor([row]), 6)[0].tolist()
+        assert ours == [uniform((42, 3, 1), row, position) for position in range(6)]
+        ours = draws.integers((42, 3, 2), torch.tensor([row]), 6, 30)[0].tolist()
+        assert ours == [integer((42, 3, 2), row, position, 30) for position in range(6)]

@@ -11,12 +11,13 @@ from diffcse.method.objective import DiffCSE
 from diffcse.method.parts import (
     build,
     check_same_vocabulary,
+    load_causal_generator,
     load_encoder,
     load_generator,
     load_tokenizer,
     read_vocabulary,
 )
-from tests.models import FAMILIES, SENTENCES, save_tiny, tiny_tokenizer
+from tests.models import CAUSAL, FAMILIES, SENTENCES, save_tiny, tiny_model, tiny_tokenizer
 
 MASKED = [family for family in FAMILIES if family != "minilm"]
 
@@ -243,3 +244,107 @@ def test_bundled_mini_model_trains():
     model, tokenizer = build(Method(pooling="mean"))
     terms = model.train()(tokenizer(SENTENCES[:4], padding=True, return_tensors="pt"), step=0)
     assert terms.total.isfinite()
+
+
+# Causal generators, and discriminators that say tokens
+
+
+def causal_choices(folder, **choices):
+    return Method(
+        model=str(folder / "f"), causal_generator=str(folder / "c"), edits=("causal_lm",), temperature=0.5, **choices
+    )
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_a_causal_generator_of_the_same_vocabulary(tmp_path, family):
+    save_tiny(tmp_path / "f", "bert")
+    save_tiny(tmp_path / "c", family, tokens="bert", hidden=16, layers=1)
+    model, tokenizer = build(causal_choices(tmp_path, rtd_weight=1.0))
+    assert model.generator is None, "no masked language model is needed"
+    assert not any(p.requires_grad for p in model.causal_generator.parameters())
+    assert not model.causal_generator.training
+    falls, moved = loss_falls(model.train(), tokenizer)
+    assert falls
+    assert moved == {"encoder", "projector", "discriminator", "head"}
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_a_causal_model_is_loaded_as_it_is(tmp_path, family):
+    stock, _ = tiny_model(family, tokens="bert", hidden=16)
+    save_tiny(tmp_path, family, tokens="bert", hidden=16)
+    loaded = load_causal_generator(tmp_path)
+    ids = batch(tiny_tokenizer())["input_ids"]
+    assert torch.equal(loaded(input_ids=ids).logits, stock(input_ids=ids).logits)
+    assert load_causal_generator(stock) is stock
+
+
+def test_what_is_no_causal_generator(tmp_path):
+    save_tiny(tmp_path / "both-ways", "bert")
+    with pytest.raises(InputError, match=r"both-ways: not a causal language model: .* depends on the tokens after it"):
+        load_causal_generator(tmp_path / "both-ways")
+    save_tiny(tmp_path / "headless", "bert-decoder", masked_lm=False)
+    with pytest.raises(InputError, match="no trained language-model head"):
+        load_causal_generator(tmp_path / "headless")
+    with pytest.raises(InputError, match="no such folder here"):
+        load_causal_generator("nobody/nothing")
+
+
+def test_a_causal_generator_of_another_vocabulary(tmp_path):
+    save_tiny(tmp_path / "f", "bert")
+    save_tiny(tmp_path / "c", "gpt2")
+    with pytest.raises(InputError, match=r"causal_generator .* do not share a vocabulary: token id 0"):
+        build(causal_choices(tmp_path))
+    small, _ = tiny_model("gpt2", tokens="bert")
+    small.resize_token_embeddings(50)
+    with pytest.raises(InputError, match="causal_generator: embeds 50 tokens"):
+        build(causal_choices(tmp_path), causal_generator=small)
+
+
+@pytest.mark.parametrize("difference", ["mlm", "corrective_lm"])
+@pytest.mark.parametrize("family", MASKED)
+def test_conditional_language_models_of_every_family_train(tmp_path, family, difference):
+    save_tiny(tmp_path, family)
+    model, tokenizer = build(
+        Method(model=str(tmp_path), difference=difference, rtd_weight=1.0, temperature=0.5, projector="tanh")
+    )
+    assert (model.generator is None) == (difference == "mlm")
+    falls, moved = loss_falls(model.train(), tokenizer)
+    assert falls
+    assert moved == {"encoder", "projector", "discriminator"}
+
+
+def test_a_discriminator_that_says_tokens_needs_a_vocabulary_head(tmp_path):
+    save_tiny(tmp_path / "f", "minilm")
+    save_tiny(tmp_path / "d", "bert")
+    with pytest.raises(InputError, match=r"cannot be the discriminator\. Name one .* method\.discriminator"):
+        build(Method(model=str(tmp_path / "f"), difference="mlm"))
+    model, tokenizer = build(
+        Method(model=str(tmp_path / "f"), difference="mlm", discriminator=str(tmp_path / "d"), temperature=0.5)
+    )
+    assert model(batch(tokenizer), step=0).total.isfinite()
+    f, tokenizer = load_encoder(tmp_path / "f"), load_tokenizer(tmp_path / "f")
+    with pytest.raises(InputError, match="needs a discriminator with a vocabulary head, and BertModel has none"):
+        build(Method(difference="mlm"), encoder=f, tokenizer=tokenizer)
+    d = load_generator(tmp_path / "d")
+    model, _ = build(Method(difference="mlm"), encoder=f, discriminator=d, tokenizer=tokenizer)
+    assert model.discriminator is not d, "a copy of what was given is trained"
+
+
+def test_edits_without_a_generator_need_none(tmp_path):
+    """An encoder without a vocabulary head and a tokenizer without a mask token will do."""
+    save_tiny(tmp_path, "minilm")
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "mask_token"}))
+    choices = {"model": str(tmp_path), "rtd_weight": 1.0, "temperature": 0.5}
+    model, tokenizer = build(Method(**choices, edits=("replace", "delete", "insert_random")))
+    assert tokenizer.mask_token is None
+    falls, _ = loss_falls(model.train(), tokenizer)
+    assert falls
+    with pytest.raises(InputError, match="has no mask_token"):
+        build(Method(**choices))
+
+
+def test_pairs_need_no_dropout(tmp_path):
+    save_tiny(tmp_path, "bert", dropout=0.0)
+    model, _ = build(Method(model=str(tmp_path)), pairs=True)
+    assert model.training

@@ -151,7 +151,19 @@ def test_a_ramp_ends_at_the_full_weight(tiny, tmp_path):
 
 def test_prepending_needs_a_position_more(tiny, tmp_path):
     settings = config(tiny, method={"inject": "prepend"}, max_tokens=256)
-    refuse("lower max_tokens by 1", settings, tmp_path / "out")
+    refuse("257 with the prepended sentence embedding: lower max_tokens by 1", settings, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"edits": ("mlm", "insert_random"), "generator": None},  # D, and G, read the copies
+        {"edits": ("insert_random",), "difference": "none", "edit_role": "positive"},  # the encoder does
+    ],
+)
+def test_insertions_need_positions_of_their_own(tiny, tmp_path, method):
+    settings = config(tiny, method=method, max_tokens=256)
+    refuse("sentences may have 333 with insert_random: lower max_tokens by 77", settings, tmp_path / "out")
 
 
 def test_sampler_gives_every_sentence_once_an_epoch_in_a_new_order():
