@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from diffcse.encoder.encode import Encoder
     from diffcse.encoder.load import load
     from diffcse.encoder.save import save
+    from diffcse.encoder.similarity import encode, similarity
+    from diffcse.encoder.stream import embed
     from diffcse.errors import InputError
     from diffcse.method.inspect import conditional_gain, judge
     from diffcse.method.objective import DiffCSE, Terms
@@ -45,6 +47,9 @@ _HOMES = {
     "Encoder": "encoder.encode",
     "load": "encoder.load",
     "save": "encoder.save",
+    "encode": "encoder.similarity",
+    "similarity": "encoder.similarity",
+    "embed": "encoder.stream",
 }
 
 __all__ = [
@@ -60,11 +65,14 @@ __all__ = [
     "Training",
     "build",
     "conditional_gain",
+    "embed",
+    "encode",
     "judge",
     "load",
     "load_recipe",
     "read_corpus",
     "save",
+    "similarity",
     "train",
 ]
 
