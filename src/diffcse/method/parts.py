@@ -82,7 +82,7 @@ def build(
         g = copy.deepcopy(g)  # given as a module that holds the encoder: G must not be frozen together with f
     for part, model, source in (("discriminator", d, start), ("generator", g, generator or config.generator)):
         if isinstance(source, str | Path) and source != encoder:
-            check_same_vocabulary(tokenizer, load_tokenizer(source), str(encoder), f"{part} {source}")
+            check_same_vocabulary(tokenizer, load_tokenizer(source), _name(encoder), f"{part} {source}")
         check_vocabulary_size(model, vocabulary, part)
     return DiffCSE(f, vocabulary, config, generator=g, discriminator=d, seed=seed), tokenizer
 
