@@ -24,7 +24,9 @@ class PrintMetrics(TrainerCallback):
         self.loss = loss
 
     def on_log(self, args, state, control, **kwargs) -> None:
-        print(state.global_step, {name: round(value, 3) for name, value in self.loss.pop_metrics().items()})
+        metrics = self.loss.pop_metrics()
+        if metrics:
+            print(state.global_step, {name: round(value, 3) for name, value in metrics.items()})
 
 
 def main(checkpoint: str, text: str, output: str, steps: int = 500) -> None:

@@ -184,6 +184,13 @@ def test_normalise_changes_nothing(folder):
     assert found[0] == found[1]
 
 
+def test_a_checkpoint_in_half_precision_is_trained_in_float32(folder):
+    model = stock(folder).half().train()
+    loss = DiffCSELoss(model)
+    assert {value.dtype for value in loss.parameters()} == {torch.float32}
+    assert math.isfinite(loss(features(model))["contrastive"].item())
+
+
 def test_mistakes_are_named(folder, tmp_path, monkeypatch):
     model = stock(folder, "mean")
     with pytest.raises(InputError, match=r'method.pooling = "cls": the SentenceTransformer pools by "mean"'):

@@ -42,8 +42,8 @@ class DiffCSELoss(nn.Module):
     """DiffCSE's two losses on a single column of sentences, as `SentenceTransformerTrainer` wants a loss.
 
     Args:
-        model: a Transformer with one Pooling, by cls or mean (and perhaps Normalize). Its encoder is trained in place;
-            a pooler head in it, which nothing here uses, is taken out.
+        model: a Transformer with one Pooling, by cls or mean (and perhaps Normalize). Its encoder is trained in place,
+            in float32; a pooler head in it, which nothing here uses, is taken out.
         method: the choices; `model` in it is not looked at, and `pooling` must be the model's. By default ours, with
             the model's pooling.
         generator: the frozen masked language model G: a folder, a hub id or a module. By default `method.generator`,
@@ -95,7 +95,7 @@ class DiffCSELoss(nn.Module):
             # What the encoder starts from stands in the SentenceTransformer.
             replace(method, model="(a SentenceTransformer)", generator=None),
             seed=seed,
-            encoder=encoder,
+            encoder=encoder.float(),  # a checkpoint in half precision is loaded as such there, and trains badly
             generator=generator,
             tokenizer=tokenizer,
         )

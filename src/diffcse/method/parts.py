@@ -22,7 +22,10 @@ from transformers.utils import logging as hf_logging
 
 from diffcse.config import Method
 from diffcse.errors import InputError
+from diffcse.method import draws
+from diffcse.method.adapters import add_lora, merged, unwrap
 from diffcse.method.edits import Vocabulary
+from diffcse.method.heads import fresh
 from diffcse.method.objective import DiffCSE
 
 MINI = Path(__file__).parent.parent / "assets" / "mini"
@@ -50,12 +53,13 @@ def build(
 ) -> tuple[DiffCSE, PreTrainedTokenizerBase]:
     """The trainable module and its tokenizer.
 
-    Each part may be given as a module, a folder or a hub id; what is not given comes from `config`.
+    Each part may be given as a module, a folder or a hub id; what is not given comes from `config`. An encoder that
+    PEFT has wrapped, or put an adapter into, trains that adapter alone.
 
     Raises:
         InputError: a part cannot be loaded, does not fit the others, or is of an architecture that cannot be used.
     """
-    encoder = config.model if encoder is None else encoder
+    encoder = unwrap(config.model if encoder is None else encoder)
     if tokenizer is None:
         if isinstance(encoder, PreTrainedModel):
             raise InputError("an encoder given as a module needs its tokenizer: pass tokenizer=")
@@ -69,10 +73,15 @@ def build(
             f"{_name(encoder)}: runs without dropout (its configuration sets it to 0), so the two views of a sentence "
             "would be equal and the contrastive loss would teach nothing: set method.dropout = 0.1"
         )
+    start = discriminator or config.discriminator or encoder
+    if isinstance(start, PreTrainedModel):
+        start = merged(start)  # D starts as the plain model that f is so far
+    if config.lora_rank is not None:
+        rank = config.lora_rank
+        f = cast(PreTrainedModel, fresh(lambda: add_lora(f, rank), draws.key(seed, 3)))
     if config.difference == "none":
         return DiffCSE(f, vocabulary, config, seed=seed), tokenizer
 
-    start = discriminator or config.discriminator or encoder
     # A module given once cannot be both f and D: D starts as a copy of its weights.
     d = _copy(start) if isinstance(start, PreTrainedModel) else load_encoder(start)
     _set_dropout(d, config.dropout)
