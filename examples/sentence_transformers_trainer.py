@@ -2,7 +2,7 @@
 
     python examples/sentence_transformers_trainer.py bert-base-uncased sentences.txt my-encoder
 
-The checkpoint needs its masked-language-model head: it is also the generator. (pip install datasets)
+The checkpoint needs its masked-language-model head: it is also the generator.
 """
 
 import sys

@@ -1,10 +1,10 @@
 """Row i is sentence i, whatever the number of blocks; a file is there whole or not at all."""
 
-import sys
 import tracemalloc
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from diffcse.encoder import stream
 from diffcse.encoder.encode import Encoder
@@ -25,7 +25,6 @@ def read(path):
     """(rows, sentences or None) of either format."""
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False, mmap_mode="r"), None
-    parquet = pytest.importorskip("pyarrow.parquet")
     table = parquet.read_table(path)
     rows = np.array(table["embedding"].to_pylist(), dtype=np.float32).reshape(-1, 32)
     return rows, table["text"].to_pylist()
@@ -58,7 +57,6 @@ def test_normalised(encoder, tmp_path):
 
 
 def test_the_pooling_stands_in_the_parquet_file(encoder, tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
     embed(encoder, TEXTS, tmp_path / "out.parquet")
     schema = parquet.read_schema(tmp_path / "out.parquet")
     assert schema.metadata[b"diffcse.pooling"] == b"mean"
@@ -86,12 +84,6 @@ def test_other_suffixes(encoder, tmp_path):
     for name in ("out", "out.csv", "out.npz"):
         with pytest.raises(InputError, match=r"the output must end in \.npy or \.parquet"):
             embed(encoder, TEXTS, tmp_path / name)
-
-
-def test_parquet_without_pyarrow(encoder, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match="needs pyarrow: pip install pyarrow"):
-        embed(encoder, TEXTS, tmp_path / "out.parquet")
 
 
 def test_memory_does_not_grow_with_the_text(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
@@ -17,7 +18,6 @@ from diffcse.integrations.sentence_transformers import DiffCSELoss
 from diffcse.method.parts import build, load_encoder, load_tokenizer
 from tests.models import SENTENCES, save_tiny
 
-Dataset = pytest.importorskip("datasets").Dataset
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sentence_transformers_trainer.py"
 
 

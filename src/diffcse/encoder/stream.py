@@ -74,15 +74,11 @@ def check_output(output: Path) -> Callable[[Path, Encoder], _Writer]:
     """What writes the format that `output`'s suffix names.
 
     Raises:
-        InputError: no such format, or what writes it is not installed.
+        InputError: no such format.
     """
     if output.suffix == ".npy":
         return _Npy
     if output.suffix == ".parquet":
-        try:
-            import pyarrow  # type: ignore[import-untyped]  # noqa: F401
-        except ImportError as error:
-            raise InputError(f"{output}: writing .parquet needs pyarrow: pip install pyarrow") from error
         return _Parquet
     raise InputError(f"{output}: the output must end in .npy or .parquet")
 

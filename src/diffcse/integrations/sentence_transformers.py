@@ -89,8 +89,9 @@ class DiffCSELoss(nn.Module):
             )
         if method.difference != "none" and generator is None:
             generator = method.generator or encoder.config.name_or_path or None
-        if isinstance(generator, Path):
-            generator = str(generator)
+        if isinstance(generator, str | Path):
+            theirs = parts.load_tokenizer(generator)
+            parts.check_same_vocabulary(tokenizer, theirs, "of the SentenceTransformer", f"generator {generator}")
         self.diffcse, _ = parts.build(
             # What the encoder starts from stands in the SentenceTransformer.
             replace(method, model="(a SentenceTransformer)", generator=None),

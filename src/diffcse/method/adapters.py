@@ -12,15 +12,18 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
-from typing import Any, cast
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from diffcse.errors import InputError
+from diffcse.method.heads import fresh
 
 
-def add_lora(model: PreTrainedModel, rank: int) -> PreTrainedModel:
+def add_lora(model: PreTrainedModel, rank: int, seed: int) -> PreTrainedModel:
     """`model` with matrices of rank `rank` beside every linear layer, scaled by 2, and all its own weights frozen.
+
+    `seed` decides their random start; their product starts at 0.
 
     Raises:
         InputError: PEFT is not installed, or does not know how to adapt this architecture.
@@ -33,7 +36,8 @@ def add_lora(model: PreTrainedModel, rank: int) -> PreTrainedModel:
     try:
         with warnings.catch_warnings():  # peft asks transformers by names that transformers is about to drop
             warnings.simplefilter("ignore", FutureWarning)
-            return cast(PreTrainedModel, peft.get_peft_model(model, settings).get_base_model())
+            wrapped: Any = fresh(lambda: peft.get_peft_model(model, settings), seed)
+            return wrapped.get_base_model()
     except ValueError as error:
         raise InputError(f"method.lora_rank = {rank}: {type(model).__name__} cannot be adapted: {error}") from error
 

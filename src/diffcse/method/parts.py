@@ -25,7 +25,6 @@ from diffcse.errors import InputError
 from diffcse.method import draws
 from diffcse.method.adapters import add_lora, merged, unwrap
 from diffcse.method.edits import Vocabulary
-from diffcse.method.heads import fresh
 from diffcse.method.objective import DiffCSE
 
 MINI = Path(__file__).parent.parent / "assets" / "mini"
@@ -68,20 +67,17 @@ def build(
     f = load_encoder(encoder)
     check_vocabulary_size(f, vocabulary, "encoder")
     _set_dropout(f, config.dropout)
+    if config.lora_rank is not None:
+        f = add_lora(f, config.lora_rank, draws.key(seed, 3))
     if config.contrast and not _views_differ(f):
         raise InputError(
             f"{_name(encoder)}: runs without dropout (its configuration sets it to 0), so the two views of a sentence "
             "would be equal and the contrastive loss would teach nothing: set method.dropout = 0.1"
         )
-    start = discriminator or config.discriminator or encoder
-    if isinstance(start, PreTrainedModel):
-        start = merged(start)  # D starts as the plain model that f is so far
-    if config.lora_rank is not None:
-        rank = config.lora_rank
-        f = cast(PreTrainedModel, fresh(lambda: add_lora(f, rank), draws.key(seed, 3)))
     if config.difference == "none":
         return DiffCSE(f, vocabulary, config, seed=seed), tokenizer
 
+    start = discriminator or config.discriminator or encoder
     # A module given once cannot be both f and D: D starts as a copy of its weights.
     d = _copy(start) if isinstance(start, PreTrainedModel) else load_encoder(start)
     _set_dropout(d, config.dropout)
@@ -91,7 +87,7 @@ def build(
         g = copy.deepcopy(g)  # given as a module that holds the encoder: G must not be frozen together with f
     for part, model, source in (("discriminator", d, start), ("generator", g, generator or config.generator)):
         if isinstance(source, str | Path) and source != encoder:
-            check_same_vocabulary(tokenizer, load_tokenizer(source), _name(encoder), f"{part} {source}")
+            check_same_vocabulary(tokenizer, load_tokenizer(source), str(encoder), f"{part} {source}")
         check_vocabulary_size(model, vocabulary, part)
     return DiffCSE(f, vocabulary, config, generator=g, discriminator=d, seed=seed), tokenizer
 
@@ -274,7 +270,7 @@ def check_same_vocabulary(
 
 
 def _copy(model: PreTrainedModel) -> PreTrainedModel:
-    twin = copy.deepcopy(model)
+    twin = copy.deepcopy(merged(model))  # adapters are for f alone
     return twin.requires_grad_(True)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from diffcse.config import Config, Method, Training, differences, to_dict, to_toml
-from diffcse.encoder.encode import Encoder, position_limit, use_bf16
+from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
@@ -109,7 +109,7 @@ def run(
             f"than {config.method.model} has: set max_tokens to at most {limit - 1}"
         )
     encoder = Encoder(model.encoder, tokenizer, config.method.pooling, limit)
-    bf16 = use_bf16(training.precision)
+    bf16 = use_bf16(training)
 
     record = Record(kind="train", config=to_dict(config), seed=training.seed, data=data)
     record.scores["steps"] = steps
@@ -222,6 +222,16 @@ def _restore(config: Config, parts: Path) -> DiffCSE | None:
     model, _ = build(config.method, seed=config.training.seed)
     load_weights(model, parts)
     return model.eval()
+
+
+def use_bf16(training: Training) -> bool:
+    """Whether to compute in bf16 autocast: as asked, or where the hardware multiplies in it."""
+    if training.precision != "auto":
+        return training.precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check is not None and check() for check in checks)
 
 
 def _dev_score(encoder: Encoder, dev: PairSet, bf16: bool) -> float:
