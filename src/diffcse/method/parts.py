@@ -65,10 +65,10 @@ def build(
         tokenizer = load_tokenizer(encoder)
     vocabulary = read_vocabulary(tokenizer, masks=config.difference != "none")
     f = load_encoder(encoder)
-    check_vocabulary_size(f, vocabulary, "encoder")
-    _set_dropout(f, config.dropout)
     if config.lora_rank is not None:
         f = add_lora(f, config.lora_rank, draws.key(seed, 3))
+    check_vocabulary_size(f, vocabulary, "encoder")
+    _set_dropout(f, config.dropout)
     if config.contrast and not _views_differ(f):
         raise InputError(
             f"{_name(encoder)}: runs without dropout (its configuration sets it to 0), so the two views of a sentence "
