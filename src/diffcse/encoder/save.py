@@ -2,8 +2,8 @@
 
 No projector, discriminator or pooler head goes with it, and its sequence limit is the checkpoint's own: the 32
 tokens of training are the training collator's business. The folder is written in sentence-transformers' classic
-layout, which every release since 2.0 reads. Every pooling is made of that library's own modules, so no code of ours is
-needed to load it:
+layout, which every release since 2.0 reads (modules with weights of their own: every one that reads safetensors). Every
+pooling is made of that library's own modules, so no code of ours is needed to load it:
 
 - cls, mean: Transformer, Pooling
 - first_last, top2: Transformer (told to return all layers), WeightedLayerPooling with weight 1 on two layers and 0 on
