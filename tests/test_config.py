@@ -57,6 +57,7 @@ RANGES = {
     "max_tokens": st.integers(4, 2**40),
     "epochs": ABOVE_0,
     "max_steps": st.none() | st.integers(1, 2**40),
+    "lora_rank": st.none() | st.integers(1, 2**40),
     "learning_rate": ABOVE_0,
     "warmup_ratio": st.floats(min_value=0, max_value=1, exclude_max=True),
     "weight_decay": st.floats(min_value=0, allow_infinity=False),
@@ -295,7 +296,8 @@ def test_a_preset_of_another_type(value):
         (
             "[method]\npooling = 'pooler'",
             "my.toml:2: method.pooling = 'pooler': must be one of 'cls', 'mean', 'first_last', 'top2'. "
-            "A checkpoint's own head is for loading and measuring an encoder; in training the projector plays its part",
+            "A checkpoint's own head is for loading and measuring an encoder; in training the projector plays its "
+            "part, and is thrown away after it.",
         ),
         ("[method]\npooling = 1", "my.toml:2: method.pooling = 1: must be one of 'cls', 'mean', 'first_last', 'top2'."),
         (

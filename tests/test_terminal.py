@@ -1,6 +1,9 @@
+import io
+
+import pytest
 from rich.console import Console
 
-from diffcse.terminal import TrainingView, judged_sentence, table
+from diffcse.terminal import CountView, TrainingView, cosine_table, judged_sentence, table
 
 ENTRY = {
     "step": 50,
@@ -79,3 +82,44 @@ def test_table_cells_are_text_not_markup():
     console = Console(record=True, width=80)
     console.print(table("", ["a", "b"], [["start, [CLS]", "1"]]))
     assert "start, [CLS]" in console.export_text()
+
+
+def test_counts_on_a_terminal_show_what_is_left_and_leave_nothing_behind(monkeypatch):
+    now = iter([0.0, 10.0, 10.0, 20.0, 20.0, 20.0])
+    monkeypatch.setattr("diffcse.terminal.time.monotonic", lambda: next(now, 20.0))
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    view = CountView(console, "sentences")
+    view(1000, 0.25)
+    view.close()
+    shown = console.file.getvalue()
+    assert "0:30 left  1,000 sentences  100 sentences/s" in shown
+    assert shown.rstrip().endswith("\x1b[2K")  # the bar's line is wiped
+
+
+def test_counts_in_a_log_come_every_half_minute(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("diffcse.terminal.time.monotonic", lambda: clock[0])
+    console = Console(file=io.StringIO(), width=100)
+    view = CountView(console, "sentences")
+    for second in range(0, 101, 5):
+        clock[0] = float(second)
+        view(10 * second, None)
+    assert console.file.getvalue().split("\n") == [
+        "350 sentences  10 sentences/s",
+        "700 sentences  10 sentences/s",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+@pytest.mark.parametrize("number", [3, 5, 12])
+def test_no_width_cuts_a_cosine_or_a_sentence(width, number):
+    sentences = [f"word{i} " * 12 for i in range(number)]
+    cosines = [[1.0 if i == j else -((i + j) / 100 + 0.1) for j in range(number)] for i in range(number)]
+    console = Console(file=io.StringIO(), width=width)
+    console.print(cosine_table(console, sentences, cosines))
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    assert shown.count("word1") >= 12
+    for i, row in enumerate(cosines):
+        assert f"{max(value for j, value in enumerate(row) if j != i):.2f}" in shown

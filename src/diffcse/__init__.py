@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from diffcse.encoder.encode import Encoder
     from diffcse.encoder.load import load
     from diffcse.encoder.save import save
+    from diffcse.encoder.similarity import encode, similarity
+    from diffcse.encoder.stream import embed
     from diffcse.errors import InputError
     from diffcse.method.inspect import conditional_gain, judge
     from diffcse.method.objective import DiffCSE, Terms
@@ -52,6 +54,9 @@ _HOMES = {
     "Encoder": "encoder.encode",
     "load": "encoder.load",
     "save": "encoder.save",
+    "encode": "encoder.similarity",
+    "similarity": "encoder.similarity",
+    "embed": "encoder.stream",
 }
 
 __all__ = [
@@ -69,6 +74,8 @@ __all__ = [
     "Training",
     "build",
     "conditional_gain",
+    "embed",
+    "encode",
     "judge",
     "load",
     "load_pretraining",
@@ -77,6 +84,7 @@ __all__ = [
     "read_corpus",
     "read_examples",
     "save",
+    "similarity",
     "train",
 ]
 

@@ -94,6 +94,8 @@ class Method:
     """What a sentence is pulled towards: its second dropout view, the next sentence of its document, or both."""
     dropout: float | None = None
     """Probability of every dropout layer in encoder and discriminator. Unset: the checkpoint's own."""
+    lora_rank: int | None = None
+    """Train low-rank adapters of this rank in the encoder instead of its weights (needs peft). Unset: all weights."""
     temperature: float = 0.05
     """Temperature of the contrastive softmax."""
     difference: Difference = "rtd"
@@ -139,6 +141,7 @@ class Method:
             self.sampling_temperature > 0, "method.sampling_temperature", self.sampling_temperature, "must be above 0"
         )
         _require(self.dropout is None or 0 <= self.dropout < 1, "method.dropout", self.dropout, "must lie in [0, 1)")
+        _require(self.lora_rank is None or self.lora_rank > 0, "method.lora_rank", self.lora_rank, "must be above 0")
         _require(0 < self.mask_ratio < 1, "method.mask_ratio", self.mask_ratio, "must lie between 0 and 1")
         object.__setattr__(self, "edits", tuple(self.edits))  # a list will do in Python
         _require(bool(self.edits), "method.edits", "[]", "name at least one way to edit")

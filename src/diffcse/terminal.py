@@ -168,3 +168,67 @@ def judged_sentence(tokens: Sequence[dict[str, Any]]) -> Text:
             text.append(f"[{token['original']}]", style="dim")
         text.append(str(round(100 * p)).translate(_SUBSCRIPT), style="dim")
     return text
+
+
+class CountView:
+    """How many are done, how fast, and what is left: a bar on a terminal, a line every half minute in a log."""
+
+    def __init__(self, console: Console, what: str) -> None:
+        self.console, self.what = console, what
+        self._began = self._said = time.monotonic()
+        self._done = 0
+        self._bar: Progress | None = None
+
+    def __call__(self, done: int, share: float | None) -> None:
+        """`done` of `what` so far; `share`: of the whole, 0 to 1, or None where nobody knows."""
+        self._done, now = done, time.monotonic()
+        left = ""
+        if share:
+            seconds = (now - self._began) * (1 - share) / share
+            left = f"{int(seconds) // 60}:{int(seconds) % 60:02d} left"
+        shown = "  ".join(part for part in (left, f"{done:,} {self.what}", self.rate()) if part)
+        if self.console.is_terminal:
+            if self._bar is None:
+                columns = (BarColumn(bar_width=24), TextColumn("{task.fields[shown]}"))
+                self._bar = Progress(*columns, console=self.console, transient=True)
+                self._bar.start()
+                self._task = self._bar.add_task("", total=None if share is None else 1.0, shown="")
+            self._bar.update(self._task, completed=share or 0, shown=shown)
+        elif now - self._said > 30:
+            self._said = now
+            say(self.console, shown)
+
+    def rate(self) -> str:
+        """Speed so far, in words."""
+        return f"{self._done / max(time.monotonic() - self._began, 1e-9):,.0f} {self.what}/s"
+
+    def close(self) -> None:
+        """Remove the bar, also after an error."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+
+def cosine_table(console: Console, sentences: Sequence[str], cosines: Sequence[Sequence[float]]) -> Table:
+    """Cosines of all pairs; where they are too many for the console's width, each sentence's nearest other."""
+    others = [[(value, j) for j, value in enumerate(row) if j != i] for i, row in enumerate(cosines)]
+    if 30 + 8 * len(sentences) > console.width:
+        view = Table(title="Each sentence's nearest among the others", title_justify="left")
+        view.add_column("sentence", overflow="fold")
+        view.add_column("cosine", justify="right", no_wrap=True, min_width=6)
+        view.add_column("nearest", overflow="fold")
+        for sentence, row in zip(sentences, others, strict=True):
+            value, nearest = max(row)
+            view.add_row(escape(sentence), f"{value:.2f}", escape(sentences[nearest]))
+        return view
+    title = "Cosines; each row's highest in bold" if console.is_terminal else "Cosines"
+    view = Table(title=title, title_justify="left")
+    view.add_column("", justify="right", no_wrap=True)
+    view.add_column("sentence", overflow="fold")
+    for i in range(len(sentences)):
+        view.add_column(str(i + 1), justify="right", no_wrap=True, min_width=5)
+    for i, (sentence, row) in enumerate(zip(sentences, others, strict=True)):
+        highest = max(row)[1]
+        shown = {j: f"[bold green]{value:.2f}[/]" if j == highest else f"{value:.2f}" for value, j in row}
+        view.add_row(str(i + 1), escape(sentence), *(shown.get(j, "[dim]1[/]") for j in range(len(sentences))))
+    return view

@@ -22,6 +22,7 @@ from sentence_transformers.sentence_transformer.modules import (
     WeightedLayerPooling,
 )
 from torch import nn
+from transformers import AutoModel
 
 from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
@@ -588,6 +589,17 @@ def test_old_repositories_without_safetensors_are_refused_with_a_command_that_me
     command = str(caught.value).partition("in its folder: python ")[2]
     subprocess.run([sys.executable, *shlex.split(command)], cwd=folder, check=True)
     np.testing.assert_allclose(load(folder)(TEXTS), cls, atol=1e-5)
+
+
+def test_an_adapter_without_its_encoder(checkpoints, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = AutoModel.from_pretrained(checkpoints["bert"])
+    peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear")).save_pretrained(tmp_path / "adapter")
+    refused(tmp_path / "adapter", "holds a LoRA adapter")
+    reference = SentenceTransformer(modules=[Transformer(str(checkpoints["bert"])), Pooling(32, "mean")], device="cpu")
+    reference.add_adapter(peft.LoraConfig(target_modules="all-linear"))
+    reference.save(str(tmp_path / "st"))
+    refused(tmp_path / "st", "holds a LoRA adapter")
 
 
 def test_the_note_says_who_chose_the_pooling(folder):

@@ -15,13 +15,22 @@ import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes
 
+from diffcse.cli.embed import Embed
 from diffcse.cli.evaluate import Evaluate
 from diffcse.cli.pretrain import Pretrain
 from diffcse.cli.quickstart import Quickstart
+from diffcse.cli.similarity import Similarity
 from diffcse.cli.train import Train
 from diffcse.errors import InputError
 
-VERBS: dict[str, Any] = {"quickstart": Quickstart, "train": Train, "evaluate": Evaluate, "pretrain": Pretrain}
+VERBS: dict[str, Any] = {
+    "quickstart": Quickstart,
+    "train": Train,
+    "evaluate": Evaluate,
+    "embed": Embed,
+    "similarity": Similarity,
+    "pretrain": Pretrain,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

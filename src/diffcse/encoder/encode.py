@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diffcse.config import EncoderPooling, Pooling
+from diffcse.config import EncoderPooling, Pooling, Precision
 from diffcse.errors import InputError
 from diffcse.method.heads import layers, pool, reads
 from diffcse.method.parts import has_pooler
@@ -106,6 +106,16 @@ class Encoder:
         how: Pooling = self.pooling
         output = self.model(input_ids=x_RT, attention_mask=mask_RT, **reads(how))
         return pool(tuple(layer.float() for layer in layers(output, how)), mask_RT, how)
+
+
+def use_bf16(precision: Precision) -> bool:
+    """Whether to compute in bf16 autocast: as asked, or ("auto") where the hardware multiplies in it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check is not None and check() for check in checks)
 
 
 def _batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:

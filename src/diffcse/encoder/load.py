@@ -67,11 +67,16 @@ def load(source: str | Path, *, pooling: EncoderPooling | None = None) -> Encode
         folder = _fetch(str(source))
     is_run = (folder / "run.json").is_file()
     run = folder / "model" if is_run and (folder / "model").is_dir() else folder
-    if not (run / "config.json").is_file() and not (run / MODULES).is_file():
+    if not any((run / name).is_file() for name in ("config.json", MODULES, "adapter_config.json")):
         hint = "; the run in it has not left a model yet: finish it with diffcse train --resume" if is_run else ""
         raise InputError(f"{source}: no model folder: it has neither config.json nor {MODULES}{hint}")
     layout = _read_layout(run) if (run / MODULES).is_file() else _Layout(run)
     transformer = layout.transformer
+    if (transformer / "adapter_config.json").is_file():
+        raise InputError(
+            f"{source}: holds a LoRA adapter, not the encoder it belongs to: save the model that it makes of one "
+            "(PeftModel.merge_and_unload), or with diffcse.save, which multiplies it out"
+        )
     if not list(transformer.glob("*.safetensors")):
         raise InputError(_no_safetensors(source, transformer, local))
     if layout.pooling is None:

@@ -2,8 +2,8 @@
 
 No projector, discriminator or pooler head goes with it, and its sequence limit is the checkpoint's own: the 32
 tokens of training are the training collator's business. The folder is written in sentence-transformers' classic
-layout, which every release since 2.0 reads. Every pooling is made of that library's own modules, so no code of ours is
-needed to load it:
+layout, which every release since 2.0 reads (modules with weights of their own: every one that reads safetensors). Every
+pooling is made of that library's own modules, so no code of ours is needed to load it:
 
 - cls, mean: Transformer, Pooling
 - first_last, top2: Transformer (told to return all layers), WeightedLayerPooling with weight 1 on two layers and 0 on
@@ -14,6 +14,7 @@ needed to load it:
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 
 from diffcse.encoder.encode import Encoder
 from diffcse.files import staged_folder, write_json, write_text
+from diffcse.method.adapters import merged
 from diffcse.method.parts import quiet
 
 MODULES = "modules.json"
@@ -38,11 +40,14 @@ _OTHER_FLAGS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens")
 def save(encoder: Encoder, folder: Path, card: str) -> None:
     """Write `encoder` to `folder` in one indivisible step, `card` (Markdown) as its README.md.
 
+    Adapters (LoRA) are multiplied into the weights of what is written; `encoder` itself keeps them.
+
     The folder loads with `SentenceTransformer(folder)`, `AutoModel.from_pretrained(folder)` and `load(folder)`.
 
     Raises:
         InputError: the folder cannot be written (disk full, no permission).
     """
+    encoder = replace(encoder, model=merged(encoder.model))
     kinds = _kinds(encoder)
     paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
     modules = [

@@ -29,6 +29,8 @@ from transformers.utils import logging as hf_logging
 
 from diffcse.config import Method
 from diffcse.errors import InputError
+from diffcse.method import draws
+from diffcse.method.adapters import add_lora, merged, unwrap
 from diffcse.method.edits import Vocabulary
 from diffcse.method.objective import DiffCSE
 
@@ -59,7 +61,8 @@ def build(
 ) -> tuple[DiffCSE, PreTrainedTokenizerBase]:
     """The trainable module and its tokenizer.
 
-    Each part may be given as a module, a folder or a hub id; what is not given comes from `config`.
+    Each part may be given as a module, a folder or a hub id; what is not given comes from `config`. An encoder that
+    PEFT has wrapped, or put an adapter into, trains that adapter alone.
 
     Args:
         pairs: it will be trained on pairs, so that views need no dropout to differ.
@@ -67,13 +70,15 @@ def build(
     Raises:
         InputError: a part cannot be loaded, does not fit the others, or is of an architecture that cannot be used.
     """
-    encoder = config.model if encoder is None else encoder
+    encoder = unwrap(config.model if encoder is None else encoder)
     if tokenizer is None:
         if isinstance(encoder, PreTrainedModel):
             raise InputError("an encoder given as a module needs its tokenizer: pass tokenizer=")
         tokenizer = load_tokenizer(encoder)
     vocabulary = read_vocabulary(tokenizer, masks=config.difference == "mlm" or config.needs("masked"))
     f = load_encoder(encoder)
+    if config.lora_rank is not None:
+        f = add_lora(f, config.lora_rank, draws.key(seed, 3))
     check_vocabulary_size(f, vocabulary, "encoder")
     _set_dropout(f, config.dropout)
     if config.contrast and not pairs and not _views_differ(f):
@@ -346,7 +351,7 @@ def check_same_vocabulary(
 
 
 def _copy(model: PreTrainedModel) -> PreTrainedModel:
-    twin = copy.deepcopy(model)
+    twin = copy.deepcopy(merged(model))  # adapters are for f alone
     return twin.requires_grad_(True)
 
 

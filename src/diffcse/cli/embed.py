@@ -1,0 +1,75 @@
+"""`diffcse embed`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from diffcse.config import EncoderPooling, Precision
+from diffcse.errors import InputError
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Write the embedding of every line of text files to one file: row i is line i, blank and repeated ones too."""
+
+    model: Annotated[Positional[str], arg(metavar="MODEL", help_behavior_hint="")]
+    """Model folder, run of `diffcse train`, hub id, or "mini"."""
+    files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE...", help_behavior_hint="")] = ()
+    """Text files, one sentence a line: .txt, also .gz and .xz; "-" for standard input."""
+    output: Path | None = None
+    """File to write: .npy (an array, rows x dimensions, float32) or .parquet (columns text and embedding)."""
+    column: str | None = None
+    """Column with the sentences, in files that have columns."""
+    pooling: EncoderPooling | None = None
+    """Overrides what the folder says; needed for a plain checkpoint."""
+    normalise: bool = False
+    """Scale every embedding to length 1, so that dot products are cosines."""
+    precision: Precision = "auto"
+    """bf16 where the hardware computes in it (auto; cosines exact to about 1e-3), or one of the two."""
+    batch_tokens: int = 4096
+    """Padded tokens in one forward pass, at most."""
+
+    def __call__(self, console: Console) -> None:
+        if not self.files:
+            raise InputError("no file: give one or more, e.g. diffcse embed out/model sentences.txt --output out.npy")
+        if self.output is None:
+            raise InputError("no output: give --output FILE.npy or FILE.parquet")
+        if self.batch_tokens < 1:
+            raise InputError(f"--batch-tokens {self.batch_tokens}: must be at least 1")
+        if any(Path(file).resolve() == self.output.resolve() for file in self.files):
+            raise InputError(f"{self.output}: is also an input: give another --output")
+        from diffcse.encoder.inputs import Sentences
+
+        sentences = Sentences(self.files, self.column)
+        from diffcse.encoder.encode import use_bf16
+        from diffcse.encoder.load import load
+        from diffcse.encoder.stream import check_output, embed
+        from diffcse.terminal import CountView, say
+
+        check_output(self.output)
+        encoder = load(self.model, pooling=self.pooling)
+        bf16 = use_bf16(self.precision)
+        say(
+            console,
+            f"encoder  {self.model}: pooling {encoder.pooling} ({encoder.note}), up to {encoder.max_tokens} tokens, "
+            f"on {encoder.model.device.type} in {'bf16' if bf16 else 'fp32'}",
+        )
+        view = CountView(console, "sentences")
+        try:
+            rows = embed(
+                encoder,
+                sentences,
+                self.output,
+                normalise=self.normalise,
+                batch_tokens=self.batch_tokens,
+                bf16=bf16,
+                report=lambda done: view(done, sentences.share),
+            )
+        finally:
+            view.close()
+        say(console, f"written  {self.output}  ({rows:,} rows of {encoder.width} float32; {view.rate()})")

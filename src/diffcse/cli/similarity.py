@@ -1,0 +1,57 @@
+"""`diffcse similarity`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from diffcse.config import EncoderPooling
+from diffcse.errors import InputError
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Cosine of sentences: of two, of all pairs among several, or of every pair in a file."""
+
+    model: Annotated[Positional[str], arg(metavar="MODEL", help_behavior_hint="")]
+    """Model folder, run of `diffcse train`, hub id, or "mini"."""
+    sentences: Annotated[Positional[tuple[str, ...]], arg(metavar="SENTENCE...", help_behavior_hint="")] = ()
+    """Two sentences give one cosine, more a table; "-" reads them from standard input, one on each
+    line that is not blank."""
+    file: str | None = None
+    """Pairs instead: a text file with sentence, tab, sentence on each line ("-": standard input). One cosine a line."""
+    pooling: EncoderPooling | None = None
+    """Overrides what the folder says; needed for a plain checkpoint."""
+
+    def __call__(self, console: Console) -> None:
+        if self.file is not None and self.sentences:
+            raise InputError("give sentences or --file, not both")
+        from diffcse.encoder.inputs import STDIN, Sentences
+
+        sentences = list(self.sentences)
+        if self.sentences == (STDIN,):
+            sentences = [line for line in Sentences([STDIN]) if line.strip()]
+        if self.file is None and len(sentences) < 2:
+            given = "1 sentence" if sentences else "0 sentences"
+            raise InputError(f"{given} given: a cosine needs at least two (or --file PAIRS.tsv)")
+        pairs = None if self.file is None else Sentences([self.file], lines=True)
+        from diffcse.encoder.load import load
+        from diffcse.encoder.similarity import pair_cosines, similarity
+        from diffcse.terminal import cosine_table, say
+
+        encoder = load(self.model, pooling=self.pooling)
+        # Aside from the results, so that those can be piped on.
+        say(Console(stderr=True), f"encoder  {self.model}: pooling {encoder.pooling} ({encoder.note})")
+        if pairs is not None:
+            for cosine in pair_cosines(encoder, pairs, "standard input" if self.file == STDIN else str(self.file)):
+                sys.stdout.write(f"{cosine:.4f}\n")
+            return
+        cosines = similarity(encoder, sentences, sentences)
+        if len(sentences) == 2:
+            say(console, f"{cosines[0, 1]:.4f}")
+            return
+        console.print(cosine_table(console, sentences, cosines.tolist()))

@@ -1,0 +1,129 @@
+"""Any number of sentences -> a file of embeddings, in memory that does not grow with them.
+
+Sentences are taken a block at a time, embedded, and written; the file appears under its name when it is complete.
+Row i belongs to sentence i: nothing is left out or put in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from diffcse.encoder.encode import Encoder
+from diffcse.encoder.similarity import to_unit
+from diffcse.errors import InputError
+from diffcse.files import staged_file
+
+BLOCK = 1024
+"""Sentences embedded and written at once: enough to make batches of even length, few enough to tell of soon."""
+
+
+class _Writer(Protocol):
+    def write(self, sentences: list[str], rows: np.ndarray) -> None: ...
+    def close(self) -> None: ...
+
+
+def embed(
+    encoder: Encoder,
+    sentences: Iterable[str],
+    output: str | Path,
+    *,
+    normalise: bool = False,
+    batch_tokens: int = 4096,
+    bf16: bool = False,
+    report: Callable[[int], None] = lambda done: None,
+) -> int:
+    """Write one embedding for each sentence to `output`, in one indivisible step; -> how many.
+
+    Args:
+        output: ends in ".npy": an array (N, H) float32, to be opened by `numpy.load(output, mmap_mode="r")`. In
+            ".parquet": columns `text` and `embedding` (a list of H float32), a row group for each block.
+        normalise: scale each embedding to length 1.
+        report: told the number of sentences done after each block.
+
+    Raises:
+        InputError: another suffix, an item that is no Unicode string, or a file that cannot be written.
+    """
+    output = Path(output)
+    open_writer = check_output(output)
+    done = 0
+    with staged_file(output) as staging:
+        writer = open_writer(staging, encoder)
+        try:
+            for block in _blocks(sentences):
+                rows = encoder(block, batch_tokens=batch_tokens, bf16=bf16)
+                writer.write(block, to_unit(rows) if normalise else rows)
+                done += len(block)
+                report(done)
+        finally:
+            writer.close()
+    return done
+
+
+def _blocks(sentences: Iterable[str]) -> Iterator[list[str]]:
+    rest = iter(sentences)
+    while block := list(islice(rest, BLOCK)):
+        yield block
+
+
+def check_output(output: Path) -> Callable[[Path, Encoder], _Writer]:
+    """What writes the format that `output`'s suffix names.
+
+    Raises:
+        InputError: no such format.
+    """
+    if output.suffix == ".npy":
+        return _Npy
+    if output.suffix == ".parquet":
+        return _Parquet
+    raise InputError(f"{output}: the output must end in .npy or .parquet")
+
+
+class _Npy:
+    """NumPy's own format, written row by row: the header, which holds the number of rows, is put right at the end."""
+
+    def __init__(self, path: Path, encoder: Encoder) -> None:
+        self.file = path.open("wb")
+        self.rows, self.width = 0, encoder.width
+        self._header()
+        self.begins = self.file.tell()
+
+    def write(self, sentences: list[str], rows: np.ndarray) -> None:
+        self.file.write(np.ascontiguousarray(rows, dtype="<f4").data)
+        self.rows += len(rows)
+
+    def close(self) -> None:
+        with self.file:
+            self.file.seek(0)
+            self._header()
+            assert self.file.tell() == self.begins  # NumPy leaves room for the number to grow
+
+    def _header(self) -> None:
+        shape = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, self.width)}
+        np.lib.format.write_array_header_1_0(self.file, shape)
+
+
+class _Parquet:
+    """Columns text and embedding; what made the vectors stands in the schema's metadata."""
+
+    def __init__(self, path: Path, encoder: Encoder) -> None:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        self.pa: Any = pa
+        self.vector = pa.list_(pa.float32(), encoder.width)
+        facts = {"diffcse.pooling": str(encoder.pooling), "diffcse.max_tokens": str(encoder.max_tokens)}
+        schema = pa.schema([("text", pa.string()), ("embedding", self.vector)], metadata=facts)
+        self.file = parquet.ParquetWriter(path, schema)
+
+    def write(self, sentences: list[str], rows: np.ndarray) -> None:
+        flat = self.pa.array(np.ascontiguousarray(rows, dtype=np.float32).reshape(-1))
+        vectors = self.pa.FixedSizeListArray.from_arrays(flat, type=self.vector)
+        self.file.write_table(self.pa.Table.from_arrays([self.pa.array(sentences), vectors], schema=self.file.schema))
+
+    def close(self) -> None:
+        self.file.close()

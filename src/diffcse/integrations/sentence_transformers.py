@@ -1,0 +1,163 @@
+"""DiffCSE as a loss for sentence-transformers' own trainer, for whoever already trains there.
+
+The method is the same module that `diffcse train` trains, built around the encoder that stands in the
+`SentenceTransformer`: weights are shared, not copied, so what that library saves is the trained encoder.
+
+That trainer was written for losses without weights of their own. Read in release 6.2 (`base/trainer.py`), it hands the
+loss's parameters to the optimizer (`get_optimizer_cls_and_kwargs`), but it
+
+- clips the gradients of the model alone (transformers' `_clip_grad_norm(model)`): projector, discriminator and head
+  are not clipped, and do not count in the norm by which the encoder is;
+- saves and restores the model alone (`_save`, `_load_from_checkpoint`): after resuming, projector, discriminator and
+  head start afresh, beside the optimizer's old moments for them;
+- synchronises the model alone between processes, which is why several are refused here;
+- sets the mode (`train()`, `eval()`) of the model alone, which this loss then copies to its other parts.
+
+`diffcse train` does all four for every trained weight: prefer it unless you need that trainer's other features.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from diffcse.config import Method, Pooling
+from diffcse.errors import InputError
+from diffcse.method import parts
+from diffcse.method.objective import rtd_weight
+
+_POOLINGS = ("cls", "mean")
+_EVALUATION = 1 << 40  # steps of draws in evaluation, far above any in training
+
+
+class DiffCSELoss(nn.Module):
+    """DiffCSE's two losses on a single column of sentences, as `SentenceTransformerTrainer` wants a loss.
+
+    Args:
+        model: a Transformer with one Pooling, by cls or mean (and perhaps Normalize). Its encoder is trained in place,
+            in float32; a pooler head in it, which nothing here uses, is taken out.
+        method: the choices; `model` in it is not looked at, and `pooling` must be the model's. By default ours, with
+            the model's pooling.
+        generator: the frozen masked language model G: a folder, a hub id or a module. By default `method.generator`,
+            else the checkpoint that `model` was loaded from, if it has a trained masked-language-model head.
+        seed: decides the random start of projector and head, and every mask and sample.
+        steps: forward passes of the whole run; only a `method.rtd_schedule` needs it.
+
+    Raises:
+        InputError: the model is made of other modules, or a part is missing or does not fit.
+
+    >>> from sentence_transformers import SentenceTransformerTrainer  # doctest: +SKIP
+    >>> SentenceTransformerTrainer(model, train_dataset=sentences, loss=DiffCSELoss(model)).train()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        method: Method | None = None,
+        *,
+        generator: str | Path | PreTrainedModel | None = None,
+        seed: int = 42,
+        steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        pooling = _pooling_of(model)
+        method = method or Method(pooling=pooling)
+        if method.pooling != pooling:
+            raise InputError(
+                f'method.pooling = "{method.pooling}": the SentenceTransformer pools by "{pooling}": '
+                f'give Method(pooling="{pooling}"), or another Pooling module'
+            )
+        if method.rtd_schedule != "constant" and not steps:
+            raise InputError(f'method.rtd_schedule = "{method.rtd_schedule}" needs steps=, the run\'s forward passes')
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError(
+                "several processes are not supported: this trainer would not synchronise the loss's own weights. "
+                "Start one process"
+            )
+        encoder, tokenizer = cast(PreTrainedModel, model[0].auto_model), model.tokenizer
+        if tokenizer.padding_side != "right":
+            raise InputError(
+                f"the tokenizer pads on the {tokenizer.padding_side}: set tokenizer.padding_side = 'right'"
+            )
+        if method.difference != "none" and generator is None:
+            generator = method.generator or encoder.config.name_or_path or None
+        if isinstance(generator, str | Path):
+            theirs = parts.load_tokenizer(generator)
+            parts.check_same_vocabulary(tokenizer, theirs, "of the SentenceTransformer", f"generator {generator}")
+        self.diffcse, _ = parts.build(
+            # What the encoder starts from stands in the SentenceTransformer.
+            replace(method, model="(a SentenceTransformer)", generator=None),
+            seed=seed,
+            encoder=encoder.float(),  # a checkpoint in half precision is loaded as such there, and trains badly
+            generator=generator,
+            tokenizer=tokenizer,
+        )
+        self.steps = steps
+        self.step = 0
+        """Forward passes in training so far: the next one's number in the keyed draws."""
+        self._evaluated = 0
+        self._metrics: dict[str, list[Tensor]] = {}
+
+    def forward(
+        self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """{"contrastive": L_contrast, "rtd": λ · L_rtd}, as far as the method has them: the trainer sums them.
+
+        Args:
+            sentence_features: one column's `input_ids` and `attention_mask`, (B, T).
+            labels: none are used; a data set must not have them.
+
+        Raises:
+            InputError: several columns, or labels.
+        """
+        columns = list(sentence_features)
+        if len(columns) != 1 or labels is not None:
+            what = "a label column" if labels is not None else f"{len(columns)} columns"
+            raise InputError(f"the data set has {what}: DiffCSELoss takes one column of sentences and no labels")
+        batch = {name: columns[0][name] for name in ("input_ids", "attention_mask")}
+        training = self.diffcse.encoder.training
+        self.diffcse.train(training)
+        if training:
+            step, self.step, self._evaluated = self.step, self.step + 1, 0
+        else:  # every evaluation draws the same masks
+            step, self._evaluated = _EVALUATION + self._evaluated, self._evaluated + 1
+        progress = min(1.0, self.step / self.steps) if self.steps else 1.0
+        terms = self.diffcse(batch, step=step, progress=progress)
+        if training:
+            for name, value in terms.metrics.items():
+                self._metrics.setdefault(name, []).append(value)
+        losses = {}
+        if terms.contrastive is not None:
+            losses["contrastive"] = terms.contrastive
+        if terms.rtd is not None:
+            losses["rtd"] = rtd_weight(self.diffcse.choices, progress) * terms.rtd
+        return losses
+
+    def pop_metrics(self) -> dict[str, float]:
+        """Means of `DiffCSE.forward`'s metrics over the training batches since the last call, each counting alike.
+
+        What a batch could not say (NaN) is left out of its mean.
+        """
+        values = {name: torch.stack([v.float() for v in all_]) for name, all_ in self._metrics.items()}
+        self._metrics = {}
+        return {name: value.nanmean().item() for name, value in values.items()}
+
+
+def _pooling_of(model: SentenceTransformer) -> Pooling:
+    """The pooling of a Transformer with one Pooling by cls or mean, and perhaps Normalize (a cosine ignores it)."""
+    kinds = [type(module).__name__ for module in model]
+    how = getattr(model[1], "pooling_mode", None) if len(kinds) > 1 else None
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]) or how not in _POOLINGS:
+        raise InputError(
+            f"the SentenceTransformer is made of {', '.join(kinds)}{f' by {how}' if how else ''}: DiffCSELoss trains a "
+            f"Transformer with one Pooling, by {' or '.join(_POOLINGS)}"
+        )
+    return cast(Pooling, how)

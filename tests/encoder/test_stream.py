@@ -1,0 +1,103 @@
+"""Row i is sentence i, whatever the number of blocks; a file is there whole or not at all."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from diffcse.encoder import stream
+from diffcse.encoder.encode import Encoder
+from diffcse.encoder.stream import embed
+from diffcse.errors import InputError
+from tests.models import SENTENCES, tiny_model
+
+TEXTS = [*SENTENCES[:20], "", SENTENCES[0], "", "é\U0001f600"]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    model, tokenizer = tiny_model("bert", masked_lm=False)
+    return Encoder(model, tokenizer, "mean", 64)
+
+
+def read(path):
+    """(rows, sentences or None) of either format."""
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False, mmap_mode="r"), None
+    table = parquet.read_table(path)
+    rows = np.array(table["embedding"].to_pylist(), dtype=np.float32).reshape(-1, 32)
+    return rows, table["text"].to_pylist()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_rows_are_the_sentences_in_order_empty_and_repeated_ones_too(encoder, tmp_path, monkeypatch, suffix, block):
+    monkeypatch.setattr(stream, "BLOCK", block)
+    told, path = [], tmp_path / f"out{suffix}"
+    assert embed(encoder, iter(TEXTS), path, report=told.append) == len(TEXTS)
+    rows, texts = read(path)
+    np.testing.assert_allclose(rows, encoder(TEXTS), atol=1e-5)
+    assert (rows.dtype, rows.shape) == (np.float32, (len(TEXTS), 32))
+    assert texts in (None, TEXTS)
+    assert told == [*range(block, len(TEXTS), block), len(TEXTS)]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_no_sentences(encoder, tmp_path, suffix):
+    assert embed(encoder, [], tmp_path / f"out{suffix}") == 0
+    assert read(tmp_path / f"out{suffix}")[0].shape == (0, 32)
+
+
+def test_normalised(encoder, tmp_path):
+    embed(encoder, TEXTS, tmp_path / "out.npy", normalise=True)
+    rows = np.load(tmp_path / "out.npy")
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+
+
+def test_the_pooling_stands_in_the_parquet_file(encoder, tmp_path):
+    embed(encoder, TEXTS, tmp_path / "out.parquet")
+    schema = parquet.read_schema(tmp_path / "out.parquet")
+    assert schema.metadata[b"diffcse.pooling"] == b"mean"
+    assert parquet.ParquetFile(tmp_path / "out.parquet").metadata.num_row_groups == 1
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_what_goes_wrong_on_the_way_leaves_the_older_file(encoder, tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(stream, "BLOCK", 2)
+    path = tmp_path / f"out{suffix}"
+    path.write_bytes(b"old")
+
+    def sentences(error):
+        yield from TEXTS[:5]
+        raise error
+
+    for error in (InputError("line 6"), KeyboardInterrupt(), OSError(28, "No space left on device")):
+        with pytest.raises(InputError if isinstance(error, OSError) else type(error)):
+            embed(encoder, sentences(error), path)
+        assert path.read_bytes() == b"old"
+        assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_other_suffixes(encoder, tmp_path):
+    for name in ("out", "out.csv", "out.npz"):
+        with pytest.raises(InputError, match=r"the output must end in \.npy or \.parquet"):
+            embed(encoder, TEXTS, tmp_path / name)
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path):
+    class Quick:
+        """Stands for an encoder of 256 dimensions that costs no time."""
+
+        width, pooling, max_tokens = 256, "mean", 64
+
+        def __call__(self, sentences, batch_tokens, bf16):
+            return np.full((len(sentences), 256), len(sentences[0]), dtype=np.float32)
+
+    tracemalloc.start()
+    embed(Quick(), (f"sentence {i:6}" for i in range(60_000)), tmp_path / "out.npy")  # 61 MB of rows
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.load(tmp_path / "out.npy", mmap_mode="r").shape == (60_000, 256)
+    assert peak < 12e6

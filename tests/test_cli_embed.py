@@ -1,0 +1,105 @@
+"""diffcse embed and diffcse similarity, as a person types them."""
+
+import io
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from diffcse.encoder.load import load
+from tests.models import SENTENCES, save_tiny
+from tests.test_cli import run
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("tiny"), "bert")
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join([*SENTENCES[:5], "", SENTENCES[0]]) + "\n")
+    return path
+
+
+def give_stdin(monkeypatch, text):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
+
+
+def test_embed_writes_a_row_for_each_line(capsys, tiny, text, tmp_path, monkeypatch):
+    give_stdin(monkeypatch, "the cat\n\n")
+    options = ("--pooling", "mean", "--precision", "fp32", "--batch-tokens", 64)
+    code, out, err = run(capsys, "embed", tiny, text, "-", "--output", tmp_path / "rows.npy", *options)
+    assert (code, err) == (0, "")
+    assert "pooling mean (as asked for)" in out
+    assert "9 rows of 32 float32" in out
+    lines = [*SENTENCES[:5], "", SENTENCES[0], "the cat", ""]
+    np.testing.assert_allclose(np.load(tmp_path / "rows.npy"), load(tiny, pooling="mean")(lines), atol=1e-5)
+
+
+def test_embed_normalised(capsys, tiny, text, tmp_path):
+    assert run(capsys, "embed", tiny, text, "--output", tmp_path / "o.npy", "--pooling", "top2", "--normalise")[0] == 0
+    np.testing.assert_allclose(np.linalg.norm(np.load(tmp_path / "o.npy"), axis=1), 1, atol=1e-5)
+
+
+def test_embed_mistakes(capsys, tiny, text, tmp_path):
+    out = tmp_path / "o.npy"
+    for arguments, says in (
+        ((tiny,), "no file"),
+        ((tiny, text), "no output"),
+        ((tiny, tmp_path / "no.txt", "--output", out), "no.txt: there is no such file"),
+        ((tiny, text, "--output", tmp_path / "o.csv"), "must end in .npy or .parquet"),
+        ((tiny, text, "--output", text), "is also an input"),
+        ((tiny, text, "--output", out), "choose with --pooling"),
+        ((tiny, text, "--output", out, "--column", "text"), "has no columns"),
+        ((tiny, text, "--output", out, "--batch-tokens", 0), "--batch-tokens 0"),
+        ((tmp_path / "no", text, "--output", out), "there is no such folder"),
+    ):
+        code, _, err = run(capsys, "embed", *arguments)
+        assert (code, err.count("\n"), says in err) == (2, 1, True), err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt"]
+
+
+def test_two_sentences_give_one_number_that_can_be_piped_on(capsys, tiny):
+    code, out, err = run(capsys, "similarity", tiny, SENTENCES[0], SENTENCES[1], "--pooling", "mean")
+    u, v = load(tiny, pooling="mean")(SENTENCES[:2])
+    assert code == 0
+    assert float(out) == pytest.approx(float(u @ v / np.linalg.norm(u) / np.linalg.norm(v)), abs=1e-4)
+    assert "pooling mean (as asked for)" in err
+
+
+def test_more_sentences_give_a_table(capsys, tiny, monkeypatch):
+    arguments = ("similarity", tiny, "--pooling", "mean")
+    code, out, _ = run(capsys, *arguments, "the cat [b]", "the dog", "rain fell")
+    assert code == 0
+    assert "the cat [b]" in out
+    give_stdin(monkeypatch, "the cat [b]\n\nthe dog\nrain fell\n")
+    assert run(capsys, *arguments, "-")[1] == out
+    give_stdin(monkeypatch, "\n".join(SENTENCES[:30]))
+    code, out, _ = run(capsys, *arguments, "-")
+    assert "nearest" in out
+    assert all(sentence in out for sentence in SENTENCES[:30])
+
+
+def test_pairs_of_a_file_give_one_cosine_a_line(capsys, tiny, tmp_path):
+    (tmp_path / "pairs.tsv").write_text("the cat\tthe cat\nthe cat\tthe dog\n")
+    code, out, _ = run(capsys, "similarity", tiny, "--file", tmp_path / "pairs.tsv", "--pooling", "mean")
+    first, second = map(float, out.split())
+    assert (code, first) == (0, 1)
+    assert second < 1
+
+
+def test_similarity_mistakes(capsys, tiny, tmp_path):
+    (tmp_path / "pairs.tsv").write_text("a\tb\nc\n")
+    for arguments, says in (
+        ((tiny, "--pooling", "cls"), "0 sentences given"),
+        ((tiny, "one", "--pooling", "cls"), "1 sentence given"),
+        ((tiny, "one", "--file", tmp_path / "pairs.tsv"), "not both"),
+        ((tiny, "--file", tmp_path / "no.tsv"), "there is no such file"),
+        ((tiny, "--file", tmp_path / "pairs.tsv", "--pooling", "cls"), "pairs.tsv, line 2: 0 tabs"),
+    ):
+        code, out, err = run(capsys, "similarity", *arguments)
+        assert (code, says in err) == (2, True), err
+        assert out == ""
