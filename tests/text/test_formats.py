@@ -182,7 +182,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
 def test_a_missing_column(tmp_path: Path, suffix: str) -> None:
     message = refusal(write(tmp_path / f"a{suffix}", table(["a", "b"], suffix, "sentence")), Text(column="sentences"))
     assert "no column 'sentences'. Did you mean 'sentence'? There are: 'id', 'sentence', 'note'." in message
-    assert message.endswith("Set text.column.")
+    assert message.endswith("Set text.column (--column).")
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,10 @@ def missing_column(where: str, column: str, columns: Sequence[str], option: str,
     near = difflib.get_close_matches(column, columns, 1) or [c for c in columns if c.lower() == column.lower()]
     hint = f" Did you mean {near[0]!r}?" if near else ""
     shown = ", ".join(map(repr, columns[:20])) + (f" and {len(columns) - 20} more" if len(columns) > 20 else "")
-    return InputError(f"{where}: no column {column!r}.{hint} There are: {shown or 'none'}. {also}Set text.{option}.")
+    return InputError(
+        f"{where}: no column {column!r}.{hint} There are: {shown or 'none'}. {also}"
+        f"Set text.{option} (--{option.replace('_', '-')})."
+    )
 
 
 def _option(wanted: Wanted, column: str) -> str:

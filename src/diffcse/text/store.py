@@ -194,6 +194,16 @@ class Built:
         found[order] = kept[np.cumsum(firsts) - 1]
         return found
 
+    def repeated(self, most: int = 20) -> list[tuple[int, int]]:
+        """The sentences read most often: the index each is kept under, and how often it came, most often first."""
+        values, again = np.unique(self.hashes[~self.keep], return_counts=True)
+        top = np.argsort(-again, kind="stable")[:most]
+        firsts = np.flatnonzero(np.isin(self.hashes, values[top]) & self.keep)
+        times = dict(zip(values[top].tolist(), (again[top] + 1).tolist(), strict=True))
+        kept = np.cumsum(self.keep) - 1
+        found = [(int(kept[place]), times[int(self.hashes[place])]) for place in firsts]
+        return sorted(found, key=lambda one: (-one[1], one[0]))
+
 
 def first_occurrences(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
     """(N,) whether no earlier element is equal."""
