@@ -3,7 +3,7 @@
 Why not a list of strings: ten gigabytes of text would need far more than that as Python objects, and every worker
 of a data loader would hold its own copy. So the text is read once, in blocks, cleaned, and written to a cache folder;
 what is used afterwards are memory maps of that folder, shared by all processes and open at once. Building holds about
-40 bytes of memory for each line, however long, and 30 more where documents are followed.
+40 bytes of memory for each line, however long (55 where documents are followed).
 
 Files hold one sentence a line (`.txt`) or a row (`.csv`, `.tsv`, `.jsonl`, `.parquet`, hub data sets: the cells of one
 column); a line and a cell are treated the same. `lines.normalise` says what happens to one. If nothing is left, or the
@@ -199,7 +199,9 @@ def text_plan(sources: Sequence[Source], text: Text, documents: bool, max_line_b
     if text.split_sentences:
         check_language(text.language)
     elif text.language != Text.language:
-        raise InputError(f"text.language = {text.language!r} does nothing here. Set text.split_sentences as well.")
+        raise InputError(
+            f"text.language = {text.language!r} does nothing here. Set text.split_sentences too (--split-sentences)."
+        )
     plain = next((source for source in sources if not has_columns(source)), None)
     if plain and text.document and documents:
         raise InputError(
@@ -263,12 +265,11 @@ def _counts(builder: Builder, built: Built, documents: bool) -> CorpusCounts:
 
 
 def _following(builder: Builder, built: Built) -> npt.NDArray[np.int64]:
-    index = built.indices()
-    places = np.flatnonzero(built.keep)  # where each kept sentence was read first
-    after = places + 1
-    starts = np.append(np.frombuffer(builder.starts, np.uint8), 1)  # after the last one, too, a document begins
-    following = np.where(starts[after], -1, np.append(index, -1)[after])
-    following[following == np.arange(len(places))] = -1
+    follower = np.append(built.indices()[1:], -1)
+    starts = np.frombuffer(builder.starts, np.bool_)
+    follower[:-1][starts[1:]] = -1
+    following = follower[built.keep].astype(np.int64)
+    following[following == np.arange(len(following))] = -1
     return following
 
 

@@ -185,13 +185,14 @@ class Built:
     keep: npt.NDArray[np.bool_]
     """(N,) whether no earlier one is equal."""
 
-    def indices(self) -> npt.NDArray[np.int64]:
-        """(N,) for each sentence read, the index it is kept under."""
-        order = np.argsort(self.hashes, kind="stable")
+    def indices(self) -> npt.NDArray[Any]:
+        """(N,) int32 (int64 from 2^31 on): for each sentence read, the index it is kept under."""
+        small = np.int32 if len(self.keep) < 2**31 else np.int64
+        order = np.argsort(self.hashes, kind="stable").astype(small)
         firsts = self.keep[order]  # equal hashes stand together, the earliest first
-        kept = (np.cumsum(self.keep) - 1)[order[firsts]]
-        found = np.empty(len(order), np.int64)
-        found[order] = kept[np.cumsum(firsts) - 1]
+        kept = np.cumsum(self.keep, dtype=small)[order[firsts]] - 1
+        found = np.empty(len(order), small)
+        found[order] = kept[np.cumsum(firsts, dtype=small) - 1]
         return found
 
     def repeated(self, most: int = 20) -> list[tuple[int, int]]:
