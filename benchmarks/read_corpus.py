@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import lzma
 import subprocess
@@ -26,14 +27,20 @@ MEASURE = """
 import json, resource, sys, time
 from pathlib import Path
 from diffcse.text.corpus import read_corpus
-kib = lambda who: resource.getrusage(who).ru_maxrss
-before, began = kib(resource.RUSAGE_SELF), time.perf_counter()
+def use(who):
+    used = resource.getrusage(who)
+    return used.ru_maxrss / 1e3, used.ru_utime + used.ru_stime
+start_mb, start_cpu = use(resource.RUSAGE_SELF)
+began = time.perf_counter()
 file, cache, processes, documents = sys.argv[1:]
 corpus = read_corpus([file], cache_dir=Path(cache), processes=int(processes), documents=documents == "True")
+seconds = time.perf_counter() - began
+peak_mb, cpu = use(resource.RUSAGE_SELF)
+worker_mb, worker_cpu = use(resource.RUSAGE_CHILDREN)
 print(json.dumps({
-    "sentences": len(corpus), "seconds": round(time.perf_counter() - began, 1), "start_mb": round(before / 1e3),
-    "peak_mb": round(kib(resource.RUSAGE_SELF) / 1e3), "largest_worker_mb": round(kib(resource.RUSAGE_CHILDREN) / 1e3),
-    "sha256": corpus.sha256[:16],
+    "sentences": len(corpus), "seconds": round(seconds, 1), "cpu_seconds": round(cpu - start_cpu, 1),
+    "cpu_seconds_of_workers": round(worker_cpu, 1), "start_mb": round(start_mb), "peak_mb": round(peak_mb),
+    "largest_worker_mb": round(worker_mb), "sha256": corpus.sha256[:16],
 }))
 """
 
@@ -57,14 +64,16 @@ def write(target: Path, made: Iterator[str]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        everything = list(made)
-        pq.write_table(pa.table({"text": everything}), target, row_group_size=100_000)
+        schema = pa.schema({"text": pa.string()})
+        with pq.ParquetWriter(target, schema) as writer:  # in parts: a fresh process starts with its parent's peak
+            while part := list(itertools.islice(made, 10_000)):
+                writer.write_table(pa.table({"text": part}, schema))
         return
     with target.open("w", encoding="utf-8", newline="") as file:
         if target.suffix == ".csv":
-            writer = csv.writer(file)
-            writer.writerow(["text"])
-            writer.writerows([line] for line in made)
+            rows = csv.writer(file)
+            rows.writerow(["text"])
+            rows.writerows([line] for line in made)
         elif target.suffix == ".jsonl":
             file.writelines(json.dumps({"text": line}) + "\n" for line in made)
         else:

@@ -141,7 +141,16 @@ def test_splitting_loses_no_character(prose: str, language: str) -> None:
     assert "".join("".join(split_sentences(prose, language)).split()) == "".join(prose.split())
 
 
-@pytest.mark.parametrize(("code", "hint"), [("english", "Did you mean en"), ("EN", "Did you mean"), ("xq", "must be")])
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        ("english", "Did you mean en?"),
+        ("Chinese", "Did you mean zh?"),
+        ("EN", "Did you mean en?"),
+        ("pt-BR", "Did you mean pt?"),
+        ("xq", "two letters. Rules"),
+    ],
+)
 def test_unknown_languages(tmp_path: Path, code: str, hint: str) -> None:
     (tmp_path / "a.txt").write_text("One. Two.")
     with pytest.raises(InputError, match=rf"text\.language = '{code}': must be an ISO 639-1 code") as caught:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from diffcse.config import Text
 from diffcse.errors import InputError
-from diffcse.text import formats, lines
+from diffcse.text import formats, hub, lines
 from diffcse.text.corpus import Corpus, read_corpus
 
 PACKINGS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstd.compress}
@@ -182,7 +182,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
 def test_a_missing_column(tmp_path: Path, suffix: str) -> None:
     message = refusal(write(tmp_path / f"a{suffix}", table(["a", "b"], suffix, "sentence")), Text(column="sentences"))
     assert "no column 'sentences'. Did you mean 'sentence'? There are: 'id', 'sentence', 'note'." in message
-    assert message.endswith("Set text.column.")
+    assert message.endswith("Set text.column (--column).")
 
 
 @pytest.mark.parametrize(
@@ -342,3 +342,40 @@ def test_imports_are_light() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert run.stdout == "[]\n"
+
+
+def test_a_pinned_data_set_is_read_from_the_cache_without_a_network(
+    data_set: Path, tmp_path: Path, monkeypatch
+) -> None:
+    options = {"cache_dir": tmp_path / "cache", "processes": 1}
+    commit = "0123456789" * 4
+    with monkeypatch.context() as patch:
+        opened = hub.open_columns(hub.parse(f"hub:{data_set}:test"), ("", 0, ""))
+        patch.setattr(hub, "open_columns", lambda *_: opened)
+        first = read_corpus([f"hub:a/b@{commit}:test"], **options)
+    assert list(first) == ["three", "four"]
+    assert first.sources[0].name == f"hub:a/b@{commit}:test"
+    assert read_corpus([f"hub:a/b@{commit}:test"], **options).folder == first.folder
+    with pytest.raises(InputError, match="the hub cannot be reached"):
+        read_corpus([f"hub:a/b@{commit[::-1]}:test"], **options)
+
+
+def test_the_newest_commit_is_part_of_a_data_sets_name(data_set: Path, tmp_path: Path, monkeypatch) -> None:
+    import huggingface_hub
+
+    class Api:
+        sha = "a" * 40
+
+        def dataset_info(self, name: str, revision: str | None):
+            assert (name, revision) == ("a/b", None)
+            return self
+
+    opened = hub.open_columns(hub.parse(f"hub:{data_set}:test"), ("", 0, ""))
+    monkeypatch.setattr(hub, "open_columns", lambda name, stamp: opened)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    options = {"cache_dir": tmp_path / "cache", "processes": 1}
+    corpus = read_corpus(["hub:a/b/c:test"], **options)
+    assert corpus.sources[0].name == f"hub:a/b/c:test ({'a' * 40})"
+    assert read_corpus(["hub:a/b/c:test"], **options).folder == corpus.folder
+    Api.sha = "b" * 40
+    assert read_corpus(["hub:a/b/c:test"], **options).folder != corpus.folder

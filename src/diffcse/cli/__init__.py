@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes
 
+from diffcse.cli.doctor import Doctor
 from diffcse.cli.embed import Embed
 from diffcse.cli.evaluate import Evaluate
 from diffcse.cli.pretrain import Pretrain
@@ -25,11 +26,12 @@ from diffcse.errors import InputError
 
 VERBS: dict[str, Any] = {
     "quickstart": Quickstart,
+    "doctor": Doctor,
     "train": Train,
+    "pretrain": Pretrain,
     "evaluate": Evaluate,
     "embed": Embed,
     "similarity": Similarity,
-    "pretrain": Pretrain,
 }
 
 

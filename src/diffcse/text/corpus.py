@@ -3,7 +3,7 @@
 Why not a list of strings: ten gigabytes of text would need far more than that as Python objects, and every worker
 of a data loader would hold its own copy. So the text is read once, in blocks, cleaned, and written to a cache folder;
 what is used afterwards are memory maps of that folder, shared by all processes and open at once. Building holds about
-30 bytes of memory for each line, however long, and some 30 more where documents are followed.
+40 bytes of memory for each line, however long (55 where documents are followed).
 
 Files hold one sentence a line (`.txt`) or a row (`.csv`, `.tsv`, `.jsonl`, `.parquet`, hub data sets: the cells of one
 column); a line and a cell are treated the same. `lines.normalise` says what happens to one. If nothing is left, or the
@@ -86,6 +86,8 @@ class Corpus:
     What counts is the place where sentence i was read first. It has -1 there if its document ends with it, or if it
     comes twice in a row. A follower that was read before, and so is left out itself, is told by its first index.
     """
+    repeated: tuple[tuple[int, int], ...] = ()
+    """The (up to 20) sentences read most often, and how often: (index, times), most often first."""
 
     @classmethod
     def from_sentences(cls, sentences: Sequence[str], *, documents: bool = False) -> Corpus:
@@ -110,7 +112,8 @@ class Corpus:
         built = builder.finish("The list")
         following = _following(builder, built) if documents else None
         counts = _counts(builder, built, documents)
-        return cls(counts, built.sha256, (), None, Sentences(memory.getvalue(), built.offsets), following)
+        kept = Sentences(memory.getvalue(), built.offsets)
+        return cls(counts, built.sha256, (), None, kept, following, tuple(built.repeated()))
 
     def __len__(self) -> int:
         return len(self._sentences)
@@ -125,7 +128,15 @@ class Corpus:
     def __reduce__(self) -> tuple[Callable[..., Corpus], tuple[Any, ...]]:
         if self.folder is not None:
             return _open, (self.folder,)
-        return Corpus, (self.counts, self.sha256, self.sources, self.folder, self._sentences, self.following)
+        return Corpus, (
+            self.counts,
+            self.sha256,
+            self.sources,
+            self.folder,
+            self._sentences,
+            self.following,
+            self.repeated,
+        )
 
     def summary(self) -> str:
         """One line for people: sentences, files, and what was left out."""
@@ -188,7 +199,9 @@ def text_plan(sources: Sequence[Source], text: Text, documents: bool, max_line_b
     if text.split_sentences:
         check_language(text.language)
     elif text.language != Text.language:
-        raise InputError(f"text.language = {text.language!r} does nothing here. Set text.split_sentences as well.")
+        raise InputError(
+            f"text.language = {text.language!r} does nothing here. Set text.split_sentences too (--split-sentences)."
+        )
     plain = next((source for source in sources if not has_columns(source)), None)
     if plain and text.document and documents:
         raise InputError(
@@ -231,6 +244,7 @@ def _fill(folder: Path, sources: Sequence[Source], plan: Plan, processes: int) -
         "sha256": built.sha256,
         "counts": asdict(_counts(builder, built, plan.documents)),
         "sources": [asdict(SourceFile.of(source)) for source in sources],
+        "repeated": built.repeated(),
     }
     store.write_record(folder, "corpus.json", record)
 
@@ -251,12 +265,11 @@ def _counts(builder: Builder, built: Built, documents: bool) -> CorpusCounts:
 
 
 def _following(builder: Builder, built: Built) -> npt.NDArray[np.int64]:
-    index = built.indices()
-    places = np.flatnonzero(built.keep)  # where each kept sentence was read first
-    after = places + 1
-    starts = np.append(np.frombuffer(builder.starts, np.uint8), 1)  # after the last one, too, a document begins
-    following = np.where(starts[after], -1, np.append(index, -1)[after])
-    following[following == np.arange(len(places))] = -1
+    follower = np.append(built.indices()[1:], -1)
+    starts = np.frombuffer(builder.starts, np.bool_)
+    follower[:-1][starts[1:]] = -1
+    following = follower[built.keep].astype(np.int64)
+    following[following == np.arange(len(following))] = -1
     return following
 
 
@@ -270,6 +283,7 @@ def _open(folder: Path) -> Corpus:
         sizes = {len(sentences), *([] if following is None else [len(following)])}
         if record["format"] != store.FORMAT or sizes != {counts.sentences}:
             raise ValueError("the parts do not belong together")
-        return Corpus(counts, record["sha256"], sources, folder, sentences, following)
+        repeated = tuple((int(index), int(times)) for index, times in record["repeated"])
+        return Corpus(counts, record["sha256"], sources, folder, sentences, following, repeated)
     except store.OPENING_ERRORS as error:
         raise store.damaged(folder, error) from error

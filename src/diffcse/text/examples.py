@@ -223,7 +223,7 @@ def _finish(builder: Builder, width: int, origin: str) -> tuple[Built, npt.NDArr
         what = f"{c.rows:,} rows, {c.empty:,} with an empty cell and {c.contradictory:,} contradictory"
         raise InputError(f"{origin} holds no example{f' ({what})' if c.rows else ''}. Check the columns' roles.")
     built = builder.finish(origin, least=1)
-    rows = built.indices().reshape(-1, width)
+    rows = built.indices().astype(np.int64).reshape(-1, width)
     order = np.lexsort(rows.T)  # stable: the earliest of equal rows comes first
     distinct = np.ones(len(rows), np.bool_)
     distinct[order[1:]] = (rows[order[1:]] != rows[order[:-1]]).any(axis=1)

@@ -151,11 +151,14 @@ def _too_long(wanted: Wanted) -> str:
 
 
 def missing_column(where: str, column: str, columns: Sequence[str], option: str, also: str = "") -> InputError:
-    """The error for a column that is not there: what is, and which of them was probably meant."""
+    """The error for a column that is not there: what is, and which of them was probably meant; or why all are wrong."""
     near = difflib.get_close_matches(column, columns, 1) or [c for c in columns if c.lower() == column.lower()]
     hint = f" Did you mean {near[0]!r}?" if near else ""
     shown = ", ".join(map(repr, columns[:20])) + (f" and {len(columns) - 20} more" if len(columns) > 20 else "")
-    return InputError(f"{where}: no column {column!r}.{hint} There are: {shown or 'none'}. {also}Set text.{option}.")
+    there = f"There are: {shown or 'none'}."
+    if also:
+        return InputError(f"{where}: no column {column!r}. {there} {also}")
+    return InputError(f"{where}: no column {column!r}.{hint} {there} Set text.{option} (--{option.replace('_', '-')}).")
 
 
 def _option(wanted: Wanted, column: str) -> str:
@@ -283,7 +286,7 @@ def _read_csv(source: Source, wanted: Wanted) -> Iterator[Rows]:
             if others:
                 shown = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars"}
                 fix = "name the file .tsv" if others[0] == "\t" else "save it with commas, or as .tsv with tabs"
-                also = f"Cells seem to be separated by {shown[others[0]]}: {fix}. "
+                also = f"Cells seem to be separated by {shown[others[0]]}: {fix}."
             _check_columns(f"{source.name}, line {number}", header, wanted, also)
             places = [header.index(column) for column in wanted.names]
             continue

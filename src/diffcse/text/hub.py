@@ -67,13 +67,24 @@ class HubName:
 
     def _failure(self, error: Exception) -> InputError:
         said = str(error).strip().partition("\n")[0]
-        if isinstance(error, ConnectionError) or "offline" in said.lower():
+        if _is_network(error):
             return InputError(
                 f"{self.name}: the hub cannot be reached ({said}). Try again with a network; or name a whole commit "
                 f"({PREFIX}{self.id}@COMMIT) that was read before; or give the data set's files, or its folder as "
                 f"{PREFIX}./FOLDER."
             )
+        said = said if said[-1:] in (".", "!", "?") else f"{said}."
         return InputError(f"{self.name}: {said} Write hub:OWNER/NAME, with /CONFIG, @REVISION and :SPLIT as needed.")
+
+
+def _is_network(error: BaseException | None) -> bool:
+    """Whether no answer came. The libraries below each have errors of their own for that, so names must do."""
+    while error is not None:
+        names = [kind.__name__ for kind in type(error).__mro__]
+        if any("Connect" in name or "Timeout" in name or "Offline" in name for name in names):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def parse(spelling: str) -> HubName:

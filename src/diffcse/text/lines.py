@@ -108,9 +108,21 @@ def decode_lines(path: Path, block: bytes, first: int, longest: int, advice: str
 
 # Prose -> sentences
 
-_OWN_RULES = frozenset(  # what sentencex 1.0 has abbreviations and quirks for; other languages use a relative's
-    "am ar bg bn ca da de el en es fi fr gu hi hy it ja kk kn ml mr my nl pa pl pt ru sk ta te uk".split()  # noqa: SIM905 - easier to read
-)
+_OWN_RULES = {  # what sentencex 1.0 has abbreviations and quirks for; other languages use a relative's
+    **{"am": "Amharic", "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "da": "Danish"},
+    **{"de": "German", "el": "Greek", "en": "English", "es": "Spanish", "fi": "Finnish", "fr": "French"},
+    **{"gu": "Gujarati", "hi": "Hindi", "hy": "Armenian", "it": "Italian", "ja": "Japanese", "kk": "Kazakh"},
+    **{"kn": "Kannada", "ml": "Malayalam", "mr": "Marathi", "my": "Burmese", "nl": "Dutch", "pa": "Punjabi"},
+    **{"pl": "Polish", "pt": "Portuguese", "ru": "Russian", "sk": "Slovak", "ta": "Tamil", "te": "Telugu"},
+    "uk": "Ukrainian",
+}
+_OTHERS = {"cs": "Czech", "he": "Hebrew", "hu": "Hungarian", "ko": "Korean", "sv": "Swedish", "tr": "Turkish"} | {
+    "fa": "Persian",
+    "id": "Indonesian",
+    "ro": "Romanian",
+    "vi": "Vietnamese",
+    "zh": "Chinese",
+}
 _ISO_639_1 = frozenset(
     """aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en
     eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv
@@ -128,12 +140,14 @@ def check_language(language: str) -> None:
     """
     if language in _ISO_639_1:
         return
-    near = sorted(set(difflib.get_close_matches(language.lower(), _ISO_639_1, 3, 0.5)) | {language[:2].lower()})
-    near = [code for code in near if code in _ISO_639_1]
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    codes = {name.lower(): code for code, name in (_OWN_RULES | _OTHERS).items()}
+    named = difflib.get_close_matches(language.lower(), codes, 1)
+    first = language[:2].lower()  # "en-US", "EN", "eng"
+    near = [codes[named[0]]] if named else [first] if first in _ISO_639_1 else []
+    hint = f" Did you mean {near[0]}?" if near else ""
     raise InputError(
         f"text.language = {language!r}: must be an ISO 639-1 code of two letters.{hint} Rules of their own have "
-        f"{', '.join(sorted(_OWN_RULES))}; any other language is split by those of a related one, or of English."
+        f"{', '.join(_OWN_RULES)}; any other language is split by those of a related one, or of English."
     )
 
 

@@ -185,14 +185,25 @@ class Built:
     keep: npt.NDArray[np.bool_]
     """(N,) whether no earlier one is equal."""
 
-    def indices(self) -> npt.NDArray[np.int64]:
-        """(N,) for each sentence read, the index it is kept under."""
-        order = np.argsort(self.hashes, kind="stable")
+    def indices(self) -> npt.NDArray[Any]:
+        """(N,) int32 (int64 from 2^31 on): for each sentence read, the index it is kept under."""
+        small = np.int32 if len(self.keep) < 2**31 else np.int64
+        order = np.argsort(self.hashes, kind="stable").astype(small)
         firsts = self.keep[order]  # equal hashes stand together, the earliest first
-        kept = (np.cumsum(self.keep) - 1)[order[firsts]]
-        found = np.empty(len(order), np.int64)
-        found[order] = kept[np.cumsum(firsts) - 1]
+        kept = np.cumsum(self.keep, dtype=small)[order[firsts]] - 1
+        found = np.empty(len(order), small)
+        found[order] = kept[np.cumsum(firsts, dtype=small) - 1]
         return found
+
+    def repeated(self, most: int = 20) -> list[tuple[int, int]]:
+        """The sentences read most often: the index each is kept under, and how often it came, most often first."""
+        values, again = np.unique(self.hashes[~self.keep], return_counts=True)
+        top = np.argsort(-again, kind="stable")[:most]
+        firsts = np.flatnonzero(np.isin(self.hashes, values[top]) & self.keep)
+        times = dict(zip(values[top].tolist(), (again[top] + 1).tolist(), strict=True))
+        kept = np.cumsum(self.keep) - 1
+        found = [(int(kept[place]), times[int(self.hashes[place])]) for place in firsts]
+        return sorted(found, key=lambda one: (-one[1], one[0]))
 
 
 def first_occurrences(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
