@@ -71,8 +71,15 @@ class TrainingView:
         self.close()
         seen, cut = facts["sentences_seen"], facts["truncated"]
         if seen:
+            what = facts.get("examples", "sentences")
             self.console.print(
-                f"trained on {seen:,.0f} sentences, {cut:,.0f} of them ({cut / seen:.0%}) cut at the token limit",
+                f"trained on {seen:,.0f} {what}, {cut:,.0f} of them ({cut / seen:.0%}) cut at the token limit",
+                highlight=False,
+            )
+        if "false_negatives" in facts:
+            self.console.print(
+                f"         {facts['false_negatives']:,.0f} false negatives in their batches "
+                f"({'left out' if facts['false_negatives_masked'] else 'kept, as asked'})",
                 highlight=False,
             )
 

@@ -52,6 +52,11 @@ def conditional_gain(model: DiffCSE, batches: Iterable[Mapping[str, Tensor]]) ->
     Raises:
         InputError: the model has no discriminator, is not conditioned, or a batch holds a single sentence.
     """
+    if model.choices.pairing == "next":
+        raise InputError(
+            'conditional gain is of the sentence that is embedded, and with method.pairing = "next" D was trained to '
+            "judge another one"
+        )
     if model.choices.difference != "rtd" or model.choices.condition == "none":
         raise InputError(
             "conditional gain needs a discriminator that is conditioned on the sentence embedding: train with "

@@ -79,9 +79,8 @@ def run(
     report("corpus", {"summary": corpus.summary()})
     batch, training = config.training.batch_size, config.training
     if len(corpus) < batch:
-        what = "pairs" if config.text.supervised else "sentences"
         raise InputError(
-            f"the corpus has {len(corpus)} distinct {what}, fewer than one batch of {batch}: "
+            f"the corpus has {len(corpus)} distinct {_what(config)}, fewer than one batch of {batch}: "
             f"give more text, or --batch-size {max(2, 2 ** int(math.log2(len(corpus))))}"
         )
     steps = training.max_steps or max(
@@ -161,6 +160,8 @@ def run(
     record.timing["seconds"] = trainer.seconds()
     record.log = trainer.state.log_history
     record.scores |= _scores(trainer, training)
+    if "false_negatives" in record.scores:
+        record.scores["false_negatives_masked"] = config.method.false_negatives == "mask"
 
     final = "last" if dev is not None else "model"
     save(encoder, output / final, card)
@@ -173,7 +174,7 @@ def run(
     record.write(record_file)
     _clean_up(output)
     model.eval()
-    report("done", {"output": str(output), **record.scores})
+    report("done", {"output": str(output), "examples": _what(config), **record.scores})
     return Trained(model, encoder, record)
 
 
@@ -289,6 +290,8 @@ def _scores(trainer: DiffCSETrainer, training: Training) -> dict[str, Any]:
         "sentences_seen": sum(entry["sentences"] for entry in shown),
         "truncated": sum(entry["truncated"] for entry in shown),
     }
+    if any("false_negatives" in entry for entry in shown):
+        scores["false_negatives"] = sum(entry.get("false_negatives", 0) for entry in shown)
     dev = {entry["step"]: entry["dev"] for entry in log if "dev" in entry}
     if dev:
         scores["dev"] = {
@@ -327,6 +330,11 @@ def _one_process() -> None:
         )
 
 
+def _what(config: Config) -> str:
+    """What one example is called, in the plural."""
+    return "sentences" if not config.text.supervised else "triplets" if config.text.hard_negative else "pairs"
+
+
 def _public(source: str | None) -> str | None:
     return Path(source).name if source is not None and Path(source).exists() else source
 
@@ -346,8 +354,7 @@ def _card(config: Config, corpus: Corpus | Examples, steps: int) -> str:
         training=dataclasses.replace(config.training, dev=_public(config.training.dev)),
     )
     batch = config.training.batch_size * config.training.accumulation
-    pairs = config.text.supervised
-    what = "sentences" if not pairs else "triplets" if config.text.hard_negative else "pairs"
+    pairs, what = config.text.supervised, _what(config)
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
