@@ -111,6 +111,33 @@ def test_prose_is_split_and_each_cell_is_a_document(tmp_path: Path) -> None:
     assert corpus.counts.documents == 2
 
 
+def test_processes_change_nothing_of_documents_or_splitting(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(formats, "ROWS", 5)
+    rows = [(f"This is {i * i % 37}. It ends. " * (i % 9 > 0), i // 7) for i in range(200)]
+    with (tmp_path / "a.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([("text", "page"), *rows])
+    (tmp_path / "b.txt").write_text("\n".join(text for text, _ in rows))
+    for text, names in (
+        (Text(split_sentences=True), ["a.csv", "b.txt"]),
+        (Text(split_sentences=True, document="page"), ["a.csv"]),
+        (Text(document="page"), ["a.csv"]),
+    ):
+        one, other = (
+            read_corpus(
+                [tmp_path / name for name in names],
+                text=text,
+                documents=True,
+                processes=processes,
+                cache_dir=tmp_path / str(processes),
+            )
+            for processes in (1, 3)
+        )
+        assert (one.sha256, one.counts, one.repeated) == (other.sha256, other.counts, other.repeated)
+        assert one.following.tolist() == other.following.tolist()
+        assert (one.following >= 0).any()
+
+
 def test_plain_text_is_split_line_by_line(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("Mr. Smith came. He sat.\nHe left.\n\nWhy? " + "Because. " * 30_000)
@@ -128,6 +155,7 @@ def test_plain_text_is_split_line_by_line(tmp_path: Path) -> None:
         ("en", "Use os.path. It is v3.11! Really?", ["Use os.path.", "It is v3.11!", "Really?"]),
         ("zh", "他来了。你好吗？好！", ["他来了。", "你好吗？", "好！"]),
         ("de", "Das ist z. B. gut. Nein.", ["Das ist z. B. gut.", "Nein."]),
+        ("en", "Take C\u00a0. It helps.\u2028Really? Yes.", ["Take C .", "It helps.", "Really?", "Yes."]),
         ("en", "A heading\n\nA text.", ["A heading", "A text."]),
         ("en", "", []),
     ],
@@ -136,7 +164,13 @@ def test_sentences_of_prose(language: str, prose: str, sentences: list[str]) -> 
     assert [s for s in map(normalise, split_sentences(prose, language)) if s] == sentences
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from(["en", "zh", "hi", "am", "fr"]))
+prose = st.text(st.characters(exclude_categories=["Cs"])) | st.text(
+    st.sampled_from(".!?。 \n\"'()«»“”:;-•1aA.é中\u0300\u2028\u00a0\u3000\u2003\x85")
+)
+
+
+@settings(max_examples=400)
+@given(prose, st.sampled_from(["en", "zh", "hi", "am", "fr"]))
 def test_splitting_loses_no_character(prose: str, language: str) -> None:
     assert "".join("".join(split_sentences(prose, language)).split()) == "".join(prose.split())
 

@@ -165,7 +165,7 @@ def read_corpus(
         patterns: files or globs (``**`` goes into folders). A glob's files are sorted; each file is read once. UTF-8
             ``.txt`` of one sentence a line (as is any unknown ending), ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` or
             ``.parquet``, each also packed as ``.gz``, ``.xz`` or ``.zst``; and data sets of the hub, see `text.hub`.
-        text: which column is read, and whether its cells are prose to be split.
+        text: which column is read, and whether its cells are prose to be split. ``document`` serves `documents` only.
         documents: also find which sentence follows which, see `Corpus.following`. A document ends with its file, and:
             where the value of ``text.document`` changes (a row without a value stands alone); where no such column
             is named, with each line or cell that is split into sentences, and at each one without text.

@@ -292,9 +292,11 @@ def _read_csv(source: Source, wanted: Wanted) -> Iterator[Rows]:
             continue
         if len(row) != len(header):
             mark = "tab" if delimiter == "\t" else "comma"
+            has = f"{len(row)} cell{'s' * (len(row) != 1)}"
+            names = f"{len(header)} column{'s' * (len(header) != 1)}"
             raise InputError(
-                f"{source.name}, line {number}: {len(row)} cell{'s' * (len(row) != 1)}, but the first line names "
-                f"{len(header)} columns. A cell that holds a {mark} or a line break must stand in double quotes."
+                f"{source.name}, line {number}: {has}, but the first line names {names}. "
+                f"A cell that holds a {mark} or a line break must stand in double quotes."
             )
         targets = rows.cells if rows.documents is None else [*rows.cells, rows.documents]
         for place, into in zip(places, targets, strict=True):

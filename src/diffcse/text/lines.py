@@ -151,6 +151,11 @@ def check_language(language: str) -> None:
     )
 
 
+_WIDE_SPACES = dict.fromkeys(map(ord, "\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000"), " ") | dict.fromkeys(
+    range(0x2000, 0x200B), " "
+)
+
+
 def split_sentences(prose: str, language: str) -> list[str]:
     """The sentences of running prose, with the white space around them; empty ones are possible.
 
@@ -159,7 +164,8 @@ def split_sentences(prose: str, language: str) -> list[str]:
     """
     sentences: list[str] = []
     open_end = False  # the last piece ends without white space, where a Western full stop ends no sentence: "os.path"
-    for piece in sentencex.segment(language, prose):
+    # sentencex 1.0 panics at white space of several bytes after a single letter; as a space it ends anyway.
+    for piece in sentencex.segment(language, prose if prose.isascii() else prose.translate(_WIDE_SPACES)):
         if open_end:
             sentences[-1] += piece
         else:
