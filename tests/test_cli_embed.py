@@ -49,7 +49,7 @@ def test_embed_mistakes(capsys, tiny, text, tmp_path):
     for arguments, says in (
         ((tiny,), "no file"),
         ((tiny, text), "no output"),
-        ((tiny, tmp_path / "no.txt", "--output", out), "no.txt: there is no such file"),
+        ((tiny, tmp_path / "no.txt", "--output", out), "no.txt does not exist"),
         ((tiny, text, "--output", tmp_path / "o.csv"), "must end in .npy or .parquet"),
         ((tiny, text, "--output", text), "is also an input"),
         ((tiny, text, "--output", out), "choose with --pooling"),
@@ -97,7 +97,7 @@ def test_similarity_mistakes(capsys, tiny, tmp_path):
         ((tiny, "--pooling", "cls"), "0 sentences given"),
         ((tiny, "one", "--pooling", "cls"), "1 sentence given"),
         ((tiny, "one", "--file", tmp_path / "pairs.tsv"), "not both"),
-        ((tiny, "--file", tmp_path / "no.tsv"), "there is no such file"),
+        ((tiny, "--file", tmp_path / "no.tsv"), "does not exist"),
         ((tiny, "--file", tmp_path / "pairs.tsv", "--pooling", "cls"), "pairs.tsv, line 2: 0 tabs"),
     ):
         code, out, err = run(capsys, "similarity", *arguments)

@@ -200,6 +200,8 @@ def test_mistakes_are_named(folder, tmp_path, monkeypatch):
         loss(features(model) * 2)
     with pytest.raises(InputError, match="the data set has a label column"):
         loss(features(model), torch.zeros(6))
+    with pytest.raises(InputError, match="needs following sentences"):
+        DiffCSELoss(model, Method(pooling="mean", pairing="next"))
     bare = save_tiny(tmp_path / "bare", "minilm")
     with pytest.raises(InputError, match="has no trained masked-language-model head"):
         DiffCSELoss(stock(bare))

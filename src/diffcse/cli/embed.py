@@ -20,11 +20,12 @@ class Embed:
     model: Annotated[Positional[str], arg(metavar="MODEL", help_behavior_hint="")]
     """Model folder, run of `diffcse train`, hub id, or "mini"."""
     files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE...", help_behavior_hint="")] = ()
-    """Text files, one sentence a line: .txt, also .gz and .xz; "-" for standard input."""
+    """Files or globs: .txt, .csv, .tsv, .jsonl, .parquet, hub data sets, also packed; "-" for lines of standard
+    input."""
     output: Path | None = None
     """File to write: .npy (an array, rows x dimensions, float32) or .parquet (columns text and embedding)."""
     column: str | None = None
-    """Column with the sentences, in files that have columns."""
+    """Column with the sentences, in files that have columns; "text" if not given."""
     pooling: EncoderPooling | None = None
     """Overrides what the folder says; needed for a plain checkpoint."""
     normalise: bool = False

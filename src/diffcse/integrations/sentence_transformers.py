@@ -75,6 +75,8 @@ class DiffCSELoss(nn.Module):
                 f'method.pooling = "{method.pooling}": the SentenceTransformer pools by "{pooling}": '
                 f'give Method(pooling="{pooling}"), or another Pooling module'
             )
+        if method.pairing != "same":
+            raise InputError(f'method.pairing = "{method.pairing}" needs following sentences, which no batch here has')
         if method.rtd_schedule != "constant" and not steps:
             raise InputError(f'method.rtd_schedule = "{method.rtd_schedule}" needs steps=, the run\'s forward passes')
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -109,7 +111,9 @@ class DiffCSELoss(nn.Module):
     def forward(
         self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """{"contrastive": L_contrast, "rtd": λ · L_rtd}, as far as the method has them: the trainer sums them.
+        """{"contrastive": L_contrast, "rtd": λ · L_rtd} (or another difference), as far as the method has them.
+
+        The trainer sums them.
 
         Args:
             sentence_features: one column's `input_ids` and `attention_mask`, (B, T).
@@ -137,8 +141,8 @@ class DiffCSELoss(nn.Module):
         losses = {}
         if terms.contrastive is not None:
             losses["contrastive"] = terms.contrastive
-        if terms.rtd is not None:
-            losses["rtd"] = rtd_weight(self.diffcse.choices, progress) * terms.rtd
+        if terms.difference is not None:
+            losses[self.diffcse.choices.difference] = rtd_weight(self.diffcse.choices, progress) * terms.difference
         return losses
 
     def pop_metrics(self) -> dict[str, float]:

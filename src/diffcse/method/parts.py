@@ -107,7 +107,7 @@ def build(
         ("causal_generator", causal, causal_generator or config.causal_generator),
     ):
         if model is not None and isinstance(source, str | Path) and source != encoder:
-            check_same_vocabulary(tokenizer, load_tokenizer(source), str(encoder), f"{part} {source}")
+            check_same_vocabulary(tokenizer, load_tokenizer(source), _name(encoder), f"{part} {source}")
     module = DiffCSE(f, vocabulary, config, generator=g, causal_generator=causal, discriminator=d, seed=seed)
     return module, tokenizer
 

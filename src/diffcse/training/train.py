@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from diffcse.config import Config, Pretraining, Training, differences, to_dict, to_toml
+from diffcse.encoder import encode
 from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
@@ -271,12 +272,7 @@ def _restore(config: Config, parts: Path) -> DiffCSE | None:
 
 def use_bf16(training: Training | Pretraining) -> bool:
     """Whether to compute in bf16 autocast: as asked, or where the hardware multiplies in it."""
-    if training.precision != "auto":
-        return training.precision == "bf16"
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(check is not None and check() for check in checks)
+    return encode.use_bf16(training.precision)
 
 
 def _dev_score(encoder: Encoder, dev: PairSet, bf16: bool) -> float:
