@@ -615,11 +615,11 @@ def _followers(r: Report, is_split: bool) -> Finding:
             "documents",
             "note",
             found,
-            "only matters to training with neighbours (pairing): lines of different documents would be taken for them",
+            "only matters to training with neighbours (--positives, --pairing): lines of different documents would be taken for them",
             "end each document with an empty line, or name its column: --document COLUMN",
         )
     if r.followed < 0.5:
         return Finding(
-            "documents", "note", found, "only matters to training with neighbours (pairing), which would see few", ""
+            "documents", "note", found, "only matters to training with neighbours (--positives, --pairing), which would see few", ""
         )
     return Finding("documents", "good", found, "", "")
