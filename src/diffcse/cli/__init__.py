@@ -15,12 +15,13 @@ import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes
 
+from diffcse.cli.compare import Compare
 from diffcse.cli.evaluate import Evaluate
 from diffcse.cli.quickstart import Quickstart
 from diffcse.cli.train import Train
 from diffcse.errors import InputError
 
-VERBS: dict[str, Any] = {"quickstart": Quickstart, "train": Train, "evaluate": Evaluate}
+VERBS: dict[str, Any] = {"quickstart": Quickstart, "train": Train, "evaluate": Evaluate, "compare": Compare}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

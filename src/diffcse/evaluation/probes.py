@@ -50,9 +50,9 @@ class Logistic:
 
     def dev_scores(
         self,
-        x_ND: np.ndarray,
+        x_ND: Any,
         y_N: np.ndarray,
-        dev_x_MD: np.ndarray,
+        dev_x_MD: Any,
         dev_y_M: np.ndarray,
         strengths: list[float],
         classes: int,
@@ -68,10 +68,10 @@ class Logistic:
 
     def predict(
         self,
-        x_ND: np.ndarray,
+        x_ND: Any,
         y_N: np.ndarray,
         dev: tuple[np.ndarray, np.ndarray] | None,
-        test_x_MD: np.ndarray,
+        test_x_MD: Any,
         strength: float,
         classes: int,
     ) -> np.ndarray:
@@ -86,7 +86,7 @@ class Logistic:
         return LogisticRegression(C=strength, max_iter=1000, tol=1e-4, warm_start=warm)
 
 
-def _fitted(model: LogisticRegression, x_ND: np.ndarray, y_N: np.ndarray) -> LogisticRegression:
+def _fitted(model: LogisticRegression, x_ND: Any, y_N: np.ndarray) -> LogisticRegression:
     with warnings.catch_warnings():
         # Rounding in float32 can end the line search a hair before the gradient is small enough.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -117,9 +117,9 @@ class Trained:
 
     def dev_scores(
         self,
-        x_ND: np.ndarray,
+        x_ND: Any,
         y_N: np.ndarray,
-        dev_x_MD: np.ndarray,
+        dev_x_MD: Any,
         dev_y_M: np.ndarray,
         strengths: list[float],
         classes: int,
@@ -129,10 +129,10 @@ class Trained:
 
     def predict(
         self,
-        x_ND: np.ndarray,
+        x_ND: Any,
         y_N: np.ndarray,
         dev: tuple[np.ndarray, np.ndarray] | None,
-        test_x_MD: np.ndarray,
+        test_x_MD: Any,
         strength: float,
         classes: int,
     ) -> np.ndarray:
@@ -161,9 +161,9 @@ class Trained:
 
     def _fit(
         self,
-        x_ND: np.ndarray,
+        x_ND: Any,
         y_N: np.ndarray,
-        dev_x_MD: np.ndarray,
+        dev_x_MD: Any,
         dev_y_M: np.ndarray,
         strengths: list[float],
         classes: int,
