@@ -136,24 +136,26 @@ def read_texts(path: Path) -> TextSet:
 
 def _read_folder(folder: Path, groups: set[str], only: Sequence[str], allow_partial: bool, data: Data) -> None:
     names, root = _listed(folder)
-    before = len(data.names())
-    wants_pairs = groups & {"sts", "retrieval", "geometry"}
-    if wants_pairs:
-        _add(data.sts, _read_sts(names, folder, only, allow_partial), folder, data.notes)
+    held = 0
+    if groups & {"sts", "retrieval", "geometry"}:
+        sets = _read_sts(names, folder, only, allow_partial)
+        held += len(sets)
+        _add(data.sts, sets, folder, data.notes)
         order = {name: i for i, name in enumerate(PAIRS_IN)}  # as tables have it, sets of one's own behind
         data.sts = dict(sorted(data.sts.items(), key=lambda item: order.get(item[0], len(order))))
     if "transfer" in groups and root is not None:
         tasks = _chosen(read_downstream_transfer(root, allow_partial=allow_partial), only)
+        held += len(tasks)
         _add(data.transfer, tasks, folder, data.notes)
-    collections = {}
     if "retrieval" in groups:
         places = (
             [folder] if is_collection(folder) else [folder / name for name in names if is_collection(folder / name)]
         )
         collections = {place.name: place for place in places}
         read = {name: read_collection(place) for name, place in _chosen(collections, only).items()}
+        held += len(read)
         _add(data.collections, read, folder, data.notes)
-    if len(data.names()) == before and not only:
+    if not held and not only:
         raise InputError(
             f"{folder}: holds nothing for {', '.join(sorted(groups))}. {LAYOUTS}. It holds {_holds(folder)}"
         )

@@ -135,8 +135,8 @@ def score_collection(encode: Encode, collection: Collection, ks: Sequence[int] =
             grades = np.fromiter(answers.values(), dtype=np.float64)
             values = values.astype(np.float64)
             values[list(collection.excluded[i])] = -np.inf
-            # An answer just below what it ties with loses every tie to a wrong document.
-            values[places] -= _TIE
+            # Just below what it ties with, an answer loses every tie to a wrong document, and to a lesser answer.
+            values[places] -= _TIE * (1 + grades / grades.max())
             top = np.argpartition(-values, min(depth, len(values)) - 1)[:depth]
             top = top[np.argsort(-values[top], kind="stable")]
             grade_of = dict(zip(places.tolist(), grades.tolist(), strict=True))
