@@ -205,30 +205,26 @@ def _name_methods(sources: list[_Source]) -> None:
     from diffcse.config import differences
 
     configs = {id(s): _without_seed(s.record.config) for s in sources if s.record is not None and s.named is None}
-    distinct: list[dict[str, Any]] = []
-    for config in configs.values():
-        if config not in distinct:
-            distinct.append(config)
-    changing = sorted({key for config in distinct[1:] for key in differences(distinct[0], config)})
+    changing: dict[str, set[str]] = {}
+    for kind in {_kind(config) for config in configs.values()}:
+        # A recipe without the difference term has fields that mean nothing there: like is compared with like.
+        alike = [config for config in configs.values() if _kind(config) == kind]
+        changing[kind] = {key for config in alike[1:] for key in differences(alike[0], config)} - {"name"}
     for source in sources:
         if source.named is not None:
             source.method = source.named
         elif source.record is None:
-            source.method = (source.result["encoder"].get("run") or {}).get("recipe") or source.result["encoder"][
-                "name"
-            ]
+            encoder = source.result["encoder"]
+            source.method = (encoder.get("run") or {}).get("recipe") or encoder["name"]
         else:
-            source.method = _method_name(configs[id(source)], [key for key in changing if key != "name"])
+            config = configs[id(source)]
+            values = [f"{key.rpartition('.')[2]} {_get(config, key)}" for key in sorted(changing[_kind(config)])]
+            source.method = ", ".join([_kind(config), *values])
 
 
-def _method_name(config: dict[str, Any], changing: list[str]) -> str:
-    values = {key: _get(config, key) for key in changing}
-    name = "SimCSE" if _get(config, "method.difference") == "none" else "DiffCSE"
-    values.pop("method.difference", None)
-    if name == "SimCSE":  # what only the difference term uses changes nothing there
-        values = {key: value for key, value in values.items() if key not in ("method.generator", "method.rtd_weight")}
-    shown = [f"{key.rpartition('.')[2]} {value}" for key, value in values.items()]
-    return ", ".join([name, *shown])
+def _kind(config: dict[str, Any]) -> str:
+    difference = _get(config, "method.difference")
+    return {"none": "SimCSE", "rtd": "DiffCSE"}.get(difference, f"DiffCSE ({difference})")
 
 
 def _get(config: dict[str, Any], key: str) -> Any:
