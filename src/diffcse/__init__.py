@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from diffcse.encoder.load import load
     from diffcse.encoder.save import save
     from diffcse.errors import InputError
+    from diffcse.evaluation.data import find_data
+    from diffcse.evaluation.suite import evaluate
+    from diffcse.integrations.evaluators import StsEvaluator
     from diffcse.method.inspect import conditional_gain, judge
     from diffcse.method.objective import DiffCSE, Terms
     from diffcse.method.parts import build
@@ -45,6 +48,9 @@ _HOMES = {
     "Encoder": "encoder.encode",
     "load": "encoder.load",
     "save": "encoder.save",
+    "evaluate": "evaluation.suite",
+    "find_data": "evaluation.data",
+    "StsEvaluator": "integrations.evaluators",
 }
 
 __all__ = [
@@ -54,12 +60,15 @@ __all__ = [
     "Encoder",
     "InputError",
     "Method",
+    "StsEvaluator",
     "Terms",
     "Text",
     "Trained",
     "Training",
     "build",
     "conditional_gain",
+    "evaluate",
+    "find_data",
     "judge",
     "load",
     "load_recipe",

@@ -52,9 +52,7 @@ def verdicts(part: dict[str, Any]) -> list[str]:
         size = f"{abs(found['difference']):.2f} points"
         ahead = "above" if found["difference"] > 0 else "below"
         if found["probability"] is None:
-            lines.append(
-                f"{each['method']} is {size} {ahead} {each['against']} {where}; how sure that is cannot be said"
-            )
+            lines.append(f"{each['method']} is {size} {ahead} {each['against']} {where}; nothing says how sure that is")
         elif found["low"] > 0 or found["high"] < 0:
             lines.append(f"{each['method']} is {size} {ahead} {each['against']} {where}: the interval excludes zero")
         else:
@@ -176,13 +174,17 @@ def _effect_rows(each: dict[str, Any]) -> list[list[str]]:
             [
                 each["method"],
                 name,
-                f"{one['difference']:+.2f}",
-                f"{one['low']:+.2f} to {one['high']:+.2f}" if known else MISSING,
+                _signed(one["difference"]),
+                f"{_signed(one['low'])} to {_signed(one['high'])}" if known else MISSING,
                 _percent(one["probability"]) if known else MISSING,
                 MISSING if one["p_seeds"] is None else f"{one['p_seeds']:.3f}",
             ]
         )
     return rows
+
+
+def _signed(points: float) -> str:
+    return f"{round(points, 2) + 0.0:+.2f}"  # adding 0.0 turns -0.0 into 0.0
 
 
 def _percent(probability: float) -> str:
