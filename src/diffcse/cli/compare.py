@@ -26,7 +26,7 @@ class Compare:
     data: UseAppendAction[tuple[Path, ...]] = ()
     """Folder with STS sets, to score the runs' encoders on pair by pair. Without it: the dev scores they recorded."""
     sets: UseAppendAction[tuple[str, ...]] = ()
-    """Only this set, such as STS12. May be repeated."""
+    """Only this set, such as STS12."""
     baseline: str | None = None
     """The method the others are compared with; the first if not given."""
     resamples: int = 1000

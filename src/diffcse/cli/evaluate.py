@@ -27,13 +27,13 @@ class Evaluate:
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL...", help_behavior_hint="")]
     """Model folders, runs of `diffcse train`, hub ids, "mini"; or embeddings: x.npy (with x.txt), x.parquet."""
     data: UseAppendAction[tuple[Path, ...]] = ()
-    """Folder with the sets: SentEval's downstream, *.tsv of graded pairs, or BEIR collections. May be repeated."""
+    """Folder with the sets: SentEval's downstream, *.tsv of graded pairs, or BEIR collections."""
     tasks: Tasks = "sts"
     """What to measure."""
     sets: UseAppendAction[tuple[str, ...]] = ()
-    """Only this set, such as STS12 or MR. May be repeated."""
+    """Only this set, such as STS12 or MR."""
     text: UseAppendAction[tuple[Path, ...]] = ()
-    """Also measure geometry, and conditional gain, on this file of one sentence a line. May be repeated."""
+    """Also measure geometry, and conditional gain, on this file of one sentence a line."""
     pooling: Pooling | None = None
     """Overrides what the folder says; needed for a plain checkpoint."""
     probe: Literal["logistic", "adam", "adam-fast"] = "logistic"

@@ -11,14 +11,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from diffcse.encoder.encode import Encoder
 from diffcse.errors import InputError
 from diffcse.evaluation.embeddings import EmbeddingMatrix
+
+if TYPE_CHECKING:
+    from diffcse.encoder.encode import Encoder
 
 
 class TfIdf:
