@@ -87,7 +87,7 @@ class Evaluate:
             view.close()
         self._add_gains(found, data, groups)
         for made in tables(found, details=self.details):
-            console.print(made)
+            _show(console, made)
         for note in found["notes"]:
             say(console, f"note     {note}")
         if cache.hits:
@@ -163,6 +163,16 @@ def tables(found: dict[str, Any], *, details: bool = False) -> list[Any]:
     """The report as tables for a terminal, one a group."""
     makers = (_sts_tables, _transfer_tables, _retrieval_tables, _geometry_tables, _gain_tables)
     return [made for maker in makers for made in maker(found["results"], details)]
+
+
+def _show(console: Console, made: Any) -> None:
+    """Print a table with its title above and its caption below, not folded to the width of its columns."""
+    title, caption = made.title, made.caption
+    made.title = made.caption = None
+    console.print(f"\n{title}", style="bold", markup=False, highlight=False)
+    console.print(made)
+    if caption:
+        console.print(caption, style="dim", markup=False, highlight=False)
 
 
 def _of(result: dict[str, Any], group: str) -> dict[str, Any]:
