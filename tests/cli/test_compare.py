@@ -105,6 +105,7 @@ def test_names_come_from_what_differs(capsys, tmp_path):
         (["RUN", "none.json"], "none.json: cannot be read"),
         (["a=RUN", "a=RUN"], "a: two runs with the same seed"),
         (["RUN", "b=RUN", "--baseline", "c"], "no run of the baseline 'c'"),
+        (["RUN", "b=RUN", "--sets", "STS12"], "its dev score is on pets; give --data DIR"),
         (["RUN", "b=RUN", "--resamples", "5"], "at least 100"),
     ],
 )

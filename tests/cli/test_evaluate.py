@@ -126,6 +126,9 @@ def test_conditional_gain_of_a_run_that_kept_its_parts(capsys, tmp_path):
         (["evaluate", "MODEL", "--data", "ROOT"], "STS12-en-test: 3108 pairs expected, 30 found"),
         (["evaluate", "MODEL", "--data", "ROOT", "--allow-partial", "--sets", "STS14"], "no set STS14; there are"),
         (["evaluate", "MODEL", "MODEL", "--data", "ROOT", "--allow-partial"], "given twice"),
+        (["evaluate", "MODEL", "--data", "ROOT", "--probe", "adam"], "--probe adam changes nothing"),
+        (["evaluate", "MODEL", "--data", "ROOT", "--tasks", "retrieval", "--details"], "--details shows"),
+        (["evaluate", "v.npy", "--data", "ROOT", "--pooling", "cls"], "--pooling cls changes nothing"),
         (["evaluate", "none.npy", "--data", "ROOT", "--allow-partial"], "needs its sentences beside it"),
     ],
 )

@@ -28,6 +28,13 @@ def test_only_what_is_asked_for_is_read(tmp_path):
         find_data([tmp_path], groups=("transfer",), allow_partial=True)
 
 
+def test_what_is_not_chosen_may_be_broken(tmp_path):
+    folders.stsb(tmp_path, "dev", n=1500)
+    folders.stsb(tmp_path, "test", n=30)  # not whole
+    folders.write(tmp_path / "TREC/train_5500.label", "nonsense")
+    assert list(find_data([tmp_path], only=["STSB-dev"]).sts) == ["STSB-dev"]
+
+
 def test_the_folder_given_first_counts_and_a_note_says_so(tmp_path):
     folders.tsv(tmp_path / "a", "pets", n=12)
     folders.tsv(tmp_path / "b", "pets", n=18)

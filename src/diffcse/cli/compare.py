@@ -107,6 +107,8 @@ class Compare:
             if not dev:
                 raise InputError(f"{source.label}: recorded no dev score: give --data DIR to score its encoder")
             name = Path(dev["file"]).stem
+            if self.sets and name not in self.sets:
+                raise InputError(f"{source.label}: its dev score is on {name}; give --data DIR for other sets")
             return [
                 Run(source.method, source.seed, which, {name: dev[which]}, {})
                 for which in ("best", "last")

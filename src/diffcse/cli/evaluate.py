@@ -72,6 +72,7 @@ class Evaluate:
         groups: tuple[Group, ...] = GROUPS if self.tasks == "all" else (self.tasks,)
         if self.text and "geometry" not in groups:
             groups = (*groups, "geometry")
+        self._check_choices(groups)
         data = find_data(self.data, groups=groups, only=self.sets, texts=self.text, allow_partial=self.allow_partial)
         if self.list_sentences:
             needed = list(dict.fromkeys(s for job in jobs_of(data, groups) for s in job.sentences))
@@ -95,6 +96,16 @@ class Evaluate:
         if self.json:
             write_json(self.json, found)
             say(console, f"written  {self.json}")
+
+    def _check_choices(self, groups: Sequence[Group]) -> None:
+        """That no option was given which would change nothing."""
+        if self.probe != "logistic" and "transfer" not in groups:
+            raise InputError(f"--probe {self.probe} changes nothing without --tasks transfer or all")
+        if self.details and not {"sts", "transfer"} & set(groups):
+            raise InputError("--details shows subsets and dev accuracies, which these tasks have not")
+        stored = [Path(model).suffix in (".npy", ".parquet") for model in self.models]
+        if self.pooling is not None and stored and all(stored):
+            raise InputError(f"--pooling {self.pooling} changes nothing: embeddings from a file are pooled already")
 
     def _candidates(self) -> list[Candidate]:
         from diffcse.encoder.encode import Encoder

@@ -144,7 +144,7 @@ def _read_folder(folder: Path, groups: set[str], only: Sequence[str], allow_part
         order = {name: i for i, name in enumerate(PAIRS_IN)}  # as tables have it, sets of one's own behind
         data.sts = dict(sorted(data.sts.items(), key=lambda item: order.get(item[0], len(order))))
     if "transfer" in groups and root is not None:
-        tasks = _chosen(read_downstream_transfer(root, allow_partial=allow_partial), only)
+        tasks = read_downstream_transfer(root, only=only, allow_partial=allow_partial)
         held += len(tasks)
         _add(data.transfer, tasks, folder, data.notes)
     if "retrieval" in groups:
@@ -172,7 +172,7 @@ def _read_sts(
     names: list[str], folder: Path, only: Sequence[str], allow_partial: bool, *, training: bool = False
 ) -> dict[str, PairSet]:
     root = downstream_root(folder)
-    found = {} if root is None else read_downstream_sts(root, allow_partial=allow_partial)
+    found = {} if root is None else read_downstream_sts(root, only=only, allow_partial=allow_partial)
     for name in names:
         stem = name.removesuffix(".tsv")
         if stem == name or (only and stem not in only):

@@ -14,7 +14,7 @@ does: count, and name what is missing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,8 +109,8 @@ def downstream_root(directory: Path) -> Path | None:
 # STS
 
 
-def read_downstream_sts(root: Path, *, allow_partial: bool = False) -> dict[str, PairSet]:
-    """Every STS set in `root`, in the order of the field's tables; sets of which nothing is there are not.
+def read_downstream_sts(root: Path, *, only: Sequence[str] = (), allow_partial: bool = False) -> dict[str, PairSet]:
+    """Every STS set in `root` (or those named in `only`), in the order of the field's tables; what is not there is not.
 
     Raises:
         InputError: a set with some of its files, rows or grades missing (unless `allow_partial`), or a bad row.
@@ -118,13 +118,13 @@ def read_downstream_sts(root: Path, *, allow_partial: bool = False) -> dict[str,
     found: dict[str, PairSet] = {}
     for name, subsets in STS_SUBSETS.items():
         folder = root / "STS" / f"{name}-en-test"
-        if folder.is_dir():
+        if folder.is_dir() and (not only or name in only):
             pairs = _read_year(folder, name, subsets, allow_partial=allow_partial)
             check_count(pairs, str(folder), allow_partial=allow_partial)
             found[name] = pairs
     for files, read in ((_STSB, _read_stsb), (_SICK, _read_sick)):
         for name, file in files.items():
-            if (root / file).is_file():
+            if (root / file).is_file() and (not only or name in only):
                 pairs = read(root / file, name)
                 check_count(pairs, str(root / file), allow_partial=allow_partial)
                 found[name] = pairs
@@ -222,8 +222,10 @@ def _pairs(name: str, scores: list[float], rows: list[tuple[str, str, str]], sha
 # Transfer
 
 
-def read_downstream_transfer(root: Path, *, allow_partial: bool = False) -> dict[str, TransferTask]:
-    """Every transfer task in `root`; tasks whose folder is not there are not.
+def read_downstream_transfer(
+    root: Path, *, only: Sequence[str] = (), allow_partial: bool = False
+) -> dict[str, TransferTask]:
+    """Every transfer task in `root` (or those named in `only`); tasks of which nothing is there are not.
 
     Raises:
         InputError: a task with files or examples missing (unless `allow_partial`, for examples), or a bad row.
@@ -231,7 +233,7 @@ def read_downstream_transfer(root: Path, *, allow_partial: bool = False) -> dict
     found = {}
     for name, files in _FILES.items():
         missing = [file for file in files if not (root / file).is_file()]
-        if len(missing) == len(files):
+        if len(missing) == len(files) or (only and name not in only):
             continue
         if missing:
             raise InputError(
