@@ -5,6 +5,7 @@ Results are kept by it. A folder's path or time stamp would not do: training wri
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 
@@ -31,6 +32,12 @@ def fingerprint(encoder: Encoder) -> str:
     else:
         rules = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     digest.update(json.dumps(rules, sort_keys=True, default=str).encode())
-    facts = [encoder.pooling, encoder.max_tokens, encoder.normalised, str(encoder.model.device.type)]
-    digest.update(json.dumps(facts).encode())
+    # Every other field, so that one added later counts from its first day.
+    facts = {
+        field.name: getattr(encoder, field.name)
+        for field in dataclasses.fields(encoder)
+        if field.name not in ("model", "tokenizer", "note")
+    }
+    facts["device"] = str(encoder.model.device.type)
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     return digest.hexdigest()

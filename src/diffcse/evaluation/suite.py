@@ -96,6 +96,8 @@ def encoder_candidate(name: str, encoder: Encoder, *, run: dict[str, Any] | None
         "width": encoder.width,
         "normalised": encoder.normalised,
     }
+    if getattr(encoder, "note", ""):  # who chose the pooling
+        facts["pooling_note"] = str(getattr(encoder, "note", ""))
     if run is not None:
         facts["run"] = run
     return Candidate(f"{name} ({encoder.pooling})", "model", lambda _: encoder, facts, fingerprint(encoder))
