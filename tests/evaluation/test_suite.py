@@ -157,24 +157,29 @@ def test_functions_are_not_kept(data, tmp_path):
 
 def test_the_average_needs_all_seven_whole_and_in_one_text(monkeypatch, tmp_path):
     names = dict.fromkeys(SEVEN, 24)
-    for module in (suite, __import__("diffcse.evaluation.sts", fromlist=["x"])):
-        monkeypatch.setattr(module, "PAIRS_IN", names)
+    for module in ("suite", "sts"):
+        monkeypatch.setattr(f"diffcse.evaluation.{module}.PAIRS_IN", names)
     for seed, name in enumerate(SEVEN):
         folders.tsv(tmp_path, name, n=24, seed=seed)
-    found = report(
-        [callable_candidate("c", folders.bag_of_words)], find_data([tmp_path], groups=("sts",)), groups=("sts",)
-    )
-    (result,) = found["results"]
-    values = [result["tasks"][f"sts/{name}"]["value"] for name in SEVEN]
-    assert result["averages"]["sts"]["value"] == pytest.approx(np.mean(values), rel=1e-5)
+
+    def measured():
+        sets = find_data([tmp_path], groups=("sts",))
+        found = report([callable_candidate("c", folders.bag_of_words)], sets, groups=("sts",))
+        return found, found["results"][0]["averages"]["sts"]["value"]
+
+    found, average = measured()
+    values = [found["results"][0]["tasks"][f"sts/{name}"]["value"] for name in SEVEN]
+    assert average == pytest.approx(np.mean(values), rel=1e-5)
     assert found["notes"] == []
+    folders.write(tmp_path / "STS12.tsv", (tmp_path / "STS12.tsv").read_text().upper())
+    assert measured()[1] is not None  # case alone is no matter: SentEval's SICK keeps its own
     text = (tmp_path / "STS13.tsv").read_text().replace("\n", " .\n").replace("\t", " .\t")
     folders.write(tmp_path / "STS13.tsv", text.replace(".0 .", ".0"))
-    found = report(
-        [callable_candidate("c", folders.bag_of_words)], find_data([tmp_path], groups=("sts",)), groups=("sts",)
-    )
-    assert found["results"][0]["averages"]["sts"]["value"] is None
-    assert "different texts" in found["notes"][0]
+    found, average = measured()
+    assert average is None
+    assert "STS13 tokenised" in found["notes"][0]
+    (tmp_path / "STS13.tsv").unlink()
+    assert measured()[1] is None
 
 
 def test_stored_embeddings_are_an_encoder(tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from diffcse.errors import InputError
-from diffcse.evaluation.embeddings import EmbeddingMatrix
+from diffcse.evaluation.embeddings import EmbeddingMatrix, normalise
 
 if TYPE_CHECKING:
     from diffcse.encoder.encode import Encoder
@@ -53,8 +53,8 @@ class Sif:
     """A weighted mean of static word vectors without their common direction (Arora, Liang & Ma, ICLR 2017).
 
     A word of probability p in `corpus` weighs a / (a + p), a = 1e-3. The first `components` singular vectors of the
-    corpus's sentence vectors (not centred) are then projected out, of every sentence. A sentence without known words
-    is a zero row.
+    corpus's sentence vectors (not centred) are then projected out, of every sentence. Rows have unit length, as TF-IDF's
+    have, so that a penalised classifier can use them; a sentence without known words is a zero row.
 
     Args:
         words: sentences -> the ids of their words, one list each.
@@ -93,7 +93,7 @@ class Sif:
     def __call__(self, sentences: list[str]) -> np.ndarray:
         """Rows for `sentences`: (n, d) float64."""
         means = self._means(sentences)
-        return means - (means @ self._common.T) @ self._common
+        return np.asarray(normalise(means - (means @ self._common.T) @ self._common))
 
     def _means(self, sentences: list[str]) -> np.ndarray:
         rows = np.zeros((len(sentences), self._vectors.shape[1]))

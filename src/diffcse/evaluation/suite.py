@@ -397,9 +397,9 @@ def report(
         raise InputError("nothing to measure: the folders given hold no set of these tasks")
     variants = {job.key: text_variant(job.sentences) for job in jobs}
     notes = list(data.notes)
-    of_sts = {variants[job.key] for job in jobs if job.group == "sts"}
-    if len(of_sts) > 1:
-        notes.append(f"the STS sets are in different texts ({'; '.join(sorted(of_sts))}): they do not average")
+    apart = {_tokenised(variants[job.key]): job.name for job in jobs if job.group == "sts"}
+    if len(apart) > 1:
+        notes.append(f"the STS sets are in different texts ({apart[True]} tokenised, {apart[False]} not): no average")
     results = []
     for candidate in candidates:
         done = measure(candidate, jobs, cache=cache, progress=progress)
@@ -427,11 +427,16 @@ def _averages(tasks: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     for group, names in (("sts", SEVEN), ("transfer", TRANSFER_SEVEN)):
         members = [tasks.get(f"{group}/{name}") for name in names]
         there = [task for task in members if task is not None and task["complete"]]
-        one_text = group != "sts" or len({task["data"]["text_variant"] for task in there}) == 1
+        one_text = group != "sts" or len({_tokenised(task["data"]["text_variant"]) for task in there}) == 1
         whole = len(there) == len(names) and one_text
         value = float(np.mean([task["value"] for task in there])) if whole else None
         found[group] = {"of": list(names), "value": value}
     return found
+
+
+def _tokenised(variant: str) -> bool:
+    """What must be one for an average. Case must not: SentEval lower-cases all its STS sets but SICK."""
+    return variant.startswith("tokenised")
 
 
 def _rounded(value: Any) -> Any:
