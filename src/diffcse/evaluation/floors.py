@@ -53,8 +53,8 @@ class Sif:
     """A weighted mean of static word vectors without their common direction (Arora, Liang & Ma, ICLR 2017).
 
     A word of probability p in `corpus` weighs a / (a + p), a = 1e-3. The first `components` singular vectors of the
-    corpus's sentence vectors (not centred) are then projected out, of every sentence. Rows have unit length, as TF-IDF's
-    have, so that a penalised classifier can use them; a sentence without known words is a zero row.
+    corpus's sentence vectors (not centred) are then projected out, of every sentence. Rows have unit length, as TF-IDF
+    rows have, so that a penalised classifier can use them; a sentence without known words is a zero row.
 
     Args:
         words: sentences -> the ids of their words, one list each.
