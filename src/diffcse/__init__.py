@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from diffcse.encoder.similarity import encode, similarity
     from diffcse.encoder.stream import embed
     from diffcse.errors import InputError
+    from diffcse.evaluation.data import find_data
+    from diffcse.evaluation.suite import evaluate
+    from diffcse.integrations.evaluators import StsEvaluator
     from diffcse.method.inspect import conditional_gain, judge
     from diffcse.method.objective import DiffCSE, Terms
     from diffcse.method.parts import build
@@ -57,6 +60,9 @@ _HOMES = {
     "encode": "encoder.similarity",
     "similarity": "encoder.similarity",
     "embed": "encoder.stream",
+    "evaluate": "evaluation.suite",
+    "find_data": "evaluation.data",
+    "StsEvaluator": "integrations.evaluators",
 }
 
 __all__ = [
@@ -68,6 +74,7 @@ __all__ = [
     "InputError",
     "Method",
     "Pretraining",
+    "StsEvaluator",
     "Terms",
     "Text",
     "Trained",
@@ -76,6 +83,8 @@ __all__ = [
     "conditional_gain",
     "embed",
     "encode",
+    "evaluate",
+    "find_data",
     "judge",
     "load",
     "load_pretraining",

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from diffcse.evaluation.geometry import alignment, effective_rank, mean_cosine, uniformity
+from diffcse.evaluation.geometry import alignment, effective_rank, mean_cosine, score_geometry, spectrum, uniformity
+from diffcse.evaluation.sts import PairSet
 
 
 @pytest.fixture
@@ -89,3 +90,31 @@ def test_too_few_rows_are_refused():
             figure(np.ones((1, 3)))
     with pytest.raises(ValueError, match="at least 1"):
         effective_rank(np.ones((0, 3)))
+
+
+def test_spectrum_is_shares_of_squared_singular_values(rows):
+    x, _ = rows
+    unit = [row / math.sqrt(sum(v * v for v in row)) if row.any() else row for row in x]
+    eigen = sorted(np.linalg.eigvalsh(sum(np.outer(u, u) for u in unit)), reverse=True)
+    expected = [value / sum(eigen) for value in eigen]
+    assert spectrum(x) == pytest.approx(expected)
+    assert spectrum(sparse.csr_array(x))[:4] == pytest.approx(expected)
+    assert spectrum(np.zeros((2, 3))).tolist() == [0, 0]
+    assert spectrum(np.ones((5, 3))) == pytest.approx([1, 0, 0], abs=1e-12)
+
+
+def test_a_set_of_pairs_is_measured_as_simcse_does():
+    place = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [1.0, 1.0], "d": [-1.0, 0.0]}
+    pairs = PairSet("STSB-dev", np.array([5.0, 4.0, 4.2]), ("a", "a", "a"), ("c", "b", "d"), ("x",) * 3, "")
+    encode = lambda sentences: np.array([place[s] for s in sentences])  # noqa: E731
+    found = score_geometry(encode, ["a", "b", "c", "d", "a"], pairs)
+    # graded above 4: a and c, at 45 degrees, squared distance 2 - sqrt(2); a and d, opposite, 4
+    assert found.alignment == pytest.approx((2 - math.sqrt(2) + 4) / 2)
+    assert (found.n, found.positive_pairs, found.width) == (4, 2, 2)
+    x = encode(["a", "b", "c", "d"])
+    assert found.uniformity == uniformity(x)
+    assert found.effective_rank == effective_rank(x)
+    assert found.mean_cosine == mean_cosine(x)
+    assert found.spectrum == pytest.approx(spectrum(x))
+    assert found.directions_90 == 2
+    assert score_geometry(encode, ["a", "b"]).alignment is None

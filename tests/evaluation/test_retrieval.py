@@ -8,7 +8,8 @@ import pytest
 from scipy import sparse
 
 from diffcse.errors import InputError
-from diffcse.evaluation.retrieval import relevant_ranks, score_rankings, score_retrieval
+from diffcse.evaluation.beir import Collection
+from diffcse.evaluation.retrieval import relevant_ranks, score_collection, score_rankings, score_retrieval
 
 
 def rank_by_loop(query, documents, relevant):
@@ -94,3 +95,64 @@ def test_from_sentences_each_embedded_once():
 def test_mistakes_are_named(relevant, ks, message):
     with pytest.raises(InputError, match=message):
         score_rankings(np.ones((2, 2)), np.ones((3, 2)), relevant, ks)
+
+
+# Collections with several graded answers
+
+
+def by_loop(queries, documents, relevant, excluded, ks):
+    """nDCG@10, MRR@10 and recall@k of trec_eval, in loops; of equal cosines the wrong document comes first."""
+    ndcgs, mrrs, recalls = [], [], {k: [] for k in ks}
+    for q, answers, left_out in zip(queries, relevant, excluded, strict=True):
+        ranked = []
+        for i, d in enumerate(documents):
+            cosine = q @ d / math.sqrt((q @ q) * (d @ d))
+            if i not in left_out:
+                ranked.append((-round(cosine, 9), i in answers, answers.get(i, 0), i))
+        order = [i for *_, i in sorted(ranked)]
+        gain = sum(answers.get(i, 0) / math.log2(r + 2) for r, i in enumerate(order[:10]))
+        best = sum(g / math.log2(r + 2) for r, g in enumerate(sorted(answers.values(), reverse=True)[:10]))
+        ndcgs.append(gain / best)
+        ranks = [r + 1 for r, i in enumerate(order[:10]) if i in answers]
+        mrrs.append(1 / ranks[0] if ranks else 0)
+        for k in ks:
+            recalls[k].append(sum(i in answers for i in order[:k]) / len(answers))
+    mean = lambda values: 100 * sum(values) / len(values)  # noqa: E731
+    return mean(ndcgs), mean(mrrs), {k: mean(values) for k, values in recalls.items()}
+
+
+def a_collection(relevant, excluded, documents):
+    return Collection(
+        name="c",
+        queries=tuple(f"q{i}" for i in range(len(relevant))),
+        documents=tuple(f"d{i}" for i in range(documents)),
+        relevant=tuple(relevant),
+        excluded=tuple(excluded),
+        unjudged=0,
+        sha256="",
+    )
+
+
+@pytest.mark.parametrize("documents", [3, 12, 40])
+def test_a_collection_scores_as_a_loop_over_sorted_documents(documents):
+    rng = np.random.default_rng(documents)
+    d = rng.integers(-1, 2, size=(documents, 4)) + 0.5  # many ties
+    q = rng.integers(-1, 2, size=(20, 4)) + 0.5
+    relevant = [
+        {int(i): float(rng.integers(1, 4)) for i in rng.choice(documents, size=rng.integers(1, 4), replace=False)}
+        for _ in q
+    ]
+    excluded = [frozenset({int(rng.integers(documents))} - answers.keys()) for answers in relevant]
+    rows = {f"q{i}": v for i, v in enumerate(q)} | {f"d{i}": v for i, v in enumerate(d)}
+    score = score_collection(lambda s: np.array([rows[t] for t in s]), a_collection(relevant, excluded, documents))
+    ndcg, mrr, recall = by_loop(q, d, relevant, excluded, (1, 5, 10, 100))
+    assert score.ndcg == pytest.approx(ndcg)
+    assert score.mrr == pytest.approx(mrr)
+    assert score.recall == pytest.approx(recall)
+    assert score.gains.mean() == pytest.approx(score.ndcg)
+
+
+def test_one_point_for_everything_finds_nothing():
+    collection = a_collection([{0: 1.0}, {5: 1.0}], [frozenset(), frozenset()], 200)
+    score = score_collection(lambda s: np.ones((len(s), 3)), collection)
+    assert (score.ndcg, score.mrr, score.recall[100]) == (0, 0, 0)

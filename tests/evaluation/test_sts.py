@@ -14,7 +14,8 @@ from scipy import stats
 
 from diffcse.errors import InputError
 from diffcse.evaluation import sts
-from diffcse.evaluation.sts import PairSet, find_sets, read_pairs, score_cosines, score_sts
+from diffcse.evaluation.data import find_sets
+from diffcse.evaluation.sts import PairSet, read_pairs, score_cosines, score_sts
 
 GOOD = '5.0\tA man is "dancing.\tA man dances.\tvideo\n0\tOne.\tTwo.\tvideo\n2.5\tA"\tB\tforum\n'
 
@@ -148,10 +149,10 @@ def test_sets_are_found_by_name_and_other_files_left_alone(tmp_path):
 
 
 def test_a_folder_without_sets_says_what_it_holds(tmp_path):
-    with pytest.raises(InputError, match="It holds nothing"):
+    with pytest.raises(InputError, match=r"holds no graded pairs.* It holds nothing"):
         find_sets(tmp_path)
     write(tmp_path, GOOD, "STS12.csv")
-    with pytest.raises(InputError, match=r"no \*\.tsv file .* It holds STS12\.csv"):
+    with pytest.raises(InputError, match=r"holds no graded pairs.* It holds STS12\.csv"):
         find_sets(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
         find_sets(tmp_path / "STS12.csv")

@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes
 
+from diffcse.cli.compare import Compare
 from diffcse.cli.doctor import Doctor
 from diffcse.cli.embed import Embed
 from diffcse.cli.evaluate import Evaluate
@@ -30,6 +31,7 @@ VERBS: dict[str, Any] = {
     "train": Train,
     "pretrain": Pretrain,
     "evaluate": Evaluate,
+    "compare": Compare,
     "embed": Embed,
     "similarity": Similarity,
 }

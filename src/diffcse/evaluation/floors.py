@@ -1,17 +1,26 @@
-"""Encoders that have learned nothing of meaning, for tables to stand on.
+"""Encoders that have learned nothing of sentences, for tables to stand on.
 
 An encoder that scores below shared words, weighted by how rare they are, has shown nothing, however it was
-trained.
+trained. Nor has one below a weighted mean of static word vectors, if it started from vectors as good.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gzip
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from diffcse.errors import InputError
-from diffcse.evaluation.embeddings import EmbeddingMatrix
+from diffcse.evaluation.embeddings import EmbeddingMatrix, normalise
+
+if TYPE_CHECKING:
+    from diffcse.encoder.encode import Encoder
 
 
 class TfIdf:
@@ -38,3 +47,125 @@ class TfIdf:
     def __call__(self, sentences: list[str]) -> EmbeddingMatrix:
         """Rows for `sentences`: (n, words) sparse float64; a sentence of unknown words is a zero row."""
         return self._vectoriser.transform(sentences)
+
+
+class Sif:
+    """A weighted mean of static word vectors without their common direction (Arora, Liang & Ma, ICLR 2017).
+
+    A word of probability p in `corpus` weighs a / (a + p), a = 1e-3. The first `components` singular vectors of the
+    corpus's sentence vectors (not centred) are then projected out, of every sentence. Rows have unit length, as TF-IDF
+    rows have, so that a penalised classifier can use them; a sentence without known words is a zero row.
+
+    Args:
+        words: sentences -> the ids of their words, one list each.
+        vectors: (words, d), a row an id.
+        corpus: what word probabilities and common directions are fitted on.
+
+    Raises:
+        InputError: no sentence of the corpus holds a known word.
+    """
+
+    def __init__(
+        self,
+        words: Callable[[list[str]], list[list[int]]],
+        vectors: np.ndarray,
+        corpus: Sequence[str],
+        *,
+        a: float = 1e-3,
+        components: int = 1,
+    ) -> None:
+        distinct = list(dict.fromkeys(corpus))
+        self._words, self._vectors = words, vectors
+        counts = Counter(word for sentence in words(distinct) for word in sentence)
+        total = sum(counts.values())
+        if not total:
+            raise InputError(
+                f"SIF knows no word of the {len(distinct)} sentences given: are the vectors of this language?"
+            )
+        # A word the corpus lacks has probability 0 there, and so the full weight.
+        self._weights = np.ones(len(vectors))
+        for word, count in counts.items():
+            self._weights[word] = a / (a + count / total)
+        self._common = np.zeros((0, vectors.shape[1]))
+        means = self._means(distinct)
+        self._common = np.linalg.svd(means, full_matrices=False)[2][:components]
+
+    def __call__(self, sentences: list[str]) -> np.ndarray:
+        """Rows for `sentences`: (n, d) float64."""
+        means = self._means(sentences)
+        return np.asarray(normalise(means - (means @ self._common.T) @ self._common))
+
+    def _means(self, sentences: list[str]) -> np.ndarray:
+        rows = np.zeros((len(sentences), self._vectors.shape[1]))
+        for i, words in enumerate(self._words(sentences)):
+            if words:
+                rows[i] = (self._weights[words, None] * self._vectors[words]).mean(axis=0)
+        return rows
+
+
+def input_embeddings(encoder: Encoder) -> tuple[Callable[[list[str]], list[list[int]]], np.ndarray]:
+    """The static part of a model for `Sif`: its tokens, special ones aside, and its table of token vectors (V, H)."""
+
+    def words(sentences: list[str]) -> list[list[int]]:
+        ids = encoder.tokenizer(sentences, add_special_tokens=False, truncation=True, max_length=encoder.max_tokens)[
+            "input_ids"
+        ]
+        return [list(row) for row in ids]
+
+    table: Any = encoder.model.get_input_embeddings()
+    return words, table.weight.detach().cpu().float().numpy().astype(np.float64)
+
+
+def read_vectors(
+    path: str | Path, sentences: Sequence[str]
+) -> tuple[Callable[[list[str]], list[list[int]]], np.ndarray]:
+    """Word vectors from a text file of `word number number ...` lines (GloVe, word2vec, fastText), for `Sif`.
+
+    Only the words of `sentences` are kept, so that a file of millions fits. A first line of two numbers (words,
+    width) is skipped; `.gz` is unpacked. Words are runs of word characters or single marks; one that the file lacks
+    is looked up in lower case.
+
+    Raises:
+        InputError: unreadable, a line of another width, or a value that is no finite number.
+    """
+    path = Path(path)
+    wanted = {form for sentence in sentences for word in _split(sentence) for form in (word, word.lower())}
+    places: dict[str, int] = {}
+    rows: list[np.ndarray] = []
+    width = None
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            for i, raw in enumerate(file, start=1):
+                fields = raw.decode(errors="replace").rstrip().split(" ")
+                if i == 1 and len(fields) == 2:
+                    continue
+                width = width or len(fields) - 1
+                # Some files have words with blanks in them: the numbers are counted from the end.
+                word = " ".join(fields[:-width])
+                if word not in wanted or word in places:
+                    continue
+                try:
+                    row = np.array(fields[-width:], dtype=np.float64)
+                except ValueError as error:
+                    raise InputError(f"{path}, line {i}: is not a word and {width} numbers") from error
+                if not np.isfinite(row).all():
+                    raise InputError(f"{path}, line {i}: holds NaN or infinity")
+                places[word] = len(rows)
+                rows.append(row)
+    except (OSError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    if not rows:
+        raise InputError(f"{path}: has no vector for any word asked for. Give lines of: word number number ...")
+
+    def words(batch: list[str]) -> list[list[int]]:
+        found = []
+        for sentence in batch:
+            ids = (places.get(word, places.get(word.lower())) for word in _split(sentence))
+            found.append([place for place in ids if place is not None])
+        return found
+
+    return words, np.stack(rows)
+
+
+def _split(sentence: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]", sentence)

@@ -8,9 +8,79 @@ stays at the origin.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
-from diffcse.evaluation.embeddings import EmbeddingMatrix, as_matrix, cosine_blocks, cosines, normalise
+from diffcse.evaluation.embeddings import (
+    EmbeddingMatrix,
+    Encode,
+    as_matrix,
+    cosine_blocks,
+    cosines,
+    embed_once,
+    normalise,
+)
+from diffcse.evaluation.sts import PairSet
+
+ALIKE = 4.0
+"""Pairs graded above this (of 5) are the positive pairs of alignment: SimCSE's choice (arXiv 2104.08821, section 3)."""
+
+SHOWN = 64
+"""Shares of the spectrum that are kept in a record."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How the embeddings of some text lie in space."""
+
+    n: int
+    """Distinct sentences."""
+    alignment: float | None
+    """Over the positive pairs; None where there are none."""
+    positive_pairs: int
+    uniformity: float
+    effective_rank: float
+    mean_cosine: float
+    width: int
+    spectrum: tuple[float, ...]
+    """Shares of the squared singular values of the unit rows, the largest first, `SHOWN` at most."""
+    directions_90: int
+    """Directions that hold 90 % of the squared length."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
+
+
+def score_geometry(encode: Encode, sentences: Sequence[str], pairs: PairSet | None = None) -> Geometry:
+    """Geometry of the distinct `sentences`; alignment is over the pairs of `pairs` graded above 4.
+
+    SimCSE computes uniformity over all sentences of STS-B as they come; here a sentence that occurs several times
+    counts once, because its copies coincide under any encoder.
+
+    Raises:
+        InputError: as `embed_once` does.
+    """
+    distinct = list(dict.fromkeys(sentences))
+    alike = [] if pairs is None else [i for i, score in enumerate(pairs.scores) if score > ALIKE]
+    first = [pairs.first[i] for i in alike] if pairs is not None else []
+    second = [pairs.second[i] for i in alike] if pairs is not None else []
+    x, a, b = embed_once(encode, distinct, first, second)
+    shares = spectrum(x)
+    return Geometry(
+        n=len(distinct),
+        alignment=alignment(a, b) if alike else None,
+        positive_pairs=len(alike),
+        uniformity=uniformity(x),
+        effective_rank=effective_rank(x),
+        mean_cosine=mean_cosine(x),
+        width=int(x.shape[1]),
+        spectrum=tuple(float(share) for share in shares[:SHOWN]),
+        directions_90=int(np.searchsorted(np.cumsum(shares), 0.9) + 1) if shares.any() else 0,
+    )
 
 
 def alignment(x: EmbeddingMatrix, y: EmbeddingMatrix) -> float:
@@ -51,19 +121,21 @@ def effective_rank(x: EmbeddingMatrix) -> float:
     3.0
     """
     _need(x, 1)
-    x = as_matrix(x).astype(np.float64)
-    if isinstance(x, np.ndarray):
-        values = np.linalg.svd(x, compute_uv=False)
-    else:
-        gram = (x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x).toarray()
-        squares = np.linalg.eigvalsh(gram)
-        # Zero eigenvalues come out as rounding dust, of which the root below would make something.
-        dust = squares.max(initial=0.0) * len(gram) * np.finfo(np.float64).eps
-        values = np.sqrt(np.where(squares > dust, squares, 0.0))
+    values = _singular_values(as_matrix(x).astype(np.float64))
     if not values.any():
         return 0.0
     shares = values[values > 0] / values.sum()
     return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def spectrum(x: EmbeddingMatrix) -> np.ndarray:
+    """Shares of the squared singular values of unit rows of `x` (n, d), the largest first: (min(n, d),), sum 1.
+
+    Not centred: a first share near 1 is a narrow cone, all equal is a ball. All 0 where every row is zero.
+    """
+    _need(x, 1)
+    squares = np.sort(_singular_values(normalise(as_matrix(x).astype(np.float64))))[::-1] ** 2
+    return squares / squares.sum() if squares.any() else squares
 
 
 def mean_cosine(x: EmbeddingMatrix) -> float:
@@ -74,6 +146,17 @@ def mean_cosine(x: EmbeddingMatrix) -> float:
     n = _need(x, 2)
     total = np.asarray(normalise(x).sum(axis=0, dtype=np.float64)).ravel()
     return float((total @ total - _squared_lengths(x).sum()) / (n * (n - 1)))
+
+
+def _singular_values(x: EmbeddingMatrix) -> np.ndarray:
+    """Of `x` (n, d) in float64, in no order."""
+    if isinstance(x, np.ndarray):
+        return np.linalg.svd(x, compute_uv=False)
+    gram = (x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x).toarray()
+    squares = np.linalg.eigvalsh(gram)
+    # Zero eigenvalues come out as rounding dust, of which the root below would make something.
+    dust = squares.max(initial=0.0) * len(gram) * np.finfo(np.float64).eps
+    return np.sqrt(np.where(squares > dust, squares, 0.0))
 
 
 def _squared_lengths(x: EmbeddingMatrix) -> np.ndarray:

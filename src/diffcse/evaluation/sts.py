@@ -6,23 +6,29 @@ of SimCSE, DiffCSE and of our tables), `mean` and `wmean` over the subsets (SimC
 B).
 
 Files are `score<TAB>sentence 1<TAB>sentence 2[<TAB>subset]`, split at tabs and nowhere else: sentences hold
-quote characters, which a CSV reader would pair up and so swallow lines.
+quote characters, which a CSV reader would pair up and so swallow lines. SentEval's own layout is read by
+`downstream`.
+
+The same sets circulate in two texts, as written and Moses-tokenised (SentEval's), and scores on one do not compare
+with scores on the other: `text_variant` tells which it was.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from diffcse.errors import InputError
 from diffcse.evaluation.correlation import pearson, spearman
 from diffcse.evaluation.embeddings import Encode, cosines, embed_once
+from diffcse.evaluation.lines import read_bytes, split_lines
 
 PAIRS_IN = {
     "STS12": 3108,
@@ -38,6 +44,11 @@ PAIRS_IN = {
     "SICKR-test": 4927,
 }
 """Pairs in the well-known sets. Truncated copies circulate, and a figure on one compares with nothing."""
+
+SEVEN = ("STS12", "STS13", "STS14", "STS15", "STS16", "STSB-test", "SICKR-test")
+"""The sets whose average SimCSE, DiffCSE and their successors report."""
+
+TextVariant = Literal["natural", "lower-cased", "tokenised", "tokenised, lower-cased"]
 
 _FIELDS = ("score", "sentence 1", "sentence 2", "subset")
 _LAYOUT = "score<TAB>sentence 1<TAB>sentence 2, and optionally <TAB>subset"
@@ -127,15 +138,8 @@ def read_pairs(path: str | Path) -> PairSet:
     defined.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Give a file of {_LAYOUT}.") from error
-    if not data.strip():
-        raise InputError(f"{path}: is empty. Give a file of {_LAYOUT}.")
-    # Not splitlines(): it also splits at characters such as U+2028, which occur inside sentences.
-    lines = _decode(data, path).removesuffix("\n").split("\n")
-    rows = [line.removesuffix("\r").split("\t") for line in lines]
+    data = read_bytes(path, _LAYOUT)
+    rows = [line.split("\t") for line in split_lines(data, path)]
     scores = [_check_row(row, len(rows[0]), f"{path}, line {i}") for i, row in enumerate(rows, start=1)]
     if len(rows) < _FEWEST:
         raise InputError(f"{path}: has {len(rows)} pairs; a correlation needs at least {_FEWEST}.")
@@ -154,42 +158,51 @@ def read_pairs(path: str | Path) -> PairSet:
     )
 
 
-def find_sets(directory: str | Path, *, allow_partial: bool = False) -> dict[str, PairSet]:
-    """Read every `*.tsv` of `directory`, by name: STSB-dev.tsv is task STSB-dev.
+def split_of(name: str) -> Literal["train", "dev", "test", "unknown"]:
+    """Which split of its benchmark the set `name` is: so that no dev score is quoted as test."""
+    if name in PAIRS_IN and name.startswith("STS1"):
+        return "test"
+    ends: dict[str, Literal["train", "dev", "test"]] = {"train": "train", "dev": "dev", "trial": "dev", "test": "test"}
+    return ends.get(name.rpartition("-")[2], "unknown") if name in PAIRS_IN else "unknown"
 
-    Raises `InputError` where there is none, where a file cannot be read as pairs, or where a set of a
-    well-known name (`PAIRS_IN`) has another number of pairs than it should; `allow_partial` lets that pass.
+
+def text_variant(sentences: Sequence[str]) -> TextVariant:
+    """In which of the circulating forms these sentences are.
+
+    Tokenised: marks such as `. , ; : ?` mostly stand apart from the word before them, as Moses' tokenizer (SentEval's
+    preparation) and the Penn Treebank's leave them. Lower-cased: no sentence holds a capital.
+
+    >>> text_variant(["A man, a plan.", "So what?"]), text_variant(["a man , a plan .", "so what ?"])
+    ('natural', 'tokenised, lower-cased')
     """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise InputError(f"{directory}: is not a folder. Give a folder of *.tsv files of {_LAYOUT}.")
-    names = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
-    sets = [read_pairs(directory / name) for name in names if name.endswith(".tsv")]
-    if not sets:
-        there = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") if names else "nothing"
-        raise InputError(f"{directory}: holds no *.tsv file of {_LAYOUT}. It holds {there}.")
-    for pair_set in sets:
-        expected = PAIRS_IN.get(pair_set.name, len(pair_set))
-        if len(pair_set) != expected and not allow_partial:
-            raise InputError(
-                f"{directory / pair_set.name}.tsv: {expected} pairs expected, {len(pair_set)} found. Get the "
-                f"whole set, rename one of your own, or allow partial sets where scores need not compare."
-            )
-    return {pair_set.name: pair_set for pair_set in sets}
+    attached = apart = 0
+    lower = True
+    for sentence in sentences:
+        attached += len(_ATTACHED.findall(sentence))
+        apart += len(_APART.findall(sentence))
+        lower = lower and sentence == sentence.lower()
+    if apart > attached:
+        return "tokenised, lower-cased" if lower else "tokenised"
+    return "lower-cased" if lower else "natural"
 
 
-def _decode(data: bytes, path: Path) -> str:
-    """`data` as text without its byte-order mark, or an `InputError` that finds the first bad byte."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # error.start counts from behind a byte-order mark, error.object begins there too.
-        before = error.object[: error.start]
-        line, place = before.count(b"\n") + 1, before.rpartition(b"\n")[2].count(b"\t") + 1
-        byte = error.object[error.start]
+_ATTACHED = re.compile(r"\w[.,;:!?](?=\s|$)")
+_APART = re.compile(r"(?<=\s)[.,;:!?](?=\s|$)")
+
+
+def check_count(pairs: PairSet, where: str, *, allow_partial: bool) -> None:
+    """That a well-known set is whole.
+
+    Raises:
+        InputError: it has another number of pairs than `PAIRS_IN` says, and partial sets are not allowed.
+    """
+    expected = PAIRS_IN.get(pairs.name, len(pairs))
+    if len(pairs) != expected and not allow_partial:
+        change = f"{expected - len(pairs)} are missing" if len(pairs) < expected else "that is more than there are"
         raise InputError(
-            f"{path}, line {line}, field {place}: byte 0x{byte:02x} is not UTF-8. Save the file as UTF-8."
-        ) from error
+            f"{where}: {expected} pairs expected, {len(pairs)} found: {change}. Get the whole set, rename one of your "
+            "own, or pass --allow-partial where scores need not compare"
+        )
 
 
 def _check_row(row: list[str], width: int, where: str) -> float:

@@ -620,6 +620,10 @@ def _followers(r: Report, is_split: bool) -> Finding:
         )
     if r.followed < 0.5:
         return Finding(
-            "documents", "note", found, "only matters to training with neighbours (--positives, --pairing), which would see few", ""
+            "documents",
+            "note",
+            found,
+            "only matters to training with neighbours (--positives, --pairing), which would see few",
+            "",
         )
     return Finding("documents", "good", found, "", "")

@@ -1,0 +1,246 @@
+"""`diffcse compare`."""
+
+from __future__ import annotations
+
+import json as json_format
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rich.console import Console
+from tyro.conf import Positional, UseAppendAction, arg
+
+from diffcse.errors import InputError
+
+if TYPE_CHECKING:
+    from diffcse.evaluation.data import Data
+    from diffcse.evaluation.seeds import Run
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare methods over seeds: is a difference more than luck with the seed and the sentences?"""
+
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN...", help_behavior_hint="")]
+    """Runs of `diffcse train`, or JSON files of `diffcse evaluate`. NAME=RUN names its method."""
+    data: UseAppendAction[tuple[Path, ...]] = ()
+    """Folder with STS sets, to score the runs' encoders on pair by pair. Without it: the dev scores they recorded."""
+    sets: UseAppendAction[tuple[str, ...]] = ()
+    """Only this set, such as STS12."""
+    baseline: str | None = None
+    """The method the others are compared with; the first if not given."""
+    resamples: int = 1000
+    """Draws of the bootstrap over sentence pairs."""
+    allow_partial: bool = False
+    """Accept well-known sets with pairs or subsets missing."""
+    cache: bool = True
+    """Keep scores, and use those kept for exactly this encoder, set and code."""
+    markdown: Path | None = None
+    """Write the tables to this file."""
+    json: Path | None = None
+    """Write everything to this file."""
+    html: Path | None = None
+    """Write a page with plots to this file."""
+
+    def __call__(self, console: Console) -> None:
+        if len(self.runs) < 2:
+            raise InputError("nothing to compare: give two or more runs, e.g. diffcse compare runs/*")
+        if self.resamples < 100:
+            raise InputError(f"--resamples {self.resamples}: at least 100, or intervals mean nothing")
+        from diffcse.evaluation.data import Data, find_data
+        from diffcse.evaluation.seeds import compare_methods
+        from diffcse.files import write_json, write_text
+        from diffcse.record import finite, versions
+        from diffcse.report.comparison import comparison_markdown, comparison_page
+        from diffcse.terminal import say
+
+        data = Data()
+        if self.data:
+            data = find_data(self.data, groups=("sts",), only=self.sets, allow_partial=self.allow_partial)
+        sources = [_Source.of(text) for text in self.runs]
+        _name_methods(sources)
+        runs, notes = [], list(data.notes)
+        for source in sources:
+            runs += self._scored(source, data, notes, console)
+        try:
+            found = compare_methods(
+                runs,
+                {name: pairs.scores for name, pairs in data.sts.items()},
+                baseline=self.baseline,
+                resamples=self.resamples,
+            )
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        if not any(each["sets"] for each in found["checkpoints"].values()):
+            raise InputError("the runs share no set: nothing can be compared. Give --data DIR to score them all on one")
+        whole = {
+            "schema": "diffcse-comparison/1",
+            **found,
+            "metric": "points; for STS, Spearman of cosine, all pairs of a set together",
+            "data": {name: {"sha256": pairs.sha256, "pairs": len(pairs)} for name, pairs in data.sts.items()},
+            "sources": [{"run": s.label, "method": s.method, "seed": s.seed} for s in sources],
+            "notes": list(dict.fromkeys(notes)),
+            "versions": versions(),
+        }
+        whole = finite(whole)
+        markdown = comparison_markdown(whole)
+        print(markdown, end="")
+        for path, text in ((self.markdown, lambda: markdown), (self.html, lambda: comparison_page(whole))):
+            if path:
+                write_text(path, text())
+                say(console, f"written  {path}")
+        if self.json:
+            write_json(self.json, whole)
+            say(console, f"written  {self.json}")
+
+    def _scored(self, source: _Source, data: Data, notes: list[str], console: Console) -> list[Run]:
+        from diffcse.evaluation.seeds import Run
+
+        if source.report is not None:
+            tasks = source.result["tasks"].values()
+            scores = {_short(task): task["value"] for task in tasks if task["group"] != "geometry"}
+            if self.sets:
+                scores = {name: value for name, value in scores.items() if name in self.sets}
+            return [Run(source.method, source.seed, "given", scores, {})]
+        dev = source.record.scores.get("dev")
+        if not data.sts:
+            if not dev:
+                raise InputError(f"{source.label}: recorded no dev score: give --data DIR to score its encoder")
+            name = Path(dev["file"]).stem
+            if self.sets and name not in self.sets:
+                raise InputError(f"{source.label}: its dev score is on {name}; give --data DIR for other sets")
+            return [
+                Run(source.method, source.seed, which, {name: dev[which]}, {})
+                for which in ("best", "last")
+                if dev.get(which) is not None
+            ]
+        import numpy as np
+
+        from diffcse.encoder.load import load
+        from diffcse.evaluation.cache import ResultCache, default_cache_dir
+        from diffcse.evaluation.suite import encoder_candidate, measure, sts_jobs
+
+        cache = ResultCache(default_cache_dir() if self.cache else None)
+        chose = source.record.data.get("dev_sha256")
+        notes += [
+            f"{name} chose the best steps, so its scores under “best” are too high; those under “last” are not"
+            for name, pairs in data.sts.items()
+            if chose == pairs.sha256
+        ]
+        folders = {"best": "model", "last": "last"} if dev else {"last": "model"}
+        made = []
+        for which, folder in folders.items():
+            if not (source.path / folder).is_dir():
+                raise InputError(
+                    f"{source.label}: has no {folder}/, so its run is not complete; finish it with --resume"
+                )
+            if console.is_terminal:
+                console.print(f"scoring  {source.label}/{folder}", markup=False, highlight=False)
+            candidate = encoder_candidate(source.label, load(source.path / folder))
+            done = measure(candidate, sts_jobs(data), cache=cache)
+            values = {key.partition("/")[2]: found for key, found in done.items()}
+            made.append(
+                Run(
+                    source.method,
+                    source.seed,
+                    which,
+                    {name: record["value"] for name, (record, _) in values.items()},
+                    {name: np.array(cosines) for name, (_, cosines) in values.items()},
+                )
+            )
+        return made
+
+
+@dataclass
+class _Source:
+    """One thing given on the command line."""
+
+    label: str
+    path: Path
+    named: str | None
+    record: Any = None
+    report: Any = None
+    result: Any = None
+    method: str = ""
+    seed: int | None = None
+
+    @classmethod
+    def of(cls, text: str) -> _Source:
+        """`text` is a path, or a method's name, "=" and a path."""
+        name, found, rest = text.partition("=")
+        named, path = (name, Path(rest)) if found and not Path(text).exists() else (None, Path(text))
+        if path.is_dir():
+            from diffcse.record import read_record
+
+            if not (path / "run.json").is_file():
+                raise InputError(f"{path}: no run: it has no run.json. Give the folder that diffcse train wrote")
+            record = read_record(path / "run.json")
+            if record.kind != "train" or record.status != "complete":
+                raise InputError(f"{path}: not a complete run of diffcse train; finish it with --resume")
+            return cls(str(path), path, named, record=record, seed=record.seed)
+        report = _read_report(path)
+        results = [result for result in report["results"] if result["encoder"]["kind"] != "floor"]
+        if len(results) != 1:
+            raise InputError(f"{path}: holds {len(results)} encoders; write one file for each run to compare")
+        run = results[0]["encoder"].get("run") or {}
+        return cls(str(path), path, named, report=report, result=results[0], seed=run.get("seed"))
+
+
+def _read_report(path: Path) -> Any:
+    try:
+        report = json_format.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}. Give a run folder or a JSON file") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(report, dict) or report.get("schema") != "diffcse-evaluation/1":
+        raise InputError(f"{path}: not what diffcse evaluate --json of this version writes")
+    return report
+
+
+def _short(task: dict[str, Any]) -> str:
+    return task["name"] if task["group"] == "sts" else f"{task['group']}/{task['name']}"
+
+
+def _name_methods(sources: list[_Source]) -> None:
+    """Give each source its method's name: as asked, or what sets its recipe apart. Seeds of one method share it."""
+    from diffcse.config import differences
+
+    configs = {id(s): _without_seed(s.record.config) for s in sources if s.record is not None and s.named is None}
+    changing: dict[str, set[str]] = {}
+    for kind in {_kind(config) for config in configs.values()}:
+        # A recipe without the difference term has fields that mean nothing there: like is compared with like.
+        alike = [config for config in configs.values() if _kind(config) == kind]
+        changing[kind] = {key for config in alike[1:] for key in differences(alike[0], config)} - {"name"}
+    for source in sources:
+        if source.named is not None:
+            source.method = source.named
+        elif source.record is None:
+            encoder = source.result["encoder"]
+            source.method = (encoder.get("run") or {}).get("recipe") or encoder["name"]
+        else:
+            config = configs[id(source)]
+            values = [f"{key.rpartition('.')[2]} {_get(config, key)}" for key in sorted(changing[_kind(config)])]
+            source.method = ", ".join([_kind(config), *values])
+
+
+def _kind(config: dict[str, Any]) -> str:
+    difference = _get(config, "method.difference")
+    return {"none": "SimCSE", "rtd": "DiffCSE"}.get(difference, f"DiffCSE ({difference})")
+
+
+def _get(config: dict[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+_NO_METHOD = ("seed", "dev", "log_every", "checkpoint_every", "keep_training_parts")
+"""Training fields that leave the method what it is."""
+
+
+def _without_seed(config: dict[str, Any]) -> dict[str, Any]:
+    training = {key: value for key, value in config.get("training", {}).items() if key not in _NO_METHOD}
+    kept = {key: value for key, value in config.items() if key not in ("reproduces", "hardware")}
+    return {**kept, "training": training}

@@ -1,0 +1,209 @@
+"""Folders -> everything there is to measure on.
+
+People keep these sets in different layouts and in parts, so one question is answered here for all of them: what is
+there, is it whole, and in which text. A folder given may be
+
+- SentEval's `downstream` (or its parent),
+- a folder of `*.tsv`: score, sentence 1, sentence 2 and perhaps subset; a file's stem names its set,
+- a search collection in BEIR's layout, or a folder of such.
+
+Where two folders hold the same set, the one given first counts, and a note says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from diffcse.errors import InputError
+from diffcse.evaluation.beir import Collection, is_collection, pairs_as_collection, read_collection
+from diffcse.evaluation.downstream import TransferTask, downstream_root, read_downstream_sts, read_downstream_transfer
+from diffcse.evaluation.lines import hash_files, read_bytes, split_lines
+from diffcse.evaluation.sts import PAIRS_IN, SEVEN, PairSet, check_count, read_pairs, split_of
+
+TSV_LAYOUT = "score<TAB>sentence 1<TAB>sentence 2, and optionally <TAB>subset"
+LAYOUTS = (
+    "Known are: SentEval's downstream folder (STS/, SICK/, CR/, ...), *.tsv files of "
+    f"{TSV_LAYOUT}, and BEIR's corpus.jsonl, queries.jsonl, qrels/test.tsv"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class TextSet:
+    """Plain sentences, for the geometry of their embeddings."""
+
+    name: str
+    sentences: tuple[str, ...]
+    sha256: str
+
+
+@dataclass(eq=False)
+class Data:
+    """What was found, by name."""
+
+    sts: dict[str, PairSet] = field(default_factory=dict)
+    transfer: dict[str, TransferTask] = field(default_factory=dict)
+    collections: dict[str, Collection] = field(default_factory=dict)
+    texts: dict[str, TextSet] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the scores should know."""
+
+    def searches(self) -> dict[str, Collection]:
+        """The collections, and the search of the DiffCSE paper on each set that has pairs graded 5.
+
+        On STS-B if it is there (the paper's), else on every set.
+        """
+        found = dict(self.collections)
+        for name, pairs in _preferring_stsb(self.sts).items():
+            made = pairs_as_collection(pairs)
+            if made is not None:
+                found.setdefault(name, made)
+        return found
+
+    def shapes(self) -> dict[str, PairSet | TextSet]:
+        """What geometry is measured on: STS-B if it is there (SimCSE's choice), else every set; and the texts."""
+        return {**_preferring_stsb(self.sts), **self.texts}
+
+    def names(self) -> list[str]:
+        """Every set's name, each once."""
+        return list(dict.fromkeys([*self.sts, *self.transfer, *self.collections, *self.texts]))
+
+
+def find_data(
+    folders: Sequence[str | Path],
+    *,
+    groups: Iterable[str] = ("sts", "transfer", "retrieval", "geometry"),
+    only: Sequence[str] = (),
+    texts: Sequence[str | Path] = (),
+    allow_partial: bool = False,
+) -> Data:
+    """Read what `folders` hold for `groups`, and `texts`, files of one sentence a line.
+
+    Training splits of STS-B and SICK-R are left out unless named in `only`: nobody's figures are from there.
+
+    Args:
+        only: names of sets; all others are left alone.
+        allow_partial: accept well-known sets with rows or subsets missing.
+
+    Raises:
+        InputError: a folder holds nothing of this, a set is incomplete or unreadable, or `only` names what is not
+            there.
+    """
+    groups = set(groups)
+    data = Data()
+    for folder in map(Path, folders):
+        _read_folder(folder, groups, only, allow_partial, data)
+    for path in map(Path, texts):
+        text = read_texts(path)
+        _add(data.texts, {text.name: text}, path, data.notes)
+    missing = [name for name in only if name not in data.names()]
+    if missing:
+        raise InputError(f"no set {', '.join(missing)}; there are: {', '.join(data.names()) or 'none'}")
+    if "sts" in groups and any(name in SEVEN for name in data.sts) and not only:
+        absent = [name for name in SEVEN if name not in data.sts]
+        if absent:
+            data.notes.append(f"no average over the seven STS sets: {', '.join(absent)} not there")
+    return data
+
+
+def find_sets(directory: str | Path, *, allow_partial: bool = False) -> dict[str, PairSet]:
+    """The STS sets of one folder, training splits included, by name.
+
+    Raises:
+        InputError: as `find_data` does.
+    """
+    directory = Path(directory)
+    sets = _read_sts(_listed(directory)[0], directory, (), allow_partial, training=True)
+    if not sets:
+        raise InputError(f"{directory}: holds no graded pairs. {LAYOUTS}. It holds {_holds(directory)}")
+    return sets
+
+
+def read_texts(path: Path) -> TextSet:
+    """The non-blank lines of a UTF-8 file, white space at the ends removed.
+
+    Raises:
+        InputError: unreadable, not UTF-8, or fewer than two sentences.
+    """
+    data = read_bytes(path, "one sentence a line")
+    sentences = tuple(line.strip() for line in split_lines(data, path) if line.strip())
+    if len(set(sentences)) < 2:
+        raise InputError(f"{path}: holds fewer than 2 different sentences; geometry is between sentences")
+    return TextSet(path.name, sentences, hash_files([(path.name, data)]))
+
+
+def _read_folder(folder: Path, groups: set[str], only: Sequence[str], allow_partial: bool, data: Data) -> None:
+    names, root = _listed(folder)
+    held = 0
+    if groups & {"sts", "retrieval", "geometry"}:
+        sets = _read_sts(names, folder, only, allow_partial)
+        held += len(sets)
+        _add(data.sts, sets, folder, data.notes)
+        order = {name: i for i, name in enumerate(PAIRS_IN)}  # as tables have it, sets of one's own behind
+        data.sts = dict(sorted(data.sts.items(), key=lambda item: order.get(item[0], len(order))))
+    if "transfer" in groups and root is not None:
+        tasks = read_downstream_transfer(root, only=only, allow_partial=allow_partial)
+        held += len(tasks)
+        _add(data.transfer, tasks, folder, data.notes)
+    if "retrieval" in groups:
+        places = (
+            [folder] if is_collection(folder) else [folder / name for name in names if is_collection(folder / name)]
+        )
+        collections = {place.name: place for place in places}
+        read = {name: read_collection(place) for name, place in _chosen(collections, only).items()}
+        held += len(read)
+        _add(data.collections, read, folder, data.notes)
+    if not held and not only:
+        raise InputError(
+            f"{folder}: holds nothing for {', '.join(sorted(groups))}. {LAYOUTS}. It holds {_holds(folder)}"
+        )
+
+
+def _listed(folder: Path) -> tuple[list[str], Path | None]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder. {LAYOUTS}")
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return names, downstream_root(folder)
+
+
+def _read_sts(
+    names: list[str], folder: Path, only: Sequence[str], allow_partial: bool, *, training: bool = False
+) -> dict[str, PairSet]:
+    root = downstream_root(folder)
+    found = {} if root is None else read_downstream_sts(root, only=only, allow_partial=allow_partial)
+    for name in names:
+        stem = name.removesuffix(".tsv")
+        if stem == name or (only and stem not in only):
+            continue
+        pairs = read_pairs(folder / name)
+        check_count(pairs, str(folder / name), allow_partial=allow_partial)
+        found.setdefault(pairs.name, pairs)
+    chosen = _chosen(found, only)
+    return chosen if training or only else {name: p for name, p in chosen.items() if split_of(name) != "train"}
+
+
+_T = TypeVar("_T")
+
+
+def _chosen(found: dict[str, _T], only: Sequence[str]) -> dict[str, _T]:
+    return {name: value for name, value in found.items() if not only or name in only}
+
+
+def _add(known: dict[str, _T], found: dict[str, _T], where: Path, notes: list[str]) -> None:
+    for name, value in found.items():
+        if name in known:
+            notes.append(f"{name} is also in {where.name or where}, and was taken from the folder given before")
+        else:
+            known[name] = value
+
+
+def _preferring_stsb(sets: dict[str, PairSet]) -> dict[str, PairSet]:
+    stsb = {name: pairs for name, pairs in sets.items() if name.startswith("STSB-")}
+    return stsb or dict(sets)
+
+
+def _holds(folder: Path) -> str:
+    names = _listed(folder)[0]
+    return (", ".join(names[:10]) + (", ..." if len(names) > 10 else "")) if names else "nothing"

@@ -1,0 +1,56 @@
+"""Text files as lists of lines, or an error that says where.
+
+Every reader of this room begins here, so that a byte that is no text is reported alike everywhere. Lines end at
+`\\n` or `\\r\\n` and nowhere else: `str.splitlines` also splits at characters such as U+2028, which occur inside
+sentences, and would shift every label behind them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from diffcse.errors import InputError
+
+
+def read_bytes(path: Path, wanted: str) -> bytes:
+    """The file's bytes; `wanted` says in an error what should be there.
+
+    Raises:
+        InputError: it cannot be read, or holds nothing but white space.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Give a file of {wanted}.") from error
+    if not data.strip():
+        raise InputError(f"{path}: is empty. Give a file of {wanted}.")
+    return data
+
+
+def split_lines(data: bytes, path: Path, encoding: str = "utf-8") -> list[str]:
+    """The lines of `data`, without their ends and without a byte-order mark.
+
+    Raises:
+        InputError: not text in `encoding`; it names the line and the tab-separated field of the first bad byte.
+    """
+    try:
+        text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+    except UnicodeDecodeError as error:
+        # error.start counts from behind a byte-order mark, error.object begins there too.
+        before = error.object[: error.start]
+        line, place = before.count(b"\n") + 1, before.rpartition(b"\n")[2].count(b"\t") + 1
+        byte = error.object[error.start]
+        raise InputError(
+            f"{path}, line {line}, field {place}: byte 0x{byte:02x} is not UTF-8. Save the file as UTF-8."
+        ) from error
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def hash_files(parts: Iterable[tuple[str, bytes]]) -> str:
+    """One SHA-256 (hex) for several files, of their names and contents, whatever their order."""
+    digest = hashlib.sha256()
+    for name, data in sorted(parts):
+        digest.update(f"{name}\0{hashlib.sha256(data).hexdigest()}\n".encode())
+    return digest.hexdigest()

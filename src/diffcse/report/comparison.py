@@ -1,0 +1,330 @@
+"""What `diffcse compare` found, as Markdown for a terminal or a paper, and as one HTML page that needs no network.
+
+Drawn from the comparison's plain values alone. A difference never stands without its interval, and a mean never
+without the number of seeds it is over.
+"""
+
+from __future__ import annotations
+
+import html
+from importlib import resources
+from typing import Any
+
+from diffcse.errors import InputError
+
+MISSING = "–"
+
+CHECKPOINTS = {
+    "best": ("Best step by dev score", "the weights in model/, chosen by the dev set the run was given"),
+    "last": ("After the last step", "chosen by nobody: no score was looked at"),
+    "given": ("As given", "scores read from files, which do not say how the weights were chosen"),
+}
+
+
+def comparison_markdown(found: dict[str, Any]) -> str:
+    """Tables of scores and differences for each checkpoint, and the notes."""
+    lines = [f"# {_title(found)}", "", f"Figures: {found['metric']}.", ""]
+    for checkpoint, part in found["checkpoints"].items():
+        title, about = CHECKPOINTS[checkpoint]
+        lines += [f"## {title}", "", f"{about[0].upper()}{about[1:]}. Mean ± standard deviation over seeds.", ""]
+        lines += _table(["method", "seeds", *part["sets"]], [_score_row(row, part["sets"]) for row in part["methods"]])
+        if part["effects"]:
+            lines += [f"Difference from {found['baseline']}:", ""]
+            rows = [row for each in part["effects"] for row in _effect_rows(each)]
+            lines += _table(
+                ["method", "set", "difference", "95 % interval", "probability that it is real", "p over seeds"], rows
+            )
+        lines += [f"- {line}" for line in verdicts(part)] + ([""] if part["effects"] else [])
+    lines += [f"*{text}*" for text in explanations(found)] + [""]
+    lines += [f"- Note: {note}" for note in found["notes"]] + ([""] if found["notes"] else [])
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def verdicts(part: dict[str, Any]) -> list[str]:
+    """Each method's difference on the average (or the one set), in words."""
+    lines = []
+    for each in part["effects"]:
+        name = part["sets"][-1]
+        found = each["sets"].get(name)
+        if found is None:
+            continue
+        where = f"on {name}" if name != "average" else "on the average of the sets"
+        size = f"{abs(found['difference']):.2f} points"
+        ahead = "above" if found["difference"] > 0 else "below"
+        if found["probability"] is None:
+            lines.append(f"{each['method']} is {size} {ahead} {each['against']} {where}; nothing says how sure that is")
+        elif found["low"] > 0 or found["high"] < 0:
+            lines.append(f"{each['method']} is {size} {ahead} {each['against']} {where}: the interval excludes zero")
+        else:
+            lines.append(
+                f"{each['method']} and {each['against']} cannot be told apart {where} ({found['difference']:+.2f})"
+            )
+    return lines
+
+
+def explanations(found: dict[str, Any]) -> list[str]:
+    """How to read the intervals of this very comparison."""
+    effects = [
+        one for part in found["checkpoints"].values() for each in part["effects"] for one in each["sets"].values()
+    ]
+    if not effects:
+        return []
+    lines = []
+    seeds = [one["error_seeds"] is not None for one in effects]
+    pairs = [one["error_pairs"] is not None for one in effects]
+    if all(seeds) and all(pairs):
+        lines.append(
+            "Intervals hold both kinds of luck, that of the seeds (t-test over seeds) and that of the sentence pairs "
+            f"(paired bootstrap, {found['resamples']:,} draws)."
+        )
+    elif all(pairs):
+        lines.append(
+            "One seed of a method: intervals hold the luck of the sentence pairs alone. Other seeds may well turn a "
+            "difference around; train at least three."
+        )
+    elif all(seeds):
+        lines.append(
+            "Intervals hold the luck of the seeds alone, because pairs were not scored: give --data DIR for both."
+        )
+    else:
+        lines.append(
+            "Where no interval stands, a method has one seed and its pairs were not scored: nothing says how the "
+            "difference would vary. Give --data DIR, or more seeds."
+        )
+    if any(one["seeds"] for one in effects):
+        lines.append("Runs of the same seed are compared with each other; seeds that one method lacks are left out.")
+    elif any(seeds):
+        lines.append("The methods share fewer than two seeds, so runs are not paired (Welch's test).")
+    lines.append(
+        "The probability is that of a true difference of the sign seen; 50 % is no knowledge. With many methods or "
+        "sets some will look real by chance."
+    )
+    return lines
+
+
+def comparison_page(found: dict[str, Any]) -> str:
+    """The comparison as one self-contained HTML page with plots.
+
+    Raises:
+        InputError: plotly or jinja2 is not installed.
+    """
+    try:
+        import jinja2
+        import plotly.offline
+    except ImportError as error:
+        raise InputError(
+            f'the page needs plotly and jinja2, and {error.name} is missing: pip install "diffcse[report]"'
+        ) from error
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(
+        resources.files("diffcse.report").joinpath("comparison.html").read_text(encoding="utf-8")
+    )
+    parts = []
+    for checkpoint, part in found["checkpoints"].items():
+        title, about = CHECKPOINTS[checkpoint]
+        parts.append(
+            {
+                "title": title,
+                "about": about,
+                "sets": part["sets"],
+                "scores": [_score_row(row, part["sets"]) for row in part["methods"]],
+                "effects": [row for each in part["effects"] for row in _effect_rows(each)],
+                "verdicts": verdicts(part),
+                "seeds_plot": _seeds_plot(part, f"seeds-{checkpoint}"),
+                "effects_plot": _effects_plot(part, f"effects-{checkpoint}"),
+            }
+        )
+    return template.render(
+        title=_title(found),
+        baseline=found["baseline"],
+        metric=found["metric"],
+        parts=parts,
+        explanations=explanations(found),
+        notes=found["notes"],
+        sources=found["sources"],
+        data=found["data"],
+        versions=found["versions"],
+        plotly=plotly.offline.get_plotlyjs(),
+    )
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------------
+
+
+def _title(found: dict[str, Any]) -> str:
+    others = [name for name in found["methods"] if name != found["baseline"]]
+    return f"{' and '.join(others)} against {found['baseline']}" if others else found["baseline"]
+
+
+def _score_row(row: dict[str, Any], sets: list[str]) -> list[str]:
+    seeds = [seed for seed in row["seeds"] if seed is not None]
+    shown = f"{len(row['seeds'])}" + (f" ({', '.join(map(str, seeds))})" if seeds else "")
+    return [row["method"], shown, *(_mean(row["scores"][name]) for name in sets)]
+
+
+def _mean(score: dict[str, Any]) -> str:
+    return f"{score['mean']:.2f}" + ("" if score["sd"] is None else f" ± {score['sd']:.2f}")
+
+
+def _effect_rows(each: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for name, one in each["sets"].items():
+        known = one["probability"] is not None
+        rows.append(
+            [
+                each["method"],
+                name,
+                _signed(one["difference"]),
+                f"{_signed(one['low'])} to {_signed(one['high'])}" if known else MISSING,
+                _percent(one["probability"]) if known else MISSING,
+                MISSING if one["p_seeds"] is None else f"{one['p_seeds']:.3f}",
+            ]
+        )
+    return rows
+
+
+def _signed(points: float) -> str:
+    return f"{round(points, 2) + 0.0:+.2f}"  # adding 0.0 turns -0.0 into 0.0
+
+
+def _percent(probability: float) -> str:
+    return "> 99.9 %" if probability > 0.999 else f"{100 * probability:.1f} %"
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
+    cells = [[text.replace("|", "\\|") for text in row] for row in (columns, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    lines = [f"| {' | '.join(text.ljust(width) for text, width in zip(row, widths, strict=True))} |" for row in cells]
+    rule = f"|{'|'.join('-' * (width + 1) + ('-' if i == 0 else ':') for i, width in enumerate(widths))}|"
+    return [lines[0], rule, *lines[1:], ""]
+
+
+# ---- plots ---------------------------------------------------------------------------------------------------------
+
+_COLOURS = ("#808890", "#d97706", "#2f7fc1", "#8a63d2", "#2a9d4a", "#c2417c")
+_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x")
+_GRID = "rgba(128,136,144,0.25)"
+_AXIS = {"gridcolor": _GRID, "zeroline": False, "fixedrange": True, "automargin": True, "tickfont": {"size": 12}}
+
+
+def _seeds_plot(part: dict[str, Any], div: str) -> str:
+    """Every run as a point, methods side by side in each set: the spread itself, before any statistic."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    count = len(part["methods"])
+    for index, row in enumerate(part["methods"]):
+        shift = (index - (count - 1) / 2) * 0.6 / max(count, 1)
+        xs, ys, labels = [], [], []
+        for place, name in enumerate(part["sets"]):
+            for seed, value in zip(row["seeds"], row["scores"][name]["values"], strict=True):
+                xs.append(place + shift)
+                ys.append(value)
+                labels.append(f"{name}: {value:.2f}" + ("" if seed is None else f", seed {seed}"))
+        figure.add_scatter(
+            x=xs,
+            y=ys,
+            mode="markers",
+            name=_label(row["method"]),
+            text=[_label(label) for label in labels],
+            hovertemplate="%{text}<extra>" + _label(row["method"]) + "</extra>",
+            marker={"color": _colour(index), "symbol": _SYMBOLS[index % len(_SYMBOLS)], "size": 9, "opacity": 0.85},
+        )
+    figure.update_layout(
+        height=320,
+        margin={"l": 4, "r": 8, "t": 8, "b": 4},
+        showlegend=True,
+        legend={"orientation": "h", "y": 1.12, "x": 0},
+        xaxis={
+            **_AXIS,
+            "showgrid": False,
+            "range": [-0.6, len(part["sets"]) - 0.4],
+            "tickvals": list(range(len(part["sets"]))),
+            "ticktext": [_label(name) for name in part["sets"]],
+        },
+        yaxis={**_AXIS, "title": {"text": "points", "font": {"size": 12}}},
+    )
+    return _drawn(figure, div)
+
+
+def _effects_plot(part: dict[str, Any], div: str) -> str | None:
+    """Differences with their intervals; None if there is none with one."""
+    import plotly.graph_objects as go
+
+    rows = [
+        (each["method"], name, one)
+        for each in part["effects"]
+        for name, one in each["sets"].items()
+        if one["probability"] is not None
+    ]
+    if not rows:
+        return None
+    order = [row["method"] for row in part["methods"]]
+    figure, ticks = go.Figure(), {}
+    for y, (method, name, one) in enumerate(reversed(rows)):
+        clear = one["low"] > 0 or one["high"] < 0
+        colour = _colour(order.index(method))
+        figure.add_scatter(
+            x=[one["difference"]],
+            y=[y],
+            mode="markers",
+            marker={"color": colour, "size": 10, "symbol": "circle" if clear else "circle-open", "line": {"width": 2}},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [one["high"] - one["difference"]],
+                "arrayminus": [one["difference"] - one["low"]],
+                "color": colour,
+                "thickness": 2,
+                "width": 5,
+            },
+            hovertemplate=_label(
+                f"{method}, {name}: {one['difference']:+.2f}, 95 % {one['low']:+.2f} to {one['high']:+.2f}, "
+                f"real with {_percent(one['probability'])}"
+            )
+            + "<extra></extra>",
+        )
+        ticks[y] = _label(name if len(part["effects"]) == 1 else f"{method}: {name}")
+    figure.add_vline(x=0, line={"color": _COLOURS[0], "width": 1.5})
+    figure.update_layout(
+        height=70 + 28 * len(rows),
+        margin={"l": 4, "r": 12, "t": 4, "b": 4},
+        showlegend=False,
+        xaxis={**_AXIS, "title": {"text": "points", "font": {"size": 12}}},
+        yaxis={
+            **_AXIS,
+            "showgrid": False,
+            "range": [-0.6, len(rows) - 0.4],
+            "tickvals": list(ticks),
+            "ticktext": list(ticks.values()),
+        },
+    )
+    return _drawn(figure, div)
+
+
+def _colour(index: int) -> str:
+    return _COLOURS[index % len(_COLOURS)]
+
+
+def _label(text: str) -> str:
+    """`text` for a plotly label, which would take tags and entities for its own."""
+    return html.escape(text, quote=False)
+
+
+def _drawn(figure: Any, div: str) -> str:
+    figure.update_layout(
+        template="none",
+        dragmode=False,
+        hovermode="closest",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "color": _COLOURS[0]},
+        hoverlabel={"bgcolor": "#262c36", "font": {"color": "#ffffff", "size": 12}},
+    )
+    return figure.to_html(
+        config={"responsive": True, "displayModeBar": False},
+        include_plotlyjs=False,
+        full_html=False,
+        default_height=f"{figure.layout.height}px",
+        div_id=div,
+    )

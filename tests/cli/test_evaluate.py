@@ -1,0 +1,140 @@
+"""`diffcse evaluate` as a user meets it: tables that say what they show, JSON as promised, mistakes in one line."""
+
+import json
+
+import jsonschema
+import numpy as np
+import pytest
+
+from diffcse.config import load_recipe
+from diffcse.encoder.load import load
+from diffcse.encoder.save import save
+from diffcse.evaluation.suite import read_schema
+from diffcse.method.parts import build
+from diffcse.training.checkpoints import save_weights
+from diffcse.training.train import PARTS
+from tests.cli.runs import command, make_run
+from tests.evaluation import folders
+from tests.models import SENTENCES, save_tiny
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def model(tmp_path):
+    save(load(save_tiny(tmp_path / "tiny", "bert"), pooling="mean"), tmp_path / "model", "# A model\n")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "downstream"
+    folders.sts_year(root, "STS12", n=6)
+    folders.stsb(root, "dev", n=24)
+    folders.trec(root, n=40)
+    folders.mrpc(root, n=40)
+    return root
+
+
+def test_all_tasks_one_table_each(capsys, tmp_path, model, root):
+    file = tmp_path / "scores.json"
+    options = ("--tasks", "all", "--allow-partial", "--floors", "--details", "--json", file)
+    code, out, err = command(capsys, "evaluate", model, "--data", root, *options)
+    assert code == 0, err
+    for said in (
+        "Aggregation: all (a set's pairs put together)",
+        "wmean: mean of the subsets, weighted by pairs",
+        "Dev splits, to choose by and not to quote as test: STSB-dev",
+        "surprise.OnWN",
+        "test accuracy of a linear probe (logistic)",
+        "/ F1 ",
+        "not to be quoted as test",
+        "each sentence of a pair graded 5 must find the other",
+        "alignment over the",
+        "TF-IDF, fitted on each set",
+        "SIF, input embeddings of",
+        "no average over the seven STS sets: STS13",
+    ):
+        assert said in " ".join(out.split()), said
+    found = json.loads(file.read_text())
+    jsonschema.validate(found, read_schema())
+    value = found["results"][0]["tasks"]["sts/STS12"]["value"]
+    assert f"{value:.2f}" in out
+    before = file.read_bytes()
+    code, out, err = command(capsys, "evaluate", model, "--data", root, *options)
+    assert file.read_bytes() == before
+    assert "results were kept from before" in out
+    again = ("--sets", "STSB-dev", "--allow-partial", "--no-cache")
+    code, out, err = command(capsys, "evaluate", model, "--data", root, *again)
+    assert (code, "kept from before" in out) == (0, False)
+
+
+def test_embeddings_made_elsewhere(capsys, tmp_path, root):
+    needed = tmp_path / "v.txt"
+    base = ("--data", root, "--allow-partial", "--tasks", "transfer")
+    code, out, err = command(capsys, "evaluate", "--list-sentences", needed, *base)
+    assert code == 0, err
+    sentences = needed.read_text().split("\n")[:-1]
+    assert f"({len(sentences)} sentences)" in out
+    np.save(tmp_path / "v.npy", folders.bag_of_words(sentences))
+    code, out, err = command(capsys, "evaluate", tmp_path / "v.npy", *base)
+    assert code == 0, err
+    assert "TREC" in out
+    code, _, err = command(capsys, "evaluate", tmp_path / "v.npy", *base[:3], "--tasks", "sts")
+    assert (code, "has no embedding for" in err, "--list-sentences" in err) == (2, True, True)
+
+
+def test_one_set_and_other_floors(capsys, tmp_path, model, root):
+    vectors = folders.write(tmp_path / "v.txt", "the 1 2\ncat 3 1\na 0 1\nsea 2 2\n")
+    text = folders.write(tmp_path / "text.txt", "\n".join(SENTENCES))
+    options = ("--floors", "--floor-vectors", vectors, "--floor-text", text, "--sets", "STSB-dev", "--allow-partial")
+    code, out, err = command(capsys, "evaluate", model, "--data", root, *options)
+    assert code == 0, err
+    assert "SIF, v.txt, fitted on text.txt" in out
+    assert "STS12" not in out
+    code, _, err = command(capsys, "evaluate", model, "--data", root, "--floor-text", text)
+    assert (code, "without --floors" in err) == (2, True)
+
+
+def test_conditional_gain_of_a_run_that_kept_its_parts(capsys, tmp_path):
+    run = make_run(tmp_path / "run", 3, model=str(save_tiny(tmp_path / "tiny", "bert")))
+    config = load_recipe(str(run / "recipe.toml"))
+    save_weights(build(config.method, seed=3)[0].trained_state(), run / PARTS)
+    text = folders.write(tmp_path / "text.txt", "\n".join(SENTENCES))
+    file = tmp_path / "scores.json"
+    options = ("--tasks", "geometry", "--text", text, "--json", file)
+    code, out, err = command(capsys, "evaluate", run, *options)
+    assert code == 0, err
+    assert "Conditional gain on text.txt" in out
+    assert "Geometry on text.txt: 80 distinct sentences" in out
+    found = json.loads(file.read_text())
+    jsonschema.validate(found, read_schema())
+    gain = found["results"][0]["conditional_gain"]
+    assert gain["gain"] == pytest.approx(gain["shuffled"] - gain["own"], abs=1e-5)
+    assert gain["tokens"] > 100
+    assert found["results"][0]["encoder"]["run"]["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "MODEL"], "no data: give --data DIR"),
+        (["evaluate", "--data", "ROOT"], "no model"),
+        (["evaluate", "MODEL", "--data", "ROOT"], "STS12-en-test: 3108 pairs expected, 30 found"),
+        (["evaluate", "MODEL", "--data", "ROOT", "--allow-partial", "--sets", "STS14"], "no set STS14; there are"),
+        (["evaluate", "MODEL", "MODEL", "--data", "ROOT", "--allow-partial"], "given twice"),
+        (["evaluate", "MODEL", "--data", "ROOT", "--probe", "adam"], "--probe adam changes nothing"),
+        (["evaluate", "MODEL", "--data", "ROOT", "--tasks", "retrieval", "--details"], "--details shows"),
+        (["evaluate", "v.npy", "--data", "ROOT", "--pooling", "cls"], "--pooling cls changes nothing"),
+        (["evaluate", "none.npy", "--data", "ROOT", "--allow-partial"], "needs its sentences beside it"),
+    ],
+)
+def test_mistakes_are_one_line(capsys, model, root, arguments, message):
+    names = {"MODEL": model, "ROOT": root}
+    code, _, err = command(capsys, *(names.get(a, a) for a in arguments))
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
