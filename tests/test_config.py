@@ -112,6 +112,8 @@ def means_something(choices):
             choices["edit_scope"] = "masked"
     if choices["causal_generator"] is None:
         choices["causal_generator"] = "causal"
+    if not choices["contrast"] or (choices["edit_role"], choices["pairing"]) != ("difference", "same"):
+        choices["positives"] = "dropout"
     return choices
 
 
@@ -139,9 +141,10 @@ TRAININGS = st.fixed_dictionaries(fields(Training)).map(lambda chosen: Training(
 
 def together(method, text, **others):
     """A `Config` whose method is for the kind of text it has."""
-    plain = {"pairing": "same", "edit_role": "difference"} if text.supervised else {}
+    plain = {"pairing": "same", "edit_role": "difference", "positives": "dropout"} if text.supervised else {}
     if not text.supervised:
-        plain |= {"edit_columns": "both", "false_negatives": "mask"}
+        plain |= {"edit_columns": "both"}
+        plain |= {"false_negatives": "mask"} if method.positives == "dropout" else {}
     if text.hard_negative is None:
         plain["hard_negative_weight"] = 0.0
     return Config(method=dataclasses.replace(method, **plain), text=text, **others)

@@ -61,7 +61,7 @@ def test_a_column_of_a_file_with_columns(tmp_path, name):
         frame.to_parquet(file)
     assert list(Sentences([file])) == cells
     assert list(Sentences([file], column="other")) == ["x"] * 5
-    with pytest.raises(InputError, match=r"no column 'txet'\. Did you mean 'text'\?.*Give --column\."):
+    with pytest.raises(InputError, match=r"no column 'txet'\. Did you mean 'text'\?.*Set text\.column \(--column\)\."):
         list(Sentences([file], column="txet"))
 
 

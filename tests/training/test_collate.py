@@ -81,8 +81,11 @@ def test_neighbours():
     batch = Collate(TOKENIZER, 32, neighbours=True)([("the cat", "a dog"), ("stars", None), ("fish swim", "stars")])
     assert set(batch) == {
         *("input_ids", "attention_mask", "next_input_ids", "next_attention_mask", "has_next"),
-        "truncated",
+        *("anchor_key", "next_key", "truncated"),
     }
+    anchor, after = batch["anchor_key"].tolist(), batch["next_key"].tolist()
+    assert len({*anchor, *after}) == 4, "who has no next one is its own"
+    assert after[1:] == [anchor[1], anchor[1]]
     assert batch["has_next"].tolist() == [True, False, True]
     assert batch["has_next"].dtype == torch.bool
     assert rows(batch, "next_") == [framed("a dog"), framed(""), framed("stars")]

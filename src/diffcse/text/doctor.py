@@ -615,7 +615,8 @@ def _followers(r: Report, is_split: bool) -> Finding:
             "documents",
             "note",
             found,
-            "only matters to training with neighbours (--positives, --pairing): lines of different documents would be taken for them",
+            "only matters to training with neighbours (--positives, --pairing): lines of different documents would be "
+            "taken for them",
             "end each document with an empty line, or name its column: --document COLUMN",
         )
     if r.followed < 0.5:
