@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from diffcse.config import load_pretraining
-from diffcse.method.edits import mask_tokens
+from diffcse.method.edits import Draw, mask_tokens
 from diffcse.method.parts import read_vocabulary
 from diffcse.record import Record
 from diffcse.text.corpus import read_corpus
@@ -69,7 +69,7 @@ def main(text: str, rounds: int = 5) -> None:
             )
             ids, attention = batch["input_ids"], batch["attention_mask"]
             masked, chosen = mask_tokens(
-                ids, attention, vocabulary, config.mask_ratio, address=(0, step), rows_R=torch.arange(rows)
+                ids, attention, vocabulary, config.mask_ratio, Draw((0, step), torch.arange(rows))
             )
             with torch.autocast("cpu", torch.bfloat16, enabled=run.bf16):
                 labels = torch.where(chosen, ids, -100)

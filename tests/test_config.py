@@ -130,7 +130,7 @@ def readable(choices):
     if choices["anchor"] is None or choices["positive"] is None:
         choices |= {"anchor": None, "positive": None, "hard_negative": None}
     else:
-        choices |= {"positive": choices["anchor"] + "+", "document": None, "split_sentences": False}
+        choices |= {"positive": choices["anchor"] + "+", "document": None, "split_sentences": False, "column": "text"}
         choices["hard_negative"] = None if choices["hard_negative"] is None else choices["anchor"] + "-"
     return {name: "x" if value == "" else value for name, value in choices.items()}
 

@@ -55,6 +55,8 @@ class EditFacts:
     """The kind of language model it needs."""
     keeps_length: bool
     """Whether token i of the copy stands for token i of the sentence."""
+    lengthens: bool = False
+    """Whether a copy may have more tokens than the sentence."""
     takes_all: bool = False
     """Whether it can edit every position (edit_scope = "all")."""
 
@@ -63,9 +65,9 @@ EDITS = {
     "mlm": EditFacts(generator="masked", keeps_length=True, takes_all=True),
     "causal_lm": EditFacts(generator="causal", keeps_length=True, takes_all=True),
     "replace": EditFacts(generator=None, keeps_length=True),
-    "insert": EditFacts(generator="masked", keeps_length=False),
+    "insert": EditFacts(generator="masked", keeps_length=False, lengthens=True),
     "delete": EditFacts(generator=None, keeps_length=False),
-    "insert_random": EditFacts(generator=None, keeps_length=False),
+    "insert_random": EditFacts(generator=None, keeps_length=False, lengthens=True),
 }
 """The registry of editors: a name here, a class of that name in method/edits.py, and nothing else."""
 
@@ -93,7 +95,7 @@ class Method:
     positives: Positives = "dropout"
     """What a sentence is pulled towards: its second dropout view, the next sentence of its document, or both."""
     dropout: float | None = None
-    """Probability of every dropout layer in encoder and discriminator. Unset: the checkpoint's own."""
+    """Probability of the dropout layers that encoder and discriminator have. Unset: the checkpoint's own."""
     lora_rank: int | None = None
     """Train low-rank adapters of this rank in the encoder instead of its weights (needs peft). Unset: all weights."""
     temperature: float = 0.05
@@ -257,8 +259,7 @@ class Method:
             idle |= {"causal_generator"}
         if not self.needs("masked") and not self.needs("causal"):
             idle |= {"sampling", "sampling_temperature", "edit_scope", "generator_dropout"}
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        return [name for name, default in defaults.items() if name in idle and getattr(self, name) != default]
+        return _idle(self, idle)
 
 
 REFERENCE: dict[str, Any] = {
@@ -319,8 +320,10 @@ class Text:
         named = [name for name in (self.anchor, self.positive, self.hard_negative) if name is not None]
         _require(len(set(named)) == len(named), "text.anchor", self.anchor, "one column cannot have two roles")
         if named:
-            for key in ("document", "split_sentences"):
-                _require(not getattr(self, key), f"text.{key}", getattr(self, key), "is for plain text, not for pairs")
+            for key, plain in (("document", None), ("split_sentences", False), ("column", "text")):
+                _require(
+                    getattr(self, key) == plain, f"text.{key}", getattr(self, key), "is for plain text, not for pairs"
+                )
         for key in ("column", "anchor", "positive", "hard_negative", "document", "language"):
             _require(getattr(self, key) != "", f"text.{key}", "(empty)", "must not be empty")
 
@@ -544,8 +547,25 @@ class Pretraining:
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must not be negative")
         _require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "must be above 0")
 
+    def unused(self) -> list[str]:
+        """Names of the fields that are set to something else than by default, and change nothing here."""
+        idle: set[str] = set()
+        if self.objective == "causal":
+            idle |= {"mask_ratio"}
+        if self.start_embeddings == "none":
+            idle |= {"start_tokens"}
+        if self.tokenizer is not None:
+            idle |= {"vocabulary", "lowercase", "tokenizer_sentences"}
+        return _idle(self, idle)
+
 
 # ---- checks ------------------------------------------------------------------------------------------------------
+
+
+def _idle(section: Any, names: set[str]) -> list[str]:
+    """Those of `names` that are set to something else than by default."""
+    fields = dataclasses.fields(section)
+    return [f.name for f in fields if f.name in names and getattr(section, f.name) != f.default]
 
 
 def _require(condition: bool, key: str, value: object, rule: str) -> None:

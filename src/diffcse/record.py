@@ -40,7 +40,7 @@ class Record:
     """One run. Times in seconds, scores in points (x100), losses in nats."""
 
     kind: str
-    """"train" or "quickstart"."""
+    """What made it: "train", "quickstart" or "pretrain"."""
     config: dict[str, Any]
     seed: int
     data: dict[str, Any] = field(default_factory=dict)

@@ -127,16 +127,18 @@ class PretrainingView(TrainingView):
 
 def loss_line(entry: dict[str, Any]) -> str:
     """The loss terms and metrics of one log entry, short; only what the run has."""
+
+    def share(name: str) -> str:
+        return "–" if entry[name] is None else f"{entry[name]:.1%}"  # no token was judged
+
     parts = [f"loss {entry['loss']:.4f}"]
     if "contrastive" in entry:
         parts.append(f"contrastive {entry['contrastive']:.4f}")
         parts.append(f"cosine {entry['positive_cosine']:.2f}/{entry['negative_cosine']:.2f}")
     if "lm_log_loss" in entry:
-        parts.append(f"difference {entry['difference']:.3f} (right {entry['lm_accuracy']:.1%})")
+        parts.append(f"difference {entry['difference']:.3f} (right {share('lm_accuracy')})")
     elif "difference" in entry:
-        parts.append(
-            f"rtd {entry['difference']:.3f} (right {entry['rtd_accuracy']:.1%}, majority {entry['rtd_majority']:.1%})"
-        )
+        parts.append(f"rtd {entry['difference']:.3f} (right {share('rtd_accuracy')}, majority {share('rtd_majority')})")
     if "sentences_per_second" in entry:
         parts.append(f"{entry['sentences_per_second']:.0f} sentences/s")
     if "tokens_per_second" in entry:

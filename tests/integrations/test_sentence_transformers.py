@@ -153,11 +153,14 @@ def test_a_schedule_needs_the_number_of_steps(folder):
     with pytest.raises(InputError, match='rtd_schedule = "linear" needs steps='):
         DiffCSELoss(stock(folder), method)
     model = stock(folder).train()
-    loss, plain = DiffCSELoss(model, method, steps=2), DiffCSELoss(stock(folder).train(), Method(rtd_weight=0.5))
-    torch.manual_seed(0)
-    half = loss(features(model))["rtd"].item()
-    torch.manual_seed(0)
-    assert half == pytest.approx(plain(features(model))["rtd"].item() / 2)
+    loss, plain = DiffCSELoss(model, method, steps=3), DiffCSELoss(stock(folder).train(), Method(rtd_weight=0.5))
+    shares = []
+    for step in range(3):
+        torch.manual_seed(step)
+        ramped = loss(features(model))["rtd"].item()
+        torch.manual_seed(step)
+        shares.append(ramped / plain(features(model))["rtd"].item())
+    assert shares == pytest.approx([0, 0.5, 1], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -221,3 +224,26 @@ def test_the_example_runs(folder, tmp_path, capsys):
     assert "positive_cosine" in capsys.readouterr().out
     encoder = load(tmp_path / "out")
     assert (encoder.pooling, encoder.max_tokens) == ("cls", 256)
+
+
+@pytest.mark.parametrize(
+    ("choices", "says"),
+    [
+        ({"lora_rank": 2}, "method.lora_rank = 2"),
+        ({"positives": "next"}, "needs following sentences"),
+        ({"edit_columns": "anchor"}, "is for pairs"),
+    ],
+)
+def test_choices_that_this_trainer_cannot_serve_are_refused(folder, choices, says):
+    with pytest.raises(InputError, match=says):
+        DiffCSELoss(stock(folder), Method(**choices))
+
+
+def test_idle_choices_are_told(folder):
+    with pytest.warns(UserWarning, match="without effect beside the other choices: sampling"):
+        DiffCSELoss(stock(folder), Method(edits=("replace",), sampling="argmax"))
+
+
+def test_an_extra_view_takes_the_named_generator(folder):
+    method = Method(difference="none", edit_role="positive", generator=str(folder))
+    assert DiffCSELoss(stock(folder), method).diffcse.generator is not None

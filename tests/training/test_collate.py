@@ -130,3 +130,14 @@ def test_a_corpus_of_documents_gives_each_sentence_with_its_next():
     pairs = Neighbours(Corpus(["a", "b", "c", "d"]))
     assert len(pairs) == 4
     assert [pairs[i] for i in range(4)] == [("a", "b"), ("b", "c"), ("c", None), ("d", None)]
+
+
+def test_a_tokenizer_without_a_rust_backend_serves_as_well(monkeypatch):
+    """It hands back no encodings; what was cut is then counted by its lengths."""
+    from transformers import BatchEncoding
+
+    whole = Collate(TOKENIZER, 4)(["the cat sat", "stars", "the cat sat on the mat"])
+    monkeypatch.setattr(BatchEncoding, "encodings", property(lambda self: None))
+    batch = Collate(TOKENIZER, 4)(["the cat sat", "stars", "the cat sat on the mat"])
+    assert batch["truncated"] == whole["truncated"] == 2
+    assert torch.equal(batch["input_ids"], whole["input_ids"])

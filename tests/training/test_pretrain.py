@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from diffcse.config import Pretraining
+from diffcse.config import Pretraining, Text
 from diffcse.errors import InputError
 from diffcse.method.parts import build, check_same_vocabulary, load_encoder, load_generator, load_tokenizer
 from diffcse.record import read_record
@@ -367,3 +367,25 @@ def test_folder_that_holds_something(tmp_path):
         pretrain(TINY, CORPUS, tmp_path)
     with pytest.raises(InputError, match="nothing to resume"):
         pretrain(TINY, CORPUS, tmp_path, resume=True)
+
+
+def test_a_refused_run_does_not_block_the_mended_one(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="vocabulary"):
+        pretrain(tiny(vocabulary=5000), CORPUS, out)
+    pretrain(tiny(max_steps=1), CORPUS, out)
+    assert (out / "model").is_dir()
+    with pytest.raises(InputError, match="not empty"):
+        pretrain(tiny(max_steps=1), CORPUS, out)
+
+
+def test_idle_settings_are_told(tmp_path):
+    made = pretrain(tiny(objective="causal", mask_ratio=0.9, start_tokens=5, max_steps=1), CORPUS, tmp_path / "out")
+    assert made.record.warnings == ["set, but without effect beside the other choices: start_tokens, mask_ratio"]
+
+
+def test_a_column_of_a_table_is_pretrained_on(tmp_path):
+    file = tmp_path / "text.csv"
+    file.write_text("body,other\n" + "".join(f"{sentence},x\n" for sentence in TEXT))
+    made = pretrain(tiny(max_steps=1), [file], tmp_path / "out", text=Text(column="body"))
+    assert made.record.data["sentences"] == len(TEXT)

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from diffcse.config import Config, Method, Training, to_dict
+from diffcse.config import Config, Method, Text, Training, to_dict
 from diffcse.encoder.load import load
 from diffcse.errors import InputError
 from diffcse.method import draws
@@ -392,3 +392,62 @@ def test_config_dataclasses_are_all_recorded(tiny, tmp_path):
     recorded = run(settings, CORPUS, tmp_path / "out").record.config
     assert recorded["method"] == {**to_dict(settings.method), "generator": tiny}
     assert recorded["training"] == dataclasses.asdict(settings.training)
+
+
+# What was set and cannot work, or would do nothing
+
+
+def test_a_text_without_neighbours_is_refused_where_they_are_needed(tiny, tmp_path):
+    text = tmp_path / "lone.txt"
+    text.write_text("\n\n".join(SENTENCES) + "\n")
+    for method in ({"positives": "next"}, {"pairing": "next"}):
+        with pytest.raises(InputError, match="no sentence of this text has a next one"):
+            run(config(tiny, method=method), [text], tmp_path / "out")
+
+
+def test_neighbours_are_read_from_files_and_train(tiny, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(SENTENCES) + "\n")
+    for name, method in (("next", {"positives": "next"}), ("both", {"pairing": "both"})):
+        log = run(config(tiny, method=method, max_steps=2), [text], tmp_path / name).record.log
+        assert all(entry["difference"] > 0 for entry in log if "loss" in entry)
+
+
+def test_a_log_entry_in_which_no_token_was_judged_is_shown(tiny, tmp_path):
+    from diffcse.terminal import loss_line
+
+    lines = []
+    settings = config(tiny, method={"difference": "mlm", "mask_ratio": 1e-9}, max_steps=1, log_every=1)
+    run(
+        settings,
+        CORPUS,
+        tmp_path / "out",
+        report=lambda event, facts: event == "log" and lines.append(loss_line(facts)),
+    )
+    assert "right –" in lines[0]
+
+
+def test_a_complete_run_comes_back_with_the_generator_it_had(tiny, tmp_path, monkeypatch):
+    import diffcse.training.train as module
+
+    other = save_tiny(tmp_path / "other", "distilbert")
+    monkeypatch.setattr(module, "default_generator", lambda model: str(other))
+    settings = config(tiny, max_steps=1, keep_training_parts=True)
+    first = run(settings, CORPUS, tmp_path / "out").model
+    again = run(settings, CORPUS, tmp_path / "out", resume=True).model
+    assert type(again.generator) is type(first.generator)
+    assert "DistilBert" in type(again.generator).__name__
+
+
+def test_the_card_names_no_folder_of_this_machine(tiny, tmp_path):
+    causal = save_tiny(tmp_path / "causal", "gpt2", tokens="bert")
+    method = {"edits": ("causal_lm",), "causal_generator": str(causal)}
+    run(config(tiny, method=method, max_steps=1), CORPUS, tmp_path / "out")
+    card = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert 'causal_generator = "causal"' in card
+    assert str(tmp_path) not in card
+
+
+def test_a_document_column_that_nothing_reads_is_told(tiny, tmp_path):
+    settings = dataclasses.replace(config(tiny, max_steps=1), text=Text(document="page"))
+    assert "text.document" in run(settings, CORPUS, tmp_path / "out").record.warnings[0]

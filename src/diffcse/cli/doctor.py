@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,6 +44,7 @@ class Doctor:
         from diffcse.text.corpus import Corpus, read_corpus
         from diffcse.text.doctor import examine
         from diffcse.text.examples import read_examples
+        from diffcse.text.lines import check_language
 
         options: dict[str, Any] = {} if self.model is None else _tokenizer(self.model)
         if self.text.supervised:
@@ -50,7 +52,10 @@ class Doctor:
             say(console, f"examples {examples.summary()}")
             corpus = Corpus.from_sentences(list(examples.sentences))
         else:
-            corpus = read_corpus(self.corpus, text=self.text, documents=True)
+            # A corpus that is not split has no language; the doctor wants it to tell prose from sentences.
+            check_language(self.text.language)
+            text = self.text if self.text.split_sentences else dataclasses.replace(self.text, language=Text.language)
+            corpus = read_corpus(self.corpus, text=text, documents=True)
             say(console, f"corpus   {corpus.summary()}")
         report = examine(
             corpus,

@@ -12,7 +12,7 @@ from typing import Annotated
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from diffcse.config import Pretraining, differences, load_pretraining, to_dict, to_toml
+from diffcse.config import Pretraining, Text, differences, load_pretraining, to_dict, to_toml
 from diffcse.errors import InputError
 
 
@@ -21,7 +21,7 @@ class Pretrain:
     """Make a tokenizer and a small language model from scratch: encoder start, or generator for any encoder."""
 
     corpus: Annotated[Positional[tuple[str, ...]], arg(metavar="CORPUS...", help_behavior_hint="")]
-    """Text files or globs, one sentence a line."""
+    """Text files or globs: one sentence a line, or a --column of a table; also packed."""
     output: Path | None = None
     """Folder for the model, run.json and logs. Must be new or empty, unless --resume."""
     recipe: str = "mini"
@@ -33,6 +33,7 @@ class Pretrain:
     print_config: bool = False
     """Print the complete recipe that these options make, and stop."""
     settings: Pretraining = field(default_factory=Pretraining)
+    text: Text = field(default_factory=Text)
 
     def __call__(self, console: Console) -> None:
         chosen, settings = load_pretraining(self.recipe), self.settings
@@ -58,6 +59,7 @@ class Pretrain:
                 settings,
                 self.corpus,
                 self.output,
+                text=self.text,
                 resume=self.resume,
                 license_note=self.license_note,
                 report=view,

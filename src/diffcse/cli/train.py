@@ -18,7 +18,7 @@ from diffcse.errors import InputError
 
 @dataclass(frozen=True)
 class Train:
-    """Train a sentence encoder on plain text, one sentence a line, without labels."""
+    """Train a sentence encoder: on plain text without labels, or on pairs and triplets."""
 
     corpus: Annotated[Positional[tuple[str, ...]], arg(metavar="CORPUS...", help_behavior_hint="")]
     """Files or globs: .txt .csv .tsv .jsonl .parquet, also .gz .xz .zst; or hub:OWNER/NAME."""

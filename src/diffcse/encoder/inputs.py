@@ -73,13 +73,10 @@ class Sentences:
     def _rows(self, source: Source) -> Iterator[tuple[Rows, int]]:
         """(some rows, their bytes in the file as far as these are known), in order."""
         first = 1  # line of the file: blocks of text after the first do not know it
-        try:
-            for block in _standard_input() if source == _STANDARD_INPUT else read(source, self._wanted):
-                rows = parse(replace(block, first=block.first or first), self._wanted)
-                first += rows.lines
-                yield rows, len(block.data) if isinstance(block.data, bytes) else 0
-        except InputError as error:  # here a column is named by an option, not by a recipe's key
-            raise InputError(str(error).replace("Set text.column.", "Give --column.")) from error
+        for block in _standard_input() if source == _STANDARD_INPUT else read(source, self._wanted):
+            rows = parse(replace(block, first=block.first or first), self._wanted)
+            first += rows.lines
+            yield rows, len(block.data) if isinstance(block.data, bytes) else 0
 
 
 def _standard_input() -> Iterator[Block]:

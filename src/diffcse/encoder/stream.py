@@ -76,6 +76,8 @@ def check_output(output: Path) -> Callable[[Path, Encoder], _Writer]:
     Raises:
         InputError: no such format.
     """
+    if output.is_dir():
+        raise InputError(f"{output}: is a folder: give --output a file that ends in .npy or .parquet")
     if output.suffix == ".npy":
         return _Npy
     if output.suffix == ".parquet":

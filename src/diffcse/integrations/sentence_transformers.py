@@ -9,7 +9,7 @@ loss's parameters to the optimizer (`get_optimizer_cls_and_kwargs`), but it
 - clips the gradients of the model alone (transformers' `_clip_grad_norm(model)`): projector, discriminator and head
   are not clipped, and do not count in the norm by which the encoder is;
 - saves and restores the model alone (`_save`, `_load_from_checkpoint`): after resuming, projector, discriminator and
-  head start afresh, beside the optimizer's old moments for them;
+  head start afresh, beside the optimizer's old moments for them, and masks are drawn as from the first step;
 - synchronises the model alone between processes, which is why several are refused here;
 - sets the mode (`train()`, `eval()`) of the model alone, which this loss then copies to its other parts.
 
@@ -19,6 +19,7 @@ loss's parameters to the optimizer (`get_optimizer_cls_and_kwargs`), but it
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diffcse.config import Method, Pooling
+from diffcse.config import Config, Method, Pooling
 from diffcse.errors import InputError
 from diffcse.method import parts
 from diffcse.method.objective import rtd_weight
@@ -75,8 +76,22 @@ class DiffCSELoss(nn.Module):
                 f'method.pooling = "{method.pooling}": the SentenceTransformer pools by "{pooling}": '
                 f'give Method(pooling="{pooling}"), or another Pooling module'
             )
-        if method.pairing != "same":
-            raise InputError(f'method.pairing = "{method.pairing}" needs following sentences, which no batch here has')
+        Config(method=method)  # refuses what is for pairs
+        for key, plain in (("pairing", "same"), ("positives", "dropout")):
+            if getattr(method, key) != plain:
+                raise InputError(
+                    f'method.{key} = "{getattr(method, key)}" needs following sentences, which no batch here has: '
+                    "train with diffcse.train"
+                )
+        if method.lora_rank is not None:
+            raise InputError(
+                f"method.lora_rank = {method.lora_rank}: SentenceTransformer.save would write the adapter's layers, "
+                "which nothing loads: train with diffcse.train, whose saved folder has them multiplied out"
+            )
+        if method.unused():
+            warnings.warn(
+                f"set, but without effect beside the other choices: {', '.join(method.unused())}", stacklevel=2
+            )
         if method.rtd_schedule != "constant" and not steps:
             raise InputError(f'method.rtd_schedule = "{method.rtd_schedule}" needs steps=, the run\'s forward passes')
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -89,7 +104,7 @@ class DiffCSELoss(nn.Module):
             raise InputError(
                 f"the tokenizer pads on the {tokenizer.padding_side}: set tokenizer.padding_side = 'right'"
             )
-        if method.difference != "none" and generator is None:
+        if generator is None and method.needs("masked"):
             generator = method.generator or encoder.config.name_or_path or None
         if isinstance(generator, str | Path):
             theirs = parts.load_tokenizer(generator)
@@ -106,7 +121,8 @@ class DiffCSELoss(nn.Module):
         self.step = 0
         """Forward passes in training so far: the next one's number in the keyed draws."""
         self._evaluated = 0
-        self._metrics: dict[str, list[Tensor]] = {}
+        self._metrics: dict[str, Tensor] = {}
+        """Of each metric its sum over batches, and in how many of them it was no NaN: (2,)."""
 
     def forward(
         self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None
@@ -133,11 +149,12 @@ class DiffCSELoss(nn.Module):
             step, self.step, self._evaluated = self.step, self.step + 1, 0
         else:  # every evaluation draws the same masks
             step, self._evaluated = _EVALUATION + self._evaluated, self._evaluated + 1
-        progress = min(1.0, self.step / self.steps) if self.steps else 1.0
+        progress = min(1.0, step / max(self.steps - 1, 1)) if self.steps and training else 1.0
         terms = self.diffcse(batch, step=step, progress=progress)
         if training:
             for name, value in terms.metrics.items():
-                self._metrics.setdefault(name, []).append(value)
+                counted = torch.stack([value.double().nan_to_num(0.0), (~value.double().isnan()).double()])
+                self._metrics[name] = self._metrics[name] + counted if name in self._metrics else counted
         losses = {}
         if terms.contrastive is not None:
             losses["contrastive"] = terms.contrastive
@@ -150,9 +167,8 @@ class DiffCSELoss(nn.Module):
 
         What a batch could not say (NaN) is left out of its mean.
         """
-        values = {name: torch.stack([v.float() for v in all_]) for name, all_ in self._metrics.items()}
-        self._metrics = {}
-        return {name: value.nanmean().item() for name, value in values.items()}
+        sums, self._metrics = self._metrics, {}
+        return {name: (total / count).item() for name, (total, count) in sums.items()}
 
 
 def _pooling_of(model: SentenceTransformer) -> Pooling:

@@ -61,7 +61,11 @@ class Collate:
             )
             batch[f"{name}input_ids"] = tokens["input_ids"]
             batch[f"{name}attention_mask"] = tokens["attention_mask"]
-            cut |= torch.tensor([bool(encoding.overflowing) for encoding in tokens.encodings or []])
+            if tokens.encodings:
+                cut |= torch.tensor([bool(encoding.overflowing) for encoding in tokens.encodings])
+            else:  # a tokenizer without a Rust backend does not say what it cut
+                full = [len(ids) for ids in self.tokenizer([s or "" for s in column], verbose=False)["input_ids"]]
+                cut |= torch.tensor(full) > self.max_tokens
             if len(columns) > 1:
                 # A sentence that no other follows stands for its own next one.
                 texts = [own if text is None else text for own, text in zip(columns[0], column, strict=True)]

@@ -44,7 +44,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from diffcse.config import Pretraining, differences, to_dict, to_toml
+from diffcse.config import Pretraining, Text, differences, to_dict, to_toml
 from diffcse.errors import InputError
 from diffcse.files import clear_partials, staged_folder, write_errors, write_json, write_manifest, write_text
 from diffcse.method import draws
@@ -57,6 +57,7 @@ from diffcse.training.token_vectors import ppmi_svd
 from diffcse.training.tokens import Tokens, tokenise, train_wordpiece
 from diffcse.training.train import Report, check_output, use_bf16
 
+_ANY_TEXT = Text()
 _GROUP_TOKENS = 2048
 """Tokens that go through the model at once: more fall out of a core's cache, and a step mixes several lengths."""
 _HEAD_ROWS = 448
@@ -81,6 +82,7 @@ def pretrain(
     corpus: Corpus | Sequence[str | Path],
     output: str | Path,
     *,
+    text: Text = _ANY_TEXT,
     resume: bool = False,
     license_note: str = "",
     report: Report = lambda event, facts: None,
@@ -92,6 +94,7 @@ def pretrain(
 
     Args:
         corpus: a corpus, or files and globs to read one from.
+        text: what of the files is read.
         license_note: what the card says of the text's licence.
         report: told what happens: ("corpus" | "phase" | "start" | "log" | "done", facts).
 
@@ -100,9 +103,10 @@ def pretrain(
     """
     output = Path(output)
     record_file = output / "run.json"
+    _clear_stillborn(output)
     check_output(output, resume=resume, begun=record_file.name)
     if not isinstance(corpus, Corpus):
-        corpus = read_corpus(corpus)
+        corpus = read_corpus(corpus, text=text)
     report("corpus", {"summary": corpus.summary()})
     if len(corpus) < 2 * config.held_out:
         raise InputError(
@@ -119,8 +123,9 @@ def pretrain(
         _clean_up(output)
         return _reopen(config, output, begun)
     record = Record(kind="pretrain", config=to_dict(config), seed=config.seed, data=data)
-    if config.tokenizer is not None:
-        record.warnings.append("vocabulary, lowercase, tokenizer_sentences: not used, the tokenizer is given")
+    unused = config.unused()
+    if unused:
+        record.warnings.append(f"set, but without effect beside the other choices: {', '.join(unused)}")
     record.write(record_file)
     write_text(output / "recipe.toml", to_toml(config))
     clear_partials(output)
@@ -537,10 +542,8 @@ class _Run:
         weights, moments = load_file(checkpoint / _WEIGHTS), load_file(checkpoint / _OPTIMIZER)
         for name, parameter in self.model.named_parameters():
             parameter.copy_(weights[name])
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            self._optimizer.state[parameter] = {
-                key: moments[f"{name}.{key}"].to("cpu" if key == "step" else parameter.device) for key in keys
-            }
+            keys = ("step", "exp_avg", "exp_avg_sq")  # all on the device: the fused optimizer reads them there
+            self._optimizer.state[parameter] = {key: moments[f"{name}.{key}"].to(parameter.device) for key in keys}
         state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
         self.tokens_seen, self.training_seconds = state["tokens_seen"], state["training_seconds"]
         self._before, self._sums, self.log = state["seconds"], state["sums"], state["log"]
@@ -693,6 +696,15 @@ def _reopen(config: Pretraining, output: Path, record: Record) -> Pretrained:
     with quiet():
         model = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return Pretrained(model.eval(), load_tokenizer(folder), record)
+
+
+def _clear_stillborn(output: Path) -> None:
+    """Remove what a run left that was refused before it made anything: its folder is to take the mended one."""
+    with write_errors(output):
+        names = {path.name for path in output.iterdir()} if output.is_dir() else set()
+        if names and names <= {"run.json", "recipe.toml"}:
+            for name in names:
+                (output / name).unlink()
 
 
 def _clean_up(output: Path) -> None:

@@ -160,7 +160,8 @@ def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, cache_dir: Path
         raise InputError(f"{tokenizer.name_or_path}: only fast tokenizers (with a tokenizer.json) can be used here")
     backend.no_truncation()
     backend.no_padding()
-    prefix, suffix = _around(backend)
+    some = next((s for s in corpus if backend.encode(s, add_special_tokens=False).ids), corpus[0])
+    prefix, suffix = _around(backend, some)
     kind = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
     key = hashlib.sha256(f"{_FORMAT} {corpus.sha256} {backend.to_str()}".encode()).hexdigest()[:32]
     folder = (default_cache_dir().parent / "tokens" if cache_dir is None else cache_dir) / key
@@ -182,10 +183,10 @@ def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, cache_dir: Path
     return Tokens(np.memmap(folder / "ids.bin", dtype=kind, mode="r"), offsets, prefix, suffix)
 
 
-def _around(backend: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _around(backend: Tokenizer, sentence: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Ids that the tokenizer puts before and after a sentence, seen from what it makes of one."""
-    inner = backend.encode("a", add_special_tokens=False).ids
-    whole = backend.encode("a").ids
+    inner = backend.encode(sentence, add_special_tokens=False).ids
+    whole = backend.encode(sentence).ids
     for start in range(len(whole) - len(inner) + 1):
         if whole[start : start + len(inner)] == inner:
             return tuple(whole[:start]), tuple(whole[start + len(inner) :])

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from diffcse.config import Config, Pretraining, Training, differences, to_dict, to_toml
+from diffcse.config import EDITS, Config, Pretraining, Training, differences, to_dict, to_toml
 from diffcse.encoder import encode
 from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.load import load
@@ -94,13 +95,17 @@ def run(
         **({} if dev is None else {"dev_sha256": dev.sha256}),
     }
     begun = _check_same_run(record_file, config, data) if resume and record_file.is_file() else None
+    if begun is not None and config.method.generator is None:
+        # Which one it was is written down: a hub may offer another today.
+        found = begun.config["method"]["generator"]
+        config = dataclasses.replace(config, method=dataclasses.replace(config.method, generator=found))
     if begun is not None and begun.status == "complete":
         _clean_up(output)
         if not (output / "model").is_dir():
             raise InputError(f"{output}: its run is complete, but model/ was removed: give a new --output")
         return Trained(_restore(config, output / PARTS), load(output), begun)
     if config.method.needs("masked") and config.method.generator is None:
-        generator = begun.config["method"]["generator"] if begun else default_generator(config.method.model)
+        generator = default_generator(config.method.model)
         config = dataclasses.replace(config, method=dataclasses.replace(config.method, generator=generator))
 
     model, tokenizer = build(config.method, seed=training.seed, pairs=config.text.supervised)
@@ -112,6 +117,8 @@ def run(
     record = Record(kind="train", config=to_dict(config), seed=training.seed, data=data)
     record.scores["steps"] = steps
     unused = config.method.unused()
+    if config.text.document is not None and not config.method.reads_next:
+        unused.append("text.document")
     if unused:
         record.warnings.append(f"set, but without effect beside the other choices: {', '.join(unused)}")
     if config.method.difference != "none" and config.method.condition == "none":
@@ -231,6 +238,11 @@ def _check_kind(config: Config, corpus: Corpus | Examples) -> None:
             f'method.{key} = "{getattr(config.method, key)}" needs to know which sentence follows which: read the '
             "corpus with read_corpus(..., documents=True)"
         )
+    elif config.method.reads_next and (corpus.following is None or int(np.max(corpus.following)) < 0):
+        raise InputError(
+            "no sentence of this text has a next one (every document is a single sentence, or an empty line stands "
+            'after each): give running text, or leave method.pairing at "same" and method.positives at "dropout"'
+        )
 
 
 def _examples(config: Config, corpus: Corpus | Examples) -> Any:
@@ -243,7 +255,7 @@ def _check_lengths(config: Config, model: DiffCSE, tokenizer: PreTrainedTokenize
     method, tokens = config.method, config.training.max_tokens
     if tokens > limit:
         raise InputError(f"training.max_tokens = {tokens}: {method.model} takes at most {limit} tokens")
-    inserts = [name for name in method.edits if method.edits_sentences and "insert" in name]
+    inserts = [name for name in method.edits if method.edits_sentences and EDITS[name].lengthens]
     room = longest_copy(tokens, method.mask_ratio) - tokens if inserts else 0
     told = int(method.difference != "none" and method.condition != "none" and method.inject == "prepend")
     why = " and ".join([*inserts[:1], *(["the prepended sentence embedding"] if told else [])])
@@ -345,6 +357,7 @@ def _card(config: Config, corpus: Corpus | Examples, steps: int) -> str:
             config.method,
             model=_public(config.method.model) or "",
             generator=_public(config.method.generator),
+            causal_generator=_public(config.method.causal_generator),
             discriminator=_public(config.method.discriminator),
         ),
         training=dataclasses.replace(config.training, dev=_public(config.training.dev)),
