@@ -1,4 +1,4 @@
-"""SimCSE and DiffCSE on the mini model with one search budget: the same grid, steps, batches and seeds for both.
+"""SimCSE and DiffCSE on a small model with one search budget: the same grid, steps, batches and seeds for all.
 
     python benchmarks/search_mini.py CORPUS DEV.tsv OUTPUT --steps 300 --seeds 42 --grid learning_rate=5e-5,1e-4
 
@@ -19,7 +19,13 @@ from diffcse.config import Config, Method, Training
 from diffcse.text.corpus import read_corpus
 from diffcse.training.train import run
 
-METHODS = {"SimCSE": {"difference": "none"}, "DiffCSE": {}}
+METHODS = {
+    "SimCSE": {"difference": "none"},
+    "DiffCSE": {},
+    "SimCSE-next": {"difference": "none", "positives": "next"},
+    "DiffCSE-next": {"positives": "next"},
+    "SimCSE-both": {"difference": "none", "positives": "both"},
+}
 
 
 def main() -> None:
@@ -30,12 +36,12 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=["SimCSE", "DiffCSE"], choices=list(METHODS))
     parser.add_argument("--grid", nargs="*", default=[], help="field=value,value,...")
     parser.add_argument("--eval-every", type=int, default=100)
     options = parser.parse_args()
 
-    corpus = read_corpus([options.corpus])
+    corpus = read_corpus([options.corpus], documents=True)
     axes = {name: values.split(",") for name, _, values in (item.partition("=") for item in options.grid)}
     rows: dict[tuple[str, ...], list[float]] = {}
     for name in options.methods:
