@@ -1,6 +1,7 @@
 """What a person meets: help at once, every mistake in one clear line and exit code 2, nothing half-written."""
 
 import gzip
+import os
 import subprocess
 import sys
 import time
@@ -274,3 +275,15 @@ def test_pretrain_print_config_is_a_recipe(capsys, tmp_path):
     assert code == 2
     line = out.split("\n").index("layers = 2") + 1
     assert f"mine.toml:{line}: unknown key layer: did you mean layers?" in err
+
+
+@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_do_not_spin_unless_asked_to(given, policy):
+    """Seen by torch: its OpenMP reads the environment once, when it is loaded."""
+    code = (
+        "import os, sys; from diffcse.cli import main; main(['--help']); assert 'torch' not in sys.modules; "
+        "print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")} | given
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split()[-1] == policy
