@@ -1,6 +1,7 @@
 """The quickstart, shortened: fewer steps and less of the library, but every part of it for real."""
 
 import dataclasses
+import itertools
 
 import pytest
 from rich.console import Console
@@ -8,6 +9,7 @@ from rich.console import Console
 import diffcse.quickstart as quickstart
 from diffcse.errors import InputError
 from diffcse.record import read_record
+from diffcse.text.corpus import Corpus
 from diffcse.text.stdlib import read_stdlib
 
 
@@ -36,7 +38,7 @@ def result(library, tmp_path_factory):
 
 def test_table_rows_and_columns(result):
     _, record, shown, _ = result
-    names = ["TF-IDF", "start, mean pooled", "start, [CLS]", "SimCSE", "DiffCSE"]
+    names = ["TF-IDF", "start, mean pooled", "start, [CLS]", "SimCSE", "contrast alone", "DiffCSE"]
     assert [row[0] for row in record.scores["rows"]] == names
     for row in record.scores["rows"]:
         assert all(cell in shown for cell in row)
@@ -52,12 +54,24 @@ def test_table_rows_and_columns(result):
 
 def test_methods_had_the_same_start_steps_and_seed(result):
     output, record, _, _ = result
-    simcse, diffcse = (read_record(output / name / "run.json") for name in ("simcse", "diffcse"))
-    assert simcse.config["training"] == diffcse.config["training"]
-    assert simcse.data == diffcse.data
-    changed = {k for k in simcse.config["method"] if simcse.config["method"][k] != diffcse.config["method"][k]}
-    assert changed == {"difference", "generator"}, "the generator in use is written down, and SimCSE has none"
-    assert record.data["train_sha256"] == simcse.data["sha256"]
+    diffcse = read_record(output / "diffcse" / "run.json")
+    for name, differs in (("simcse", {"positives"}), ("contrast-alone", set())):
+        other = read_record(output / name / "run.json")
+        assert other.config["training"] == diffcse.config["training"]
+        assert other.data == diffcse.data
+        changed = {k for k in other.config["method"] if other.config["method"][k] != diffcse.config["method"][k]}
+        assert changed == {"difference", "generator"} | differs, "the generator in use is written down"
+    assert record.data["train_sha256"] == diffcse.data["sha256"]
+
+
+def test_neighbours_are_of_one_docstring(library):
+    documents = {doc.sentences for doc in library.docstrings}
+    corpus = Corpus.from_sentences(library.documents(), documents=True)
+    pairs = {pair for sentences in documents for pair in itertools.pairwise(sentences)}
+    followed = [(corpus[i], corpus[j]) for i, j in enumerate(corpus.following.tolist()) if j >= 0]
+    assert len(followed) > 500
+    assert set(followed) <= pairs
+    assert sorted(corpus) == sorted(library.split()[0])
 
 
 def test_held_out_text_is_not_trained_on(library):
@@ -67,7 +81,7 @@ def test_held_out_text_is_not_trained_on(library):
 
 def test_verdicts_are_words_of_the_intervals(result):
     _, record, shown, _ = result
-    assert len(record.scores["verdicts"]) == 6
+    assert len(record.scores["verdicts"]) == 8
     for verdict in record.scores["verdicts"]:
         low, high = verdict["low"], verdict["high"]
         assert verdict["verdict"] == ("better" if low > 0 else "worse" if high < 0 else "tie")
@@ -97,7 +111,7 @@ def test_searches(result):
 
 def test_what_it_leaves(result):
     output, record, shown, _ = result
-    assert {p.name for p in output.iterdir()} == {"simcse", "diffcse", "run.json", "report.html"}
+    assert {p.name for p in output.iterdir()} == {"simcse", "contrast-alone", "diffcse", "run.json", "report.html"}
     assert read_record(output / "run.json").scores == record.scores
     assert "diffcse train" in shown
 

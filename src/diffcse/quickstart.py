@@ -1,8 +1,8 @@
 """`diffcse quickstart`: from nothing but this package and its Python to a measured encoder, in minutes.
 
-It trains SimCSE and DiffCSE with the same steps and seed on the text every Python carries, its own documentation,
-and measures both on modules that were held out, beside what costs nothing: TF-IDF and the untrained start. Nothing
-is chosen by looking at the scores: the recipe is fixed before, the last step counts, and the verdict is given by a
+It trains SimCSE, DiffCSE and DiffCSE without its difference term, with the same steps and seed, on the text every
+Python carries, its own documentation, and measures all on modules that were held out, beside what costs nothing:
+TF-IDF and the untrained start. Nothing is chosen by looking at the scores: the recipe is fixed before, the last step counts, and the verdict is given by a
 paired bootstrap, whichever way it falls.
 """
 
@@ -40,7 +40,7 @@ from diffcse.training.collate import Collate
 from diffcse.training.train import Trained, check_output, run
 
 PAIRS = Path(__file__).parent / "assets" / "pairs" / "pairs.tsv"
-RECIPE = "mini_cpu"
+RECIPE = "mini_documents"
 ALIKE = 4.0
 """Graded pairs from this score on count as positives for alignment."""
 
@@ -89,8 +89,8 @@ def quickstart(output: Path, *, steps: int | None, seed: int, resume: bool, cons
 
     _heading(console, "1  Text", "this Python's own documentation")
     library = read_stdlib()
-    sentences, held_out = library.split()
-    corpus = Corpus.from_sentences(sentences)
+    _, held_out = library.split()
+    corpus = Corpus.from_sentences(library.documents(), documents=True)
     queries, documents = retrieval_pairs(held_out)
     modules = len({doc.module.partition(".")[0] for doc in held_out})
     console.print(
@@ -99,7 +99,7 @@ def quickstart(output: Path, *, steps: int | None, seed: int, resume: bool, cons
         highlight=False,
     )
 
-    _heading(console, "2  Training", "SimCSE, then DiffCSE: same start, steps, batches and seed")
+    _heading(console, "2  Training", "three times: same start, text, steps, batches and seed")
     trained = {
         name: _train(name, config, corpus, output, resume, console) for name, config in _configs(steps, seed).items()
     }
@@ -178,19 +178,36 @@ def quickstart(output: Path, *, steps: int | None, seed: int, resume: bool, cons
 
 
 def _configs(steps: int | None, seed: int) -> dict[str, Config]:
-    """The two recipes, which differ in the difference term alone."""
+    """SimCSE, whose positives are dropout views; the recipe, whose positives are next sentences; and that one without
+    its difference term, which alone tells what the term brings."""
     base = load_recipe(RECIPE)
     training = dataclasses.replace(
         base.training, seed=seed, max_steps=steps or base.training.max_steps, keep_training_parts=True
     )
-    methods = {"SimCSE": dataclasses.replace(base.method, difference="none"), "DiffCSE": base.method}
+    contrast = dataclasses.replace(base.method, difference="none")
+    methods = {
+        "SimCSE": dataclasses.replace(contrast, positives="dropout"),
+        "contrast alone": contrast,
+        "DiffCSE": base.method,
+    }
     return {name: dataclasses.replace(base, method=method, training=training) for name, method in methods.items()}
+
+
+_DOES = {
+    "SimCSE": "pulls two dropout views of a sentence together",
+    "contrast alone": "pulls a sentence towards the next one of its docstring",
+    "DiffCSE": "the same, and its embedding must help to tell which words were replaced",
+}
+
+
+def _folder(output: Path, name: str) -> Path:
+    return output / name.lower().replace(" ", "-")
 
 
 def _train(name: str, config: Config, corpus: Corpus, output: Path, resume: bool, console: Console) -> Trained:
     view = TrainingView(console, name)
-    console.print(f"[bold]{name}[/]", highlight=False)
-    folder = output / name.lower()
+    console.print(f"[bold]{name}[/]  [dim]{_DOES[name]}[/]", highlight=False)
+    folder = _folder(output, name)
     try:
         trained = run(config, corpus, folder, resume=resume, report=view)
     finally:
@@ -243,7 +260,7 @@ def _verdicts(rows: dict[str, Row], pairs: PairSet) -> list[dict[str, Any]]:
     ours, verdicts = rows["DiffCSE"], []
     for measure, compare in measures.items():
         points = 1 if "MRR" in measure else 100
-        for other in ("SimCSE", "start, mean pooled", "TF-IDF"):
+        for other in ("contrast alone", "SimCSE", "start, mean pooled", "TF-IDF"):
             found = compare(ours, rows[other])
             difference, low, high = (points * x for x in (found.difference, found.low, found.high))
             words = {
@@ -342,7 +359,7 @@ def _page(record: Record, output: Path) -> Path | None:
     """The page, if the packages that draw it are installed."""
     from diffcse.report.page import quickstart_page
 
-    runs = {name: read_record(output / name.lower() / "run.json") for name in record.config}
+    runs = {name: read_record(_folder(output, name) / "run.json") for name in record.config}
     try:
         html = quickstart_page(record, runs)
     except InputError as error:
@@ -362,6 +379,6 @@ def _closing(console: Console, output: Path, page: Path | None, seconds: float) 
         ("encoder", f"{output / 'diffcse' / 'model'}  (loads in sentence-transformers)"),
         ("record", str(output / "run.json")),
         ("page", str(page) if page else "not written"),
-        ("next", "diffcse train your-sentences.txt --output my-encoder"),
+        ("next", "diffcse doctor your-text.txt --model mini, then diffcse train your-text.txt --output my-encoder"),
     ):
         say(console, f"{what:<9}{where}")

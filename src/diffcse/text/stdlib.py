@@ -64,6 +64,15 @@ class StdlibCorpus:
         Raises:
             InputError: a share outside (0, 1), or so small a library that no module fits into it.
         """
+        train, rest = self._parts(held_out)
+        return list(_sentences(train)), rest
+
+    def documents(self, held_out: float = 0.15) -> list[str]:
+        """The training sentences of `split`, with an empty string where a docstring ends."""
+        train, _ = self._parts(held_out)
+        return [line for docstring in train for line in (*docstring.sentences, "")]
+
+    def _parts(self, held_out: float) -> tuple[list[Docstring], list[Docstring]]:
         if not 0 < held_out < 1:
             raise InputError(f"held_out = {held_out}: must be between 0 and 1, such as 0.15.")
         sizes: Counter[str] = Counter()
@@ -79,7 +88,7 @@ class StdlibCorpus:
         if not chosen:
             raise InputError(f"held_out = {held_out}: no module of this library is so small. Hold out more of it.")
         train = [docstring for docstring in self.docstrings if _subject(docstring) not in chosen]
-        return list(_sentences(train)), [d for d in self.docstrings if _subject(d) in chosen]
+        return train, [d for d in self.docstrings if _subject(d) in chosen]
 
 
 def read_stdlib(root: Path | None = None) -> StdlibCorpus:
