@@ -10,6 +10,8 @@ import pytest
 from diffcse.config import load_recipe
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
+from diffcse.evaluation.data import find_data
+from diffcse.evaluation.sts import score_sts
 from diffcse.evaluation.suite import read_schema
 from diffcse.method.inspect import conditional_gain
 from diffcse.method.parts import build
@@ -18,7 +20,7 @@ from diffcse.training.collate import Collate
 from diffcse.training.train import PARTS
 from tests.cli.runs import command, make_run
 from tests.evaluation import folders
-from tests.models import SENTENCES, save_tiny
+from tests.models import SENTENCES, save_tiny, save_with_pooler
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +102,32 @@ def test_one_set_and_other_floors(capsys, tmp_path, model, root):
     assert "STS12" not in out
     code, _, err = command(capsys, "evaluate", model, "--data", root, "--floor-text", text)
     assert (code, "without --floors" in err) == (2, True)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "first_last", "top2", "pooler"])
+def test_every_pooling_can_be_asked_for_and_is_told(capsys, tmp_path, root, pooling):
+    plain, file = save_with_pooler(tmp_path / "plain", "bert"), tmp_path / "scores.json"
+    options = ("--data", root, "--sets", "STSB-dev", "--allow-partial", "--pooling", pooling, "--json", file)
+    code, out, err = command(capsys, "evaluate", plain, *options)
+    assert code == 0, err
+    assert f"encoder {plain}: pooling {pooling} (as asked for), up to 256 tokens" in " ".join(out.split())
+    found = json.loads(file.read_text())
+    jsonschema.validate(found, read_schema())
+    encoder = found["results"][0]["encoder"]
+    assert (encoder["name"], encoder["pooling"]) == (f"{plain} ({pooling})", pooling)
+    assert encoder["pooling_note"] == "as asked for"
+    pairs = find_data([root], only=["STSB-dev"], allow_partial=True).sts["STSB-dev"]
+    expected = score_sts(load(plain, pooling=pooling), pairs).all.spearman
+    assert found["results"][0]["tasks"]["sts/STSB-dev"]["value"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_folder_that_names_its_pooling_is_believed_and_an_untrained_pooler_refused(capsys, tmp_path, model, root):
+    options = ("--data", root, "--sets", "STSB-dev", "--allow-partial")
+    code, out, err = command(capsys, "evaluate", model, *options)
+    assert code == 0, err
+    assert "pooling mean (as its folder says)" in " ".join(out.split())
+    code, out, err = command(capsys, "evaluate", tmp_path / "tiny", *options, "--pooling", "pooler")
+    assert (code, "its pooler head was not trained" in err) == (2, True)
 
 
 def run_with_parts(folder, **method):

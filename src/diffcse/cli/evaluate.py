@@ -89,6 +89,12 @@ class Evaluate:
         finally:
             view.close()
         self._add_gains(found, data, groups)
+        for source, result in zip(self.models, found["results"], strict=False):  # behind them come the floors
+            encoder = result["encoder"]
+            if "pooling" in encoder:
+                why = f" ({encoder['pooling_note']})" if "pooling_note" in encoder else ""
+                most = f"up to {encoder['max_tokens']} tokens"
+                say(console, f"encoder  {source}: pooling {encoder['pooling']}{why}, {most}")
         for made in tables(found, details=self.details):
             _show(console, made)
         for note in found["notes"]:
