@@ -56,6 +56,7 @@ def asked():
 @pytest.fixture
 def mirror(tmp_path, monkeypatch, asked):
     """Folders named as on the hub, and a hub that serves them as of `COMMIT`."""
+    import datasets  # noqa: F401 - before the class below stands in for the hub's, which it takes when imported
     import huggingface_hub
 
     class Api:
@@ -248,9 +249,29 @@ def test_missing_columns_and_splits_are_named(tmp_path):
         read_hub(f"hub:{tmp_path}", allow_partial=True)
 
 
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """An empty cache of the hub; there is no network in tests."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_a_commit_that_was_downloaded_is_read_without_a_network_and_no_other_in_its_place(hub_cache):
+    other = COMMIT[::-1]
+    snapshots = hub_cache / "datasets--mteb--sts12-sts/snapshots"
+    jsonl(snapshots / COMMIT / "test.jsonl", graded(12))
+    jsonl(snapshots / other / "test.jsonl", graded(9))
+    for commit, size in ((COMMIT, 12), (other, 9)):
+        found = read_hub(f"hub:mteb/sts12-sts@{commit}", allow_partial=True)
+        assert (len(found.sts["STS12"]), found.origins["STS12"].revision) == (size, commit)
+    with pytest.raises(InputError, match="the hub cannot be reached"):
+        read_hub(f"hub:mteb/sts12-sts@{'0' * 40}", allow_partial=True)
+
+
 @pytest.mark.parametrize("revision", ["", f"@{COMMIT}"])
-def test_without_a_network_local_layouts_are_named(revision, monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+def test_without_a_network_local_layouts_are_named(revision, hub_cache):
     with pytest.raises(InputError, match=r"the hub cannot be reached .* read from folders\. Known are: SentEval's"):
         find_data([f"hub:mteb/sts12-sts{revision}"], groups=("sts",))
 
