@@ -4,8 +4,8 @@ Configuration, revision and split may each be left out (then: the data set's def
 folder in the place of OWNER/NAME, written with a leading `./`, `/` or `~`, is opened the same way, without a network.
 
 Corpora are streamed; small sets may be downloaded whole. Neither must change under its name. So what is cached belongs
-to a commit of the data set: without a revision the hub is asked for the newest one; a whole commit hash needs no asking,
-and so is read from the cache without a network.
+to a commit of the data set: without a revision the hub is asked for the newest one; a whole commit hash needs no
+asking, and so is read from the cache without a network.
 Code that comes with a data set is never run.
 """
 
