@@ -22,7 +22,7 @@ RULE = {
     "text": GROUND,
     "method": GROUND,
     "encoder": GROUND | {"text", "method"},
-    "evaluation": GROUND | {"encoder"},
+    "evaluation": GROUND | {"text", "encoder"},
     "training": GROUND | {"text", "method", "encoder", "evaluation"},
     "integrations": GROUND | {"text", "method", "encoder", "evaluation"},
     "report": {"record", "errors", "files"},

@@ -1,6 +1,7 @@
 """`diffcse evaluate` as a user meets it: tables that say what they show, JSON as promised, mistakes in one line."""
 
 import json
+import random
 
 import jsonschema
 import numpy as np
@@ -9,13 +10,17 @@ import pytest
 from diffcse.config import load_recipe
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
+from diffcse.evaluation.data import find_data
+from diffcse.evaluation.sts import score_sts
 from diffcse.evaluation.suite import read_schema
+from diffcse.method.inspect import conditional_gain
 from diffcse.method.parts import build
 from diffcse.training.checkpoints import save_weights
+from diffcse.training.collate import Collate
 from diffcse.training.train import PARTS
 from tests.cli.runs import command, make_run
 from tests.evaluation import folders
-from tests.models import SENTENCES, save_tiny
+from tests.models import SENTENCES, save_tiny, save_with_pooler
 
 
 @pytest.fixture(autouse=True)
@@ -99,23 +104,103 @@ def test_one_set_and_other_floors(capsys, tmp_path, model, root):
     assert (code, "without --floors" in err) == (2, True)
 
 
-def test_conditional_gain_of_a_run_that_kept_its_parts(capsys, tmp_path):
-    run = make_run(tmp_path / "run", 3, model=str(save_tiny(tmp_path / "tiny", "bert")))
-    config = load_recipe(str(run / "recipe.toml"))
-    save_weights(build(config.method, seed=3)[0].trained_state(), run / PARTS)
-    text = folders.write(tmp_path / "text.txt", "\n".join(SENTENCES))
-    file = tmp_path / "scores.json"
-    options = ("--tasks", "geometry", "--text", text, "--json", file)
-    code, out, err = command(capsys, "evaluate", run, *options)
+@pytest.mark.parametrize("pooling", ["cls", "mean", "first_last", "top2", "pooler"])
+def test_every_pooling_can_be_asked_for_and_is_told(capsys, tmp_path, root, pooling):
+    plain, file = save_with_pooler(tmp_path / "plain", "bert"), tmp_path / "scores.json"
+    options = ("--data", root, "--sets", "STSB-dev", "--allow-partial", "--pooling", pooling, "--json", file)
+    code, out, err = command(capsys, "evaluate", plain, *options)
     assert code == 0, err
-    assert "Conditional gain on text.txt" in out
-    assert "Geometry on text.txt: 80 distinct sentences" in out
+    assert f"encoder {plain}: pooling {pooling} (as asked for), up to 256 tokens" in " ".join(out.split())
     found = json.loads(file.read_text())
     jsonschema.validate(found, read_schema())
+    encoder = found["results"][0]["encoder"]
+    assert (encoder["name"], encoder["pooling"]) == (f"{plain} ({pooling})", pooling)
+    assert encoder["pooling_note"] == "as asked for"
+    pairs = find_data([root], only=["STSB-dev"], allow_partial=True).sts["STSB-dev"]
+    expected = score_sts(load(plain, pooling=pooling), pairs).all.spearman
+    assert found["results"][0]["tasks"]["sts/STSB-dev"]["value"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_folder_that_names_its_pooling_is_believed_and_an_untrained_pooler_refused(capsys, tmp_path, model, root):
+    options = ("--data", root, "--sets", "STSB-dev", "--allow-partial")
+    code, out, err = command(capsys, "evaluate", model, *options)
+    assert code == 0, err
+    assert "pooling mean (as its folder says)" in " ".join(out.split())
+    code, out, err = command(capsys, "evaluate", tmp_path / "tiny", *options, "--pooling", "pooler")
+    assert (code, "its pooler head was not trained" in err) == (2, True)
+
+
+def run_with_parts(folder, **method):
+    """A run of a random tiny model that kept its parts."""
+    run = make_run(folder / "run", 3, model=str(save_tiny(folder / "tiny", "bert")), **method)
+    config = load_recipe(str(run / "recipe.toml"))
+    save_weights(build(config.method, seed=3)[0].trained_state(), run / PARTS)
+    return run, config
+
+
+def measure(capsys, run, tmp_path):
+    """What is printed, and the report."""
+    text, file = folders.write(tmp_path / "text.txt", "\n".join(SENTENCES)), tmp_path / "scores.json"
+    code, out, err = command(capsys, "evaluate", run, "--tasks", "geometry", "--text", text, "--json", file)
+    assert code == 0, err
+    found = json.loads(file.read_text())
+    jsonschema.validate(found, read_schema())
+    return " ".join(out.split()), found
+
+
+def test_conditional_gain_of_a_run_that_kept_its_parts(capsys, tmp_path):
+    run, _ = run_with_parts(tmp_path)
+    out, found = measure(capsys, run, tmp_path)
+    assert "Conditional gain on text.txt, 80 sentences" in out
+    assert "Geometry on text.txt: 80 distinct sentences" in out
     gain = found["results"][0]["conditional_gain"]
     assert gain["gain"] == pytest.approx(gain["shuffled"] - gain["own"], abs=1e-5)
     assert gain["tokens"] > 100
+    assert (gain["generator"], list(gain["by_edit"])) == ("tiny", ["mlm"])
+    assert gain["by_edit"]["mlm"]["gain"] == gain["gain"]
+    assert "alone" not in out
     assert found["results"][0]["encoder"]["run"]["seed"] == 3
+
+
+def test_conditional_gain_of_each_edit_alone_is_that_of_a_model_with_this_edit(capsys, tmp_path):
+    import dataclasses
+
+    edits = ("mlm", "causal_lm", "replace", "delete")
+    causal = save_tiny(tmp_path / "causal", "gpt2", tokens="bert")
+    run, config = run_with_parts(tmp_path, edits=edits, causal_generator=str(causal))
+    out, found = measure(capsys, run, tmp_path)
+    gain = found["results"][0]["conditional_gain"]
+    assert (gain["edits"], gain["generator"]) == (list(edits), "tiny, causal")
+    names = {edit: part["generator"] for edit, part in gain["by_edit"].items()}
+    assert names == {"mlm": "tiny", "causal_lm": "causal", "replace": None, "delete": None}
+    assert "all 4, one a sentence" in out
+    assert all(f"{edit} alone" in out for edit in edits)
+    distinct = list(SENTENCES)
+    random.Random(0).shuffle(distinct)
+    for edit in ("causal_lm", "delete"):
+        model, tokenizer = build(dataclasses.replace(config.method, edits=(edit,)), seed=3)
+        collate = Collate(tokenizer, config.training.max_tokens)
+        expected = conditional_gain(model, [collate(distinct[:64]), collate(distinct[64:])])
+        assert gain["by_edit"][edit]["gain"] == pytest.approx(expected.gain, rel=1e-4)
+        assert gain["by_edit"][edit]["tokens"] == expected.tokens
+    figures = [part["own"] for part in gain["by_edit"].values()]
+    assert len({*figures, gain["own"]}) == 5
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ({"pairing": "next"}, 'with method.pairing = "next"'),
+        ({"condition": "none"}, 'with method.condition = "none"'),
+        ({"difference": "corrective_lm"}, 'with method.difference = "corrective_lm"'),
+    ],
+)
+def test_where_there_is_no_conditional_gain_a_note_says_why(capsys, tmp_path, method, reason):
+    run, _ = run_with_parts(tmp_path, **method)
+    out, found = measure(capsys, run, tmp_path)
+    assert "Geometry on text.txt" in out
+    assert f"no conditional gain: it was trained {reason}" in out
+    assert "conditional_gain" not in found["results"][0]
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ class Evaluate:
 
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL...", help_behavior_hint="")]
     """Model folders, runs of `diffcse train`, hub ids, "mini"; or embeddings: x.npy (with x.txt), x.parquet."""
-    data: UseAppendAction[tuple[Path, ...]] = ()
-    """Folder with the sets: SentEval's downstream, *.tsv of graded pairs, or BEIR collections."""
+    data: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="DIR|hub:ID")] = ()
+    """Folder with the sets: SentEval's downstream, *.tsv of graded pairs, BEIR collections; or hub:mteb."""
     tasks: Tasks = "sts"
     """What to measure."""
     sets: UseAppendAction[tuple[str, ...]] = ()
@@ -57,7 +57,9 @@ class Evaluate:
 
     def __call__(self, console: Console) -> None:
         if not self.data and not self.text:
-            raise InputError("no data: give --data DIR, a folder in SentEval's, BEIR's or the *.tsv layout")
+            raise InputError(
+                "no data: give --data DIR, a folder in SentEval's, BEIR's or the *.tsv layout, or --data hub:mteb"
+            )
         if not self.models and not self.list_sentences:
             raise InputError("no model: give a model folder, e.g. diffcse evaluate out/model --data sts")
         if (self.floor_vectors or self.floor_text) and not self.floors:
@@ -87,6 +89,12 @@ class Evaluate:
         finally:
             view.close()
         self._add_gains(found, data, groups)
+        for source, result in zip(self.models, found["results"], strict=False):  # behind them come the floors
+            encoder = result["encoder"]
+            if "pooling" in encoder:
+                why = f" ({encoder['pooling_note']})" if "pooling_note" in encoder else ""
+                most = f"up to {encoder['max_tokens']} tokens"
+                say(console, f"encoder  {source}: pooling {encoder['pooling']}{why}, {most}")
         for made in tables(found, details=self.details):
             _show(console, made)
         for note in found["notes"]:
@@ -126,13 +134,32 @@ class Evaluate:
             return
         texts = list(data.texts.values()) or shapes[:1]
         for source, result in zip(self.models, found["results"], strict=False):
-            gain = measure_gain(Path(source), texts[0])
+            try:
+                gain = measure_gain(Path(source), texts[0])
+            except NoGain as reason:
+                found["notes"].append(f"{source}: no conditional gain: {reason}")
+                continue
             if gain is not None:
                 result["conditional_gain"] = gain
 
 
+class NoGain(Exception):
+    """Why conditional gain is not defined for a run."""
+
+
+_AT_MOST = 2048  # sentences that the gain is measured on
+_BATCH = 64
+
+
 def measure_gain(run: Path, text: Any) -> dict[str, Any] | None:
-    """Conditional gain of the run in the folder `run` on `text`, a set of pairs or sentences; None without parts."""
+    """Conditional gain of the run in the folder `run` on `text`, a set of pairs or sentences; None without parts.
+
+    Over all the edits that D was trained on, each sentence drawing one as in training, and over each of them alone.
+
+    Raises:
+        NoGain: D judges no edits, is told nothing of the sentence or of another one, or the text is too short.
+        InputError: the kept parts cannot be loaded.
+    """
     from diffcse.training.train import PARTS
 
     if not (run / PARTS).is_file() or not (run / "recipe.toml").is_file():
@@ -140,34 +167,43 @@ def measure_gain(run: Path, text: Any) -> dict[str, Any] | None:
     import dataclasses
     import random
 
-    from diffcse.config import load_recipe
+    from diffcse.config import EDITS, load_recipe
     from diffcse.method.inspect import conditional_gain
     from diffcse.method.parts import build
     from diffcse.training.checkpoints import load_weights
     from diffcse.training.collate import Collate
 
     config = load_recipe(str(run / "recipe.toml"))
-    if config.method.difference == "none" or config.method.condition == "none":
-        return None
-    model, tokenizer = build(config.method, seed=config.training.seed)
-    load_weights(model, run / PARTS)
+    method = config.method
+    if method.difference != "rtd":
+        raise NoGain(f'it was trained with method.difference = "{method.difference}", where D judges no edits')
+    if method.condition == "none":
+        raise NoGain('it was trained with method.condition = "none", where D is told nothing of the sentence')
+    if method.pairing == "next":
+        raise NoGain('it was trained with method.pairing = "next", where D judges another sentence than the embedded')
     sentences = getattr(text, "sentences", None) or (*text.first, *text.second)
     distinct = list(dict.fromkeys(sentence for sentence in sentences if sentence))
+    if len(distinct) < 2:
+        raise NoGain(f"{text.name} holds fewer than 2 different sentences")
     # Neighbours in a file speak of the same thing; shuffled, another sentence's embedding says nothing of this one.
     random.Random(0).shuffle(distinct)
-    distinct = distinct[:2048]
+    distinct = distinct[: min(_AT_MOST, len(distinct) - (len(distinct) % _BATCH == 1))]  # none is a batch of its own
+    model, tokenizer = build(method, seed=config.training.seed)
+    load_weights(model, run / PARTS)
     collate = Collate(tokenizer, config.training.max_tokens)
-    size = min(64, len(distinct))
-    batches = (collate(distinct[i : i + size]) for i in range(0, len(distinct) - size + 1, size))
-    gain = conditional_gain(model, batches)
-    edits = getattr(config.method, "edits", "mlm")
-    return {
-        "text": text.name,
-        **{name: float(f"{value:.6g}") for name, value in dataclasses.asdict(gain).items()},
-        "tokens": gain.tokens,
-        "generator": Path(config.method.generator or config.method.model).name,
-        "edits": edits if isinstance(edits, str) else list(edits),
-    }
+    batches = [collate(distinct[i : i + _BATCH]) for i in range(0, len(distinct), _BATCH)]
+    names = {"masked": Path(method.generator or method.model).name, "causal": Path(method.causal_generator or "").name}
+
+    def gain_of(edits: tuple[Any, ...]) -> dict[str, Any]:
+        model.choices = dataclasses.replace(method, edits=edits)
+        gain = dataclasses.asdict(conditional_gain(model, batches))
+        used = dict.fromkeys(names[kind] for edit in edits if (kind := EDITS[edit].generator) is not None)
+        figures = {name: value if isinstance(value, int) else float(f"{value:.6g}") for name, value in gain.items()}
+        return {**figures, "generator": ", ".join(used) or None}
+
+    whole = gain_of(method.edits)
+    alone = {edit: gain_of((edit,)) if len(method.edits) > 1 else whole for edit in method.edits}
+    return {"text": text.name, "n": len(distinct), **whole, "edits": list(method.edits), "by_edit": alone}
 
 
 def tables(found: dict[str, Any], *, details: bool = False) -> list[Any]:
@@ -375,23 +411,31 @@ def _gain_tables(results: list[dict[str, Any]], details: bool) -> list[Any]:
     if not having:
         return []
     gains = [(result["encoder"]["name"], result["conditional_gain"]) for result in having]
-    rows = [
-        [
-            name,
-            f"{gain['gain']:+.4f} ± {gain['standard_error']:.4f}",
-            f"{gain['own']:.4f}",
-            f"{gain['shuffled']:.4f}",
-            f"{gain['accuracy']:.1%} ({gain['majority']:.1%})",
-            str(gain["generator"]),
-        ]
-        for name, gain in gains
-    ]
+    rows = []
+    for name, gain in gains:
+        together = gain["edits"][0] if len(gain["edits"]) == 1 else f"all {len(gain['edits'])}, one a sentence"
+        rows.append([name, together, *_gain_cells(gain)])
+        if len(gain["edits"]) > 1:
+            rows += [["", f"{edit} alone", *_gain_cells(part)] for edit, part in gain["by_edit"].items()]
+    first = gains[0][1]
     return [
         table(
-            f"Conditional gain on {gains[0][1]['text']}, nats a token: does its embedding tell D what was edited?",
-            ["encoder", "gain", "own embedding", "another's", "judged rightly (majority)", "generator"],
+            f"Conditional gain on {first['text']}, {first['n']:,} sentences, nats a token: does its embedding tell D "
+            "what was edited?",
+            ["encoder", "edits", "generator", "gain", "own embedding", "another's", "judged rightly (majority)"],
             rows,
+            caption="gain: log-loss given another sentence's embedding minus given its own; 0: it tells nothing.",
         )
+    ]
+
+
+def _gain_cells(gain: dict[str, Any]) -> list[str]:
+    return [
+        gain["generator"] or "–",
+        f"{gain['gain']:+.4f} ± {gain['standard_error']:.4f}",
+        f"{gain['own']:.4f}",
+        f"{gain['shuffled']:.4f}",
+        f"{gain['accuracy']:.1%} ({gain['majority']:.1%})",
     ]
 
 

@@ -5,14 +5,16 @@ there, is it whole, and in which text. A folder given may be
 
 - SentEval's `downstream` (or its parent),
 - a folder of `*.tsv`: score, sentence 1, sentence 2 and perhaps subset; a file's stem names its set,
-- a search collection in BEIR's layout, or a folder of such.
+- a search collection in BEIR's layout, or a folder of such,
 
-Where two folders hold the same set, the one given first counts, and a note says so.
+and `hub:...` in a folder's place names data sets of the Hugging Face hub (see `hub`). Where two of these hold the same
+set, the one given first counts, and a note says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -20,14 +22,17 @@ from typing import TypeVar
 from diffcse.errors import InputError
 from diffcse.evaluation.beir import Collection, is_collection, pairs_as_collection, read_collection
 from diffcse.evaluation.downstream import TransferTask, downstream_root, read_downstream_sts, read_downstream_transfer
+from diffcse.evaluation.hub import ALL, Origin, is_hub, read_hub
 from diffcse.evaluation.lines import hash_files, read_bytes, split_lines
 from diffcse.evaluation.sts import PAIRS_IN, SEVEN, PairSet, check_count, read_pairs, split_of
+from diffcse.text.hub import Unreachable
 
 TSV_LAYOUT = "score<TAB>sentence 1<TAB>sentence 2, and optionally <TAB>subset"
-LAYOUTS = (
+_FOLDERS = (
     "Known are: SentEval's downstream folder (STS/, SICK/, CR/, ...), *.tsv files of "
     f"{TSV_LAYOUT}, and BEIR's corpus.jsonl, queries.jsonl, qrels/test.tsv"
 )
+LAYOUTS = f"{_FOLDERS}; and {ALL} for data sets of the hub"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +52,8 @@ class Data:
     transfer: dict[str, TransferTask] = field(default_factory=dict)
     collections: dict[str, Collection] = field(default_factory=dict)
     texts: dict[str, TextSet] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    """Of the sets that are the hub's."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the scores should know."""
 
@@ -79,7 +86,7 @@ def find_data(
     texts: Sequence[str | Path] = (),
     allow_partial: bool = False,
 ) -> Data:
-    """Read what `folders` hold for `groups`, and `texts`, files of one sentence a line.
+    """Read what `folders` (or `hub:` data sets) hold for `groups`, and `texts`, files of one sentence a line.
 
     Training splits of STS-B and SICK-R are left out unless named in `only`: nobody's figures are from there.
 
@@ -88,16 +95,21 @@ def find_data(
         allow_partial: accept well-known sets with rows or subsets missing.
 
     Raises:
-        InputError: a folder holds nothing of this, a set is incomplete or unreadable, or `only` names what is not
-            there.
+        InputError: a folder holds nothing of this, a set is incomplete or unreadable, `only` names what is not there,
+            or the hub cannot be reached.
     """
     groups = set(groups)
     data = Data()
-    for folder in map(Path, folders):
-        _read_folder(folder, groups, only, allow_partial, data)
+    for folder in folders:
+        if is_hub(folder):
+            _read_hub(str(folder), groups, only, allow_partial, data)
+        else:
+            _read_folder(Path(folder), groups, only, allow_partial, data)
+    order = {name: i for i, name in enumerate(PAIRS_IN)}  # as tables have it, sets of one's own behind
+    data.sts = dict(sorted(data.sts.items(), key=lambda item: order.get(item[0], len(order))))
     for path in map(Path, texts):
         text = read_texts(path)
-        _add(data.texts, {text.name: text}, path, data.notes)
+        _add(data.texts, {text.name: text}, path.name, data.notes)
     missing = [name for name in only if name not in data.names()]
     if missing:
         raise InputError(f"no set {', '.join(missing)}; there are: {', '.join(data.names()) or 'none'}")
@@ -109,11 +121,14 @@ def find_data(
 
 
 def find_sets(directory: str | Path, *, allow_partial: bool = False) -> dict[str, PairSet]:
-    """The STS sets of one folder, training splits included, by name.
+    """The STS sets of one folder or `hub:` data set, training splits included, by name.
 
     Raises:
         InputError: as `find_data` does.
     """
+    if is_hub(directory):
+        with _local_layouts():
+            return read_hub(str(directory), transfer=False, training=True, allow_partial=allow_partial).sts
     directory = Path(directory)
     sets = _read_sts(_listed(directory)[0], directory, (), allow_partial, training=True)
     if not sets:
@@ -134,19 +149,39 @@ def read_texts(path: Path) -> TextSet:
     return TextSet(path.name, sentences, hash_files([(path.name, data)]))
 
 
+def _read_hub(spelling: str, groups: set[str], only: Sequence[str], allow_partial: bool, data: Data) -> None:
+    pairs, tasks = bool(groups & {"sts", "retrieval", "geometry"}), "transfer" in groups
+    with _local_layouts():
+        found = read_hub(spelling, sts=pairs, transfer=tasks, only=only, allow_partial=allow_partial)
+    if not found.origins and not only:
+        raise InputError(f"{spelling}: holds nothing for {', '.join(sorted(groups))}")
+    known = data.names()
+    data.origins |= {name: origin for name, origin in found.origins.items() if name not in known}
+    _add(data.sts, found.sts, spelling, data.notes)
+    _add(data.transfer, found.transfer, spelling, data.notes)
+    data.notes += found.notes
+
+
+@contextmanager
+def _local_layouts() -> Iterator[None]:
+    """Say what can be read without the hub where it gives no answer."""
+    try:
+        yield
+    except Unreachable as error:
+        raise InputError(f"{error} Sets on this machine are read from folders. {_FOLDERS}") from error
+
+
 def _read_folder(folder: Path, groups: set[str], only: Sequence[str], allow_partial: bool, data: Data) -> None:
     names, root = _listed(folder)
     held = 0
     if groups & {"sts", "retrieval", "geometry"}:
         sets = _read_sts(names, folder, only, allow_partial)
         held += len(sets)
-        _add(data.sts, sets, folder, data.notes)
-        order = {name: i for i, name in enumerate(PAIRS_IN)}  # as tables have it, sets of one's own behind
-        data.sts = dict(sorted(data.sts.items(), key=lambda item: order.get(item[0], len(order))))
+        _add(data.sts, sets, folder.name or str(folder), data.notes)
     if "transfer" in groups and root is not None:
         tasks = read_downstream_transfer(root, only=only, allow_partial=allow_partial)
         held += len(tasks)
-        _add(data.transfer, tasks, folder, data.notes)
+        _add(data.transfer, tasks, folder.name or str(folder), data.notes)
     if "retrieval" in groups:
         places = (
             [folder] if is_collection(folder) else [folder / name for name in names if is_collection(folder / name)]
@@ -154,7 +189,7 @@ def _read_folder(folder: Path, groups: set[str], only: Sequence[str], allow_part
         collections = {place.name: place for place in places}
         read = {name: read_collection(place) for name, place in _chosen(collections, only).items()}
         held += len(read)
-        _add(data.collections, read, folder, data.notes)
+        _add(data.collections, read, folder.name or str(folder), data.notes)
     if not held and not only:
         raise InputError(
             f"{folder}: holds nothing for {', '.join(sorted(groups))}. {LAYOUTS}. It holds {_holds(folder)}"
@@ -191,10 +226,10 @@ def _chosen(found: dict[str, _T], only: Sequence[str]) -> dict[str, _T]:
     return {name: value for name, value in found.items() if not only or name in only}
 
 
-def _add(known: dict[str, _T], found: dict[str, _T], where: Path, notes: list[str]) -> None:
+def _add(known: dict[str, _T], found: dict[str, _T], where: str, notes: list[str]) -> None:
     for name, value in found.items():
         if name in known:
-            notes.append(f"{name} is also in {where.name or where}, and was taken from the folder given before")
+            notes.append(f"{name} is also in {where}, and was taken from the folder given before")
         else:
             known[name] = value
 

@@ -63,8 +63,9 @@ _FILES = {
     "TREC": ("TREC/train_5500.label", "TREC/TREC_10.label"),
     "MRPC": ("MRPC/msr_paraphrase_train.txt", "MRPC/msr_paraphrase_test.txt"),
 }
-_Row = tuple[str, str | None, int]  # sentence, other sentence, label
-_TREC_CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
+Row = tuple[str, str | None, int]
+"""Sentence, other sentence, label."""
+TREC_CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +160,7 @@ def _read_year(folder: Path, name: str, subsets: tuple[str, ...], *, allow_parti
             if number.strip():
                 scores.append(_grade(number, f"{grade_file}, line {i}"))
                 rows.append((*_two(line.split("\t"), (0, 1), f"{text_file}, line {i}", _PAIR), subset))
-    return _pairs(name, scores, rows, hash_files(contents), folder)
+    return pair_set(name, scores, rows, hash_files(contents), folder)
 
 
 def _read_stsb(path: Path, name: str) -> PairSet:
@@ -183,7 +184,7 @@ def _read_table(
             raise InputError(f"{path}, line {i}: has {len(fields)} tab-separated fields; each line is {wanted}")
         scores.append(_grade(fields[score], f"{path}, line {i}, field {score + 1}"))
         rows.append((*_two(fields, sentences, f"{path}, line {i}", wanted), fields[subset].strip() or name))
-    return _pairs(name, scores, rows, hash_files([(path.name, data)]), path)
+    return pair_set(name, scores, rows, hash_files([(path.name, data)]), path)
 
 
 _PAIR = "sentence 1<TAB>sentence 2"
@@ -212,7 +213,14 @@ def _two(fields: list[str], places: tuple[int, int], where: str, wanted: str) ->
     return first, second
 
 
-def _pairs(name: str, scores: list[float], rows: list[tuple[str, str, str]], sha256: str, where: Path) -> PairSet:
+def pair_set(
+    name: str, scores: list[float], rows: list[tuple[str, str, str]], sha256: str, where: str | Path
+) -> PairSet:
+    """A set of graded pairs from rows (sentence 1, sentence 2, subset).
+
+    Raises:
+        InputError: fewer than 3 pairs or equal grades throughout: no correlation is defined on it.
+    """
     if len(scores) < 3 or max(scores) == min(scores):
         raise InputError(f"{where}: {len(scores)} graded pairs, which have no correlation; give 3 with unequal grades")
     first, second, subsets = (tuple(column) for column in zip(*rows, strict=True))
@@ -240,27 +248,36 @@ def read_downstream_transfer(
                 f"{root}: {name} is incomplete: {', '.join(missing)} missing. Get them, or move {name} away"
             )
         task = _read_task(root, name, files)
-        sizes = tuple(len(part) for part in (task.train, task.dev, task.test) if part is not None)
-        if sizes != EXAMPLES_IN[name] and not allow_partial:
-            wanted, there = (" + ".join(map(str, counts)) for counts in (EXAMPLES_IN[name], sizes))
-            raise InputError(
-                f"{root / files[0].partition('/')[0]}: {name} has {wanted} examples, {there} found. Get the whole set, "
-                "or pass --allow-partial where scores need not compare"
-            )
+        check_examples(task, str(root / files[0].partition("/")[0]), allow_partial=allow_partial)
         found[name] = task
     return found
+
+
+def check_examples(task: TransferTask, where: str, *, allow_partial: bool) -> None:
+    """That a task is whole.
+
+    Raises:
+        InputError: it has other numbers of examples than `EXAMPLES_IN` says, and partial tasks are not allowed.
+    """
+    sizes = tuple(len(part) for part in (task.train, task.dev, task.test) if part is not None)
+    if sizes != EXAMPLES_IN[task.name] and not allow_partial:
+        wanted, there = (" + ".join(map(str, counts)) for counts in (EXAMPLES_IN[task.name], sizes))
+        raise InputError(
+            f"{where}: {task.name} has {wanted} examples, {there} found. Get the whole set, or pass --allow-partial "
+            "where scores need not compare"
+        )
 
 
 def _read_task(root: Path, name: str, files: tuple[str, ...]) -> TransferTask:
     contents = {file: read_bytes(root / file, f"the task {name} in SentEval's layout") for file in files}
     sha256 = hash_files((file.rpartition("/")[2], data) for file, data in contents.items())
     if name in _BINARY:
-        rows: list[_Row] = [
+        rows: list[Row] = [
             (" ".join(line.split()), None, label)
             for file, label in zip(files, (1, 0), strict=True)
             for line in split_lines(contents[file], root / file, "latin-1")
         ]
-        return TransferTask(name, _examples(rows, root / files[0]), None, None, sha256)
+        return TransferTask(name, examples_in_order(rows, root / files[0]), None, None, sha256)
     parse, header = {"SST2": (_sst_row, False), "TREC": (_trec_row, False), "MRPC": (_mrpc_row, True)}[name]
     parts = [
         _read_examples(root / file, data, parse, header=header, latin=name == "TREC") for file, data in contents.items()
@@ -268,16 +285,18 @@ def _read_task(root: Path, name: str, files: tuple[str, ...]) -> TransferTask:
     return TransferTask(name, parts[0], parts[1] if len(parts) == 3 else None, parts[-1], sha256)
 
 
-def _read_examples(
-    path: Path, data: bytes, parse: Callable[[str, str], _Row], *, header: bool, latin: bool
-) -> Examples:
+def _read_examples(path: Path, data: bytes, parse: Callable[[str, str], Row], *, header: bool, latin: bool) -> Examples:
     lines = split_lines(data, path, "latin-1" if latin else "utf-8")
     rows = [parse(line, f"{path}, line {i}") for i, line in enumerate(lines, start=1) if i > header]
-    return _examples(rows, path)
+    return examples_in_order(rows, path)
 
 
-def _examples(rows: list[_Row], where: Path) -> Examples:
-    """Rows in SentEval's order: by words in the sentence(s), then by label. (CR really holds an empty sentence.)"""
+def examples_in_order(rows: list[Row], where: str | Path) -> Examples:
+    """Rows in SentEval's order: by words in the sentence(s), then by label. (CR really holds an empty sentence.)
+
+    Raises:
+        InputError: examples of one class only.
+    """
     if len({label for *_, label in rows}) < 2:
         raise InputError(f"{where}: holds examples of one class only")
     rows = sorted(rows, key=lambda row: (_words(row[0]), _words(row[1]), row[2]))
@@ -293,21 +312,21 @@ def _words(sentence: str | None) -> int:
     return len(sentence.split()) if sentence else 0
 
 
-def _sst_row(line: str, where: str) -> _Row:
+def _sst_row(line: str, where: str) -> Row:
     fields = line.strip().split("\t")
     if len(fields) != 2 or fields[1] not in ("0", "1"):
         raise InputError(f"{where}: each line is sentence<TAB>label, and the label is 0 or 1")
     return " ".join(fields[0].split()), None, int(fields[1])
 
 
-def _trec_row(line: str, where: str) -> _Row:
+def _trec_row(line: str, where: str) -> Row:
     label, found, question = line.strip().partition(":")
-    if not found or label not in _TREC_CLASSES:
-        raise InputError(f"{where}: each line begins with {', '.join(_TREC_CLASSES)} and a colon; this with {label!r}")
-    return " ".join(question.split()[1:]), None, _TREC_CLASSES.index(label)
+    if not found or label not in TREC_CLASSES:
+        raise InputError(f"{where}: each line begins with {', '.join(TREC_CLASSES)} and a colon; this with {label!r}")
+    return " ".join(question.split()[1:]), None, TREC_CLASSES.index(label)
 
 
-def _mrpc_row(line: str, where: str) -> _Row:
+def _mrpc_row(line: str, where: str) -> Row:
     fields = line.strip().split("\t")
     if len(fields) != 5 or fields[0] not in ("0", "1"):
         raise InputError(f"{where}: each line is label, two numbers and two sentences, separated by tabs")

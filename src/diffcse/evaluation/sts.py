@@ -42,8 +42,12 @@ PAIRS_IN = {
     "SICKR-train": 4500,
     "SICKR-trial": 500,
     "SICKR-test": 4927,
+    "SICKR-all": 9927,
 }
-"""Pairs in the well-known sets. Truncated copies circulate, and a figure on one compares with nothing."""
+"""Pairs in the well-known sets. Truncated copies circulate, and a figure on one compares with nothing.
+
+SICKR-all is MTEB's SICK-R: training, trial and test pairs together.
+"""
 
 SEVEN = ("STS12", "STS13", "STS14", "STS15", "STS16", "STSB-test", "SICKR-test")
 """The sets whose average SimCSE, DiffCSE and their successors report."""

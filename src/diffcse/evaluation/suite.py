@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -406,7 +406,9 @@ def report(
         tasks = {}
         for job in jobs:
             if job.key in done:
-                data_facts = {"sha256": job.sha256, "text_variant": variants[job.key]}
+                data_facts: dict[str, Any] = {"sha256": job.sha256, "text_variant": variants[job.key]}
+                if job.name in data.origins:
+                    data_facts["hub"] = asdict(data.origins[job.name])
                 tasks[job.key] = {"group": job.group, "name": job.name, **done[job.key][0], "data": data_facts}
         encoder = {"name": candidate.name, "kind": candidate.kind, "fingerprint": candidate.fingerprint}
         results.append({"encoder": encoder | candidate.facts, "tasks": tasks, "averages": _averages(tasks)})
@@ -477,7 +479,7 @@ def evaluate(
     Args:
         encoders: one or several of: a folder, run or hub id; a file of embeddings; an `Encoder`; any function from a
             list of n sentences to n rows, such as `SentenceTransformer(...).encode`. A mapping gives them names.
-        data: a folder or several, in the layouts of `evaluation.data`.
+        data: a folder or several, in the layouts of `evaluation.data`, or `hub:` data sets.
         tasks: what to measure.
         pooling: overrides what folders say; needed for plain checkpoints.
         probe: the classifier of the transfer tasks.

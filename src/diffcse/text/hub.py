@@ -1,10 +1,11 @@
-"""Data sets of the Hugging Face hub, streamed: `hub:OWNER/NAME`, `hub:OWNER/NAME/CONFIG@REVISION:SPLIT`.
+"""Data sets of the Hugging Face hub: `hub:OWNER/NAME`, `hub:OWNER/NAME/CONFIG@REVISION:SPLIT`.
 
 Configuration, revision and split may each be left out (then: the data set's default, the newest commit, "train"). A
 folder in the place of OWNER/NAME, written with a leading `./`, `/` or `~`, is opened the same way, without a network.
 
-A corpus must not change under its name. So what is cached belongs to a commit of the data set: without a revision the
-hub is asked for the newest one; a whole commit hash needs no asking, and so is read from the cache without a network.
+Corpora are streamed; small sets may be downloaded whole. Neither must change under its name. So what is cached belongs
+to a commit of the data set: without a revision the hub is asked for the newest one; a whole commit hash needs no
+asking, and so is read from the cache without a network.
 Code that comes with a data set is never run.
 """
 
@@ -24,6 +25,10 @@ _SPELLING = re.compile(
 )
 _FOLDER = re.compile(r"(?P<id>[./~][^:]*)(?::(?P<split>[^:]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Unreachable(InputError):
+    """The hub gives no answer."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,13 @@ class HubName:
         try:
             return self.name, 0, str(HfApi().dataset_info(self.id, revision=self.revision).sha)
         except Exception as error:
-            raise self._failure(error) from error
+            raise self.failure(error) from error
 
-    def _failure(self, error: Exception) -> InputError:
+    def failure(self, error: Exception) -> InputError:
+        """What a library's error means for who gave this name."""
         said = str(error).strip().partition("\n")[0]
         if _is_network(error):
-            return InputError(
+            return Unreachable(
                 f"{self.name}: the hub cannot be reached ({said}). Try again with a network; or name a whole commit "
                 f"({PREFIX}{self.id}@COMMIT) that was read before; or give the data set's files, or its folder as "
                 f"{PREFIX}./FOLDER."
@@ -87,8 +93,8 @@ def _is_network(error: BaseException | None) -> bool:
     return False
 
 
-def parse(spelling: str) -> HubName:
-    """Take `hub:...` apart.
+def parse(spelling: str, *, split: str = "train") -> HubName:
+    """Take `hub:...` apart; `split` is the one meant where the spelling names none.
 
     Raises:
         InputError: not of that form.
@@ -105,7 +111,24 @@ def parse(spelling: str) -> HubName:
             "out) or hub:./FOLDER:SPLIT."
         )
     parts = found.groupdict()
-    return HubName(spelling, parts["id"], parts.get("config"), parts.get("revision"), parts["split"] or "train")
+    return HubName(spelling, parts["id"], parts.get("config"), parts.get("revision"), parts["split"] or split)
+
+
+def download(name: HubName, commit: str, patterns: Sequence[str]) -> Path:
+    """The folder that holds the data set's files of these patterns as of `commit`, from the hub or from its cache.
+
+    Where small sets are read whole, this is surer than opening them by their id: without a network, `datasets` takes
+    whichever revision it had last and says so in a log line only.
+
+    Raises:
+        InputError: no such data set, or it is not in the cache and the hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name.id, repo_type="dataset", revision=commit, allow_patterns=list(patterns)))
+    except Exception as error:
+        raise name.failure(error) from error
 
 
 def open_columns(name: HubName, stamp: tuple[str, int, int | str]) -> tuple[list[str], Any]:
@@ -124,7 +147,7 @@ def open_columns(name: HubName, stamp: tuple[str, int, int | str]) -> tuple[list
             data = data._resolve_features()
         return list(data.column_names), data
     except Exception as error:  # the library's readers raise errors of many kinds; all of them mean the data
-        raise name._failure(error) from error
+        raise name.failure(error) from error
 
 
 def stream(name: HubName, data: Any, columns: Sequence[str], rows: int) -> Iterator[list[list[Any]]]:
@@ -139,4 +162,4 @@ def stream(name: HubName, data: Any, columns: Sequence[str], rows: int) -> Itera
     except InputError:
         raise
     except Exception as error:  # as above
-        raise name._failure(error) from error
+        raise name.failure(error) from error
