@@ -2,8 +2,8 @@
 
 It trains SimCSE, DiffCSE and DiffCSE without its difference term, with the same steps and seed, on the text every
 Python carries, its own documentation, and measures all on modules that were held out, beside what costs nothing:
-TF-IDF and the untrained start. Nothing is chosen by looking at the scores: the recipe is fixed before, the last step counts, and the verdict is given by a
-paired bootstrap, whichever way it falls.
+TF-IDF and the untrained start. Nothing is chosen by looking at the scores: the recipe is fixed before, the last step
+counts, and the verdict is given by a paired bootstrap, whichever way it falls.
 """
 
 from __future__ import annotations
