@@ -76,7 +76,7 @@ class Piece:
 _PANELS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
     (
         "Contrastive loss",
-        "Nats. How well a sentence finds its other view (dropout's, or its next sentence) in the batch; lower is better.",
+        "Nats. How well a sentence finds its other view (dropout's, or its next one) in the batch; lower is better.",
         ".4f",
         {"contrastive": ""},
     ),
