@@ -225,8 +225,11 @@ def _name_methods(sources: list[_Source]) -> None:
 
 
 def _kind(config: dict[str, Any]) -> str:
-    difference = _get(config, "method.difference")
-    return {"none": "SimCSE", "rtd": "DiffCSE"}.get(difference, f"DiffCSE ({difference})")
+    difference, positives = _get(config, "method.difference"), _get(config, "method.positives")
+    plain = positives in (None, "dropout")
+    # Without dropout's views it is no SimCSE any more.
+    name = {"none": "SimCSE" if plain else "contrast", "rtd": "DiffCSE"}.get(difference, f"DiffCSE ({difference})")
+    return name if plain else f"{name} ({positives} sentences)" if positives == "next" else f"{name} (both positives)"
 
 
 def _get(config: dict[str, Any], key: str) -> Any:

@@ -153,7 +153,8 @@ def comparison_page(found: dict[str, Any]) -> str:
 
 def _title(found: dict[str, Any]) -> str:
     others = [name for name in found["methods"] if name != found["baseline"]]
-    return f"{' and '.join(others)} against {found['baseline']}" if others else found["baseline"]
+    title = f"{' and '.join(others)} against {found['baseline']}" if others else found["baseline"]
+    return title if len(title) <= 90 else f"{len(found['methods'])} methods compared"
 
 
 def _score_row(row: dict[str, Any], sets: list[str]) -> list[str]:
@@ -231,10 +232,11 @@ def _seeds_plot(part: dict[str, Any], div: str) -> str:
             marker={"color": _colour(index), "symbol": _SYMBOLS[index % len(_SYMBOLS)], "size": 9, "opacity": 0.85},
         )
     figure.update_layout(
-        height=320,
-        margin={"l": 4, "r": 8, "t": 8, "b": 4},
+        # The legend stands above the plot, a line for each method: names may be long.
+        height=300 + 20 * count,
+        margin={"l": 4, "r": 8, "t": 16 + 20 * count, "b": 4},
         showlegend=True,
-        legend={"orientation": "h", "y": 1.12, "x": 0},
+        legend={"orientation": "v", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0},
         xaxis={
             **_AXIS,
             "showgrid": False,
