@@ -147,7 +147,7 @@ def test_a_changed_recipe_claims_nothing_published(capsys):
     recipe = ["--recipe", "diffcse_bert_base_sts"]
     assert "78.49" in run(capsys, "train", *recipe, "--print-config", "--seed", "3")[1]
     out = run(capsys, "train", *recipe, "--print-config", "--mask-ratio", "0.15")[1]
-    assert 'reproduces = "diffcse_bert_base_sts with other method.mask_ratio"' in out
+    assert 'reproduces = "diffcse_bert_base_sts, changed: method.mask_ratio"' in out
 
 
 def test_names_that_look_like_markup(capsys, tmp_path, tiny, text):

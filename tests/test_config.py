@@ -308,7 +308,11 @@ def test_a_preset_of_another_type(value):
             "my.toml:2: method.pooling = ['cls']: must be one of 'cls', 'mean', 'first_last', 'top2'. "
             "Did you mean 'cls'?",
         ),
-        ("[text]\npositive = 'p'", "my.toml:1: text.anchor = None: set it with positive"),
+        (
+            "[text]\npositive = 'p'",
+            "my.toml:1: text.anchor = None: anchor and positive belong together: "
+            "set text.anchor and text.positive (--anchor, --positive)",
+        ),
         ("[text]\nanchor = 'a'\npositive = 'a'", "my.toml:2: text.anchor = a: one column cannot have two roles"),
         ("[text]\nhard_negative = 'n'", "my.toml:2: text.hard_negative = n: needs anchor and positive beside it"),
         (

@@ -288,6 +288,9 @@ REFERENCE: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {"reference": REFERENCE, "simcse": {"difference": "none", "projector": "tanh"}}
 
 
+_BOTH = "anchor and positive belong together: set text.anchor and text.positive (--anchor, --positive)"
+
+
 @dataclass(frozen=True)
 class Text:
     """What the files hold, and which of it is read: everything between a file and an example."""
@@ -310,7 +313,7 @@ class Text:
 
     def __post_init__(self) -> None:
         _check_choices(self)
-        _require((self.anchor is None) == (self.positive is None), "text.anchor", self.anchor, "set it with positive")
+        _require((self.anchor is None) == (self.positive is None), "text.anchor", self.anchor, _BOTH)
         _require(
             self.hard_negative is None or self.anchor is not None,
             "text.hard_negative",

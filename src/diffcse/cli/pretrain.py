@@ -40,7 +40,7 @@ class Pretrain:
         changed = [name for name in differences(to_dict(chosen), to_dict(settings)) if name not in _HARMLESS]
         if changed and settings.purpose == chosen.purpose:
             # With another shape or objective it no longer makes what the recipe says.
-            settings = dataclasses.replace(settings, purpose=f"{chosen.name} with other {', '.join(changed)}")
+            settings = dataclasses.replace(settings, purpose=f"{chosen.name}, changed: {', '.join(changed)}")
         if self.print_config:
             print(to_toml(settings), end="")
             return

@@ -42,7 +42,7 @@ class Train:
         changed = [name for name in differences(to_dict(chosen), to_dict(config)) if name not in _HARMLESS]
         if changed:
             # With another method or schedule it reproduces nothing that was published.
-            config = dataclasses.replace(config, reproduces=f"{chosen.name} with other {', '.join(changed)}")
+            config = dataclasses.replace(config, reproduces=f"{chosen.name}, changed: {', '.join(changed)}")
         if self.print_config:
             print(to_toml(config), end="")
             return

@@ -313,16 +313,21 @@ def _scores(trainer: DiffCSETrainer, training: Training) -> dict[str, Any]:
     return scores
 
 
+_ANY_TIME = ("training.log_every", "training.checkpoint_every")
+"""What a resumed run may do otherwise: it changes no weight."""
+
+
 def _check_same_run(record_file: Path, config: Config, data: dict[str, Any]) -> Record:
     """The record of the run begun there; an error if it is another run than the one asked for."""
     begun = read_record(record_file)
     changed = differences(begun.config, to_dict(config))
     if config.method.generator is None and "method.generator" in changed:
         changed.remove("method.generator")  # the run wrote down which one it found
+    changed = [name for name in changed if name not in _ANY_TIME]
     if changed:
         raise InputError(
-            f"{record_file.parent}: was begun with another recipe ({', '.join(changed)} differ): go on with the one it "
-            f"was begun with ({record_file.parent / 'recipe.toml'}), or give a new --output"
+            f"{record_file.parent}: was begun with another recipe (changed: {', '.join(changed)}): go on with the one "
+            f"it was begun with ({record_file.parent / 'recipe.toml'}), or give a new --output"
         )
     for name, what in (("sha256", "other text: give the same corpus"), ("dev_sha256", "another dev file: give that")):
         if begun.data.get(name) != data.get(name):
