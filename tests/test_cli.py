@@ -8,19 +8,8 @@ import time
 
 import pytest
 
-from diffcse.cli import main
+from tests.cli.runs import command as run
 from tests.models import SENTENCES, save_tiny
-
-
-def run(capsys, *arguments):
-    """(exit code, stdout, stderr) of the command."""
-    code = 0
-    try:
-        main([str(a) for a in arguments])
-    except SystemExit as stop:
-        code = stop.code or 0
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 @pytest.fixture(autouse=True)
