@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from diffcse.config import Pretraining
-from diffcse.method.edits import Draw, logits_at, mask_tokens
+from diffcse.method.edits import Draw, mask_tokens
+from diffcse.method.packing import logits_at
 from diffcse.method.parts import load_generator, load_tokenizer, named, read_vocabulary
 from diffcse.text.corpus import read_corpus
 from diffcse.training.collate import Collate

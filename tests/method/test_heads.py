@@ -5,7 +5,7 @@ import torch
 
 from diffcse.config import Method
 from diffcse.method import heads
-from diffcse.method.heads import layers, pool, projector, reads, token_head
+from diffcse.method.heads import pool, pooled, projector, token_head
 from diffcse.method.parts import build
 from tests.models import FAMILIES, SENTENCES, tiny_model
 
@@ -27,10 +27,10 @@ def test_the_layers_that_are_read(how, numbers):
     ids = torch.tensor([[5, 6, 7]])
     every = model(input_ids=ids, output_hidden_states=True).hidden_states
     assert len(every) == 5
-    output = model(input_ids=ids, **reads(how))
-    assert (output.hidden_states is not None) == (len(numbers) == 2)  # what is not needed is not kept
-    for layer, number in zip(layers(output, how), numbers, strict=True):
-        assert torch.equal(layer, every[number])
+    expected = pool(tuple(every[number] for number in numbers), torch.ones_like(ids), how)
+    for packed in (True, False):
+        found = pooled(model, ids, torch.ones_like(ids), how, packed=packed)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("how", "number"), [("first_last", 1), ("top2", -2)])
@@ -41,7 +41,7 @@ def test_two_layers_averaged_as_simcse_does_it(family, how, number):
     batch = tokenizer(SENTENCES[:4], padding=True, return_tensors="pt")
     batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
-        found = pool(layers(model(**batch, **reads(how)), how), batch["attention_mask"], how)
+        found = pooled(model, batch["input_ids"], batch["attention_mask"], how)
         for row, sentence in enumerate(SENTENCES[:4]):
             ids = tokenizer(sentence, return_tensors="pt")["input_ids"]
             states = model(input_ids=ids, output_hidden_states=True).hidden_states

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diffcse.config import EncoderPooling, Pooling, Precision
+from diffcse.config import EncoderPooling, Precision
 from diffcse.errors import InputError
-from diffcse.method.heads import layers, pool, reads
+from diffcse.method.heads import pooled
 from diffcse.method.parts import has_pooler
 
 
@@ -103,9 +103,7 @@ class Encoder:
         """h, (R, H) float32; sums are taken in float32 also under autocast."""
         if self.pooling == "pooler":
             return self.model(input_ids=x_RT, attention_mask=mask_RT).pooler_output.float()
-        how: Pooling = self.pooling
-        output = self.model(input_ids=x_RT, attention_mask=mask_RT, **reads(how))
-        return pool(tuple(layer.float() for layer in layers(output, how)), mask_RT, how)
+        return pooled(self.model, x_RT, mask_RT, self.pooling)
 
 
 def use_bf16(precision: Precision) -> bool:

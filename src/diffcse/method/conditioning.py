@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from diffcse.errors import InputError
+from diffcse.method.packing import Layout, layers
 
 
 def first_layer(encoder: nn.Module) -> nn.Module:
@@ -27,10 +28,9 @@ def first_layer(encoder: nn.Module) -> nn.Module:
         InputError: there is no list of as many modules as the configuration has layers (ALBERT, for one, runs one
             shared layer several times).
     """
-    depth = getattr(encoder.config, "num_hidden_layers", None)
-    for module in encoder.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return module[0]
+    stack, depth = layers(encoder), getattr(encoder.config, "num_hidden_layers", None)
+    if stack is not None:
+        return stack[0]
     raise InputError(
         f"{type(encoder).__name__}: cannot condition this architecture on a sentence embedding, because it has no "
         f"list of its {depth} layers (it may share one layer among all depths). "
@@ -54,13 +54,23 @@ def sentence_at_position_0(encoder: nn.Module, sentence_RH: Tensor) -> Iterator[
         nonlocal calls
         calls += 1
         hidden_RTH = args[0] if args else kwargs["hidden_states"]
-        if hidden_RTH.ndim != 3 or hidden_RTH[:, 0].shape != sentence_RH.shape:
+        packing: Layout | None = kwargs.get("packing")
+        if packing is not None:  # one row of all sentences
+            start_R = packing.start_R
+            fits = hidden_RTH[0, :1].shape == sentence_RH[:1].shape and len(start_R) == len(sentence_RH)
+        else:
+            fits = hidden_RTH.ndim == 3 and hidden_RTH[:, 0].shape == sentence_RH.shape
+        if not fits:
             raise InputError(
                 f"{type(encoder).__name__}: its first layer takes a tensor of shape {tuple(hidden_RTH.shape)}, which "
                 f"sentence embeddings of shape {tuple(sentence_RH.shape)} do not fit. The discriminator needs the "
                 "encoder's hidden size: start both from the same checkpoint"
             )
-        swapped_RTH = torch.cat([sentence_RH[:, None].to(hidden_RTH.dtype), hidden_RTH[:, 1:]], dim=1)
+        sentence = sentence_RH.to(hidden_RTH.dtype)
+        if packing is not None:
+            swapped_RTH = hidden_RTH.index_copy(1, start_R, sentence[None])
+        else:
+            swapped_RTH = torch.cat([sentence[:, None], hidden_RTH[:, 1:]], dim=1)
         if args:
             return (swapped_RTH, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": swapped_RTH}

@@ -11,17 +11,18 @@ positions, V vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from diffcse.config import EDITS, EditScope, Sampling
 from diffcse.errors import InputError
 from diffcse.method import draws
+from diffcse.method.packing import logits_at
 
 # Streams keep the draws for different purposes apart.
 _CHOOSE, _KIND, _RANDOM_TOKEN, _SAMPLE, _EDITOR = range(5)
@@ -98,10 +99,12 @@ class Tools:
     scope: EditScope = "masked"
     """`masked` leaves every position that was not chosen as it was; `all` takes the generator's token at every real
     position but the first, which keeps the start token (as the 2022 reference code does)."""
-    generator: nn.Module | None = None
+    generator: PreTrainedModel | None = None
     """A masked language model."""
-    causal_generator: nn.Module | None = None
+    causal_generator: PreTrainedModel | None = None
     """A causal language model."""
+    packed: bool = True
+    """Run them without padding, where their architecture can."""
 
 
 class Editor(ABC):
@@ -184,7 +187,9 @@ class CausalLm(Editor, name="causal_lm"):
         edited_RT = ids_RT.clone()
         points_M = draw.uniforms(_SAMPLE, ids_RT.shape[1])[filled_RT]
         edited_RT[filled_RT] = _tokens(
-            logits_at(_given(tools.causal_generator), ids_RT, attention_RT, before_RT), points_M, tools
+            logits_at(_given(tools.causal_generator), ids_RT, attention_RT, before_RT, packed=tools.packed),
+            points_M,
+            tools,
         )
         return _replaced(ids_RT, attention_RT, edited_RT, chosen_RT, tools)
 
@@ -378,18 +383,19 @@ def _random_words(tools: Tools, draw: Draw, width: int) -> Tensor:
     return words[draw.integers(_RANDOM_TOKEN, width, len(words))]
 
 
-def _given(generator: nn.Module | None) -> nn.Module:
+def _given(generator: PreTrainedModel | None) -> PreTrainedModel:
     if generator is None:
         raise InputError("these edits need a language model, and none was given: see method.generator")
     return generator
 
 
 def _fill(
-    generator: nn.Module | None, ids_RT: Tensor, attention_RT: Tensor, where_RT: Tensor, tools: Tools, draw: Draw
+    generator: PreTrainedModel | None, ids_RT: Tensor, attention_RT: Tensor, where_RT: Tensor, tools: Tools, draw: Draw
 ) -> Tensor:
     """G's tokens at the given positions: (M,)."""
     points_M = draw.uniforms(_SAMPLE, ids_RT.shape[1])[where_RT]
-    return _tokens(logits_at(_given(generator), ids_RT, attention_RT, where_RT), points_M, tools)
+    logits_MV = logits_at(_given(generator), ids_RT, attention_RT, where_RT, packed=tools.packed)
+    return _tokens(logits_MV, points_M, tools)
 
 
 def _tokens(logits_MV: Tensor, points_M: Tensor, tools: Tools) -> Tensor:
@@ -407,30 +413,3 @@ def _at_quantile(logits_MV: Tensor, points_M: Tensor) -> Tensor:
     # Rounding leaves the last sum a little off 1; scaling by it keeps every point inside.
     target_M1 = points_M[:, None] * mass_MV[:, -1:]
     return torch.searchsorted(mass_MV, target_M1, right=True).squeeze(1).clamp_(max=logits_MV.shape[1] - 1)
-
-
-def logits_at(generator: nn.Module, ids_RT: Tensor, attention_RT: Tensor, where_RT: Tensor) -> Tensor:
-    """A language model's logits at the given positions only: (M, V).
-
-    The vocabulary head is most of a small model's work, so it must not run where nobody reads it.
-    """
-    base = getattr(generator, "base_model", generator)
-    if base is generator:
-        return generator(input_ids=ids_RT, attention_mask=attention_RT).logits[where_RT]
-    with _only_positions(base, where_RT):
-        return generator(input_ids=ids_RT, attention_mask=attention_RT).logits[0]
-
-
-@contextmanager
-def _only_positions(base: nn.Module, where_RT: Tensor) -> Iterator[None]:
-    """Within the block `base` hands on its last hidden states at the given positions as one row, (1, M, H)."""
-
-    def gather(_: nn.Module, __: Any, output: Any) -> Any:
-        output.last_hidden_state = output.last_hidden_state[where_RT][None]
-        return output
-
-    handle = base.register_forward_hook(gather)
-    try:
-        yield
-    finally:
-        handle.remove()

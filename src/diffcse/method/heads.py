@@ -5,37 +5,43 @@ Shape suffixes: R rows, T token positions, H hidden size.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from diffcse.config import Pooling, Projector
+from diffcse.method.packing import hidden_states, vectors_at
 
 
-def reads(how: Pooling) -> dict[str, bool]:
-    """What an encoder's forward must be asked for besides, so that `layers` finds what `how` pools."""
-    return {"output_hidden_states": True} if how in _BELOW else {}
+def pooled(
+    encoder: PreTrainedModel, ids_RT: Tensor, attention_RT: Tensor, how: Pooling, *, packed: bool = True
+) -> Tensor:
+    """h = f(x), pooled: (R, H) in float32 or better.
 
-
-def layers(output: Any, how: Pooling) -> tuple[Tensor, ...]:
-    """The layers' token vectors that `how` pools, each (R, T, H), out of an encoder's output.
-
-    What an encoder returns as `hidden_states` begins with the embeddings, so the first transformer layer's output is
-    number 1. That is what SimCSE's released code means by "first" since its evaluation.py and models.py say
-    `hidden_states[1]`; older copies, DiffCSE's among them, still say 0 and mean the embeddings.
+    Args:
+        packed: run without padding, if the encoder can.
     """
-    if how not in _BELOW:
-        return (output.last_hidden_state,)
-    return output.hidden_states[_BELOW[how]], output.hidden_states[-1]
+    if how == "cls":
+        start_RT = torch.zeros_like(attention_RT, dtype=torch.bool)
+        start_RT[:, 0] = True
+        return at_least_float(vectors_at(encoder, ids_RT, attention_RT, start_RT, packed=packed))
+    layers_RTH = hidden_states(encoder, ids_RT, attention_RT, _LAYERS[how], packed=packed)
+    return pool(tuple(at_least_float(layer) for layer in layers_RTH), attention_RT, how)
 
 
-_BELOW = {"first_last": 1, "top2": -2}
-"""Poolings that read a layer below the last: its number among the hidden states."""
+_LAYERS: dict[str, tuple[int, ...]] = {"mean": (-1,), "first_last": (1, -1), "top2": (-2, -1)}
+"""The hidden states that a pooling reads; they begin with the embeddings, so the first transformer layer's output is
+number 1. That is what SimCSE's released code means by "first" since its evaluation.py and models.py say
+`hidden_states[1]`; older copies, DiffCSE's among them, still say 0 and mean the embeddings."""
+
+
+def at_least_float(x: Tensor) -> Tensor:
+    """Sums and losses are computed in float32 or better, also under bf16 autocast."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def pool(layers_RTH: tuple[Tensor, ...], mask_RT: Tensor, how: Pooling) -> Tensor:
-    """h from token vectors, (R, H). `layers` picks the layers out of an encoder's output.
+    """h from the token vectors of the layers that `how` reads: (R, H).
 
     `cls`: the vector at position 0. `mean`: the mean over the sentence's real tokens, special ones included, as
     sentence-transformers does it. `first_last`: the same mean over the average of the first transformer layer's

@@ -33,7 +33,9 @@ from diffcse.config import GeneratorKind, Method
 from diffcse.errors import InputError
 from diffcse.method import draws, heads
 from diffcse.method.conditioning import first_layer, sentence_at_position_0
-from diffcse.method.edits import Draw, Edited, Tools, Vocabulary, edit, logits_at, mask_tokens
+from diffcse.method.edits import Draw, Edited, Tools, Vocabulary, edit, mask_tokens
+from diffcse.method.heads import at_least_float
+from diffcse.method.packing import ability, logits_at, vectors_at
 
 # Row numbers of each further view of a sentence start here, far above any batch: every view gets edits of its own.
 _VIEW = 1 << 40
@@ -84,7 +86,7 @@ def contrastive_loss(
     0.3133
     """
     others_CH = second_BH if negative_BH is None else torch.cat([second_BH, negative_BH])
-    first_BH, others_CH = _at_least_float(first_BH), _at_least_float(others_CH)
+    first_BH, others_CH = at_least_float(first_BH), at_least_float(others_CH)
     cosines_BC = F.normalize(first_BH, dim=-1) @ F.normalize(others_CH, dim=-1).T
     logits_BC = cosines_BC / temperature
     own_B = torch.arange(len(first_BH), device=first_BH.device)
@@ -132,7 +134,7 @@ def rtd_loss(logits_RT2: Tensor, labels_RT: Tensor, counted_RT: Tensor) -> Tenso
 
 def _mean_cross_entropy(logits_MV: Tensor, labels_M: Tensor) -> Tensor:
     """In nats; 0, with a gradient of 0, where nothing is to be judged."""
-    return F.cross_entropy(_at_least_float(logits_MV), labels_M, reduction="sum") / max(len(labels_M), 1)
+    return F.cross_entropy(at_least_float(logits_MV), labels_M, reduction="sum") / max(len(labels_M), 1)
 
 
 def rtd_weight(config: Method, progress: float) -> float:
@@ -144,11 +146,6 @@ def rtd_weight(config: Method, progress: float) -> float:
     """
     ramp = {"constant": 1.0, "linear": progress, "cosine": (1 - math.cos(math.pi * progress)) / 2}
     return config.rtd_weight * ramp[config.rtd_schedule]
-
-
-def _at_least_float(x: Tensor) -> Tensor:
-    """Losses are computed in float32 or better, also under bf16 autocast."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 class DiffCSE(nn.Module):
@@ -163,6 +160,7 @@ class DiffCSE(nn.Module):
         discriminator: D's encoder, with the encoder's hidden size; with a vocabulary head (a masked language model)
             for the differences "mlm" and "corrective_lm". Needed unless `config.difference` is "none".
         seed: decides the random start of projector and head, and every mask and sample.
+        packed: run encoder, generators and discriminator without padding, where their architecture can.
 
     `parts.build` makes one from checkpoints.
     """
@@ -177,12 +175,14 @@ class DiffCSE(nn.Module):
         causal_generator: PreTrainedModel | None = None,
         discriminator: PreTrainedModel | None = None,
         seed: int = 42,
+        packed: bool = True,
     ) -> None:
         super().__init__()
         # Not named `config`: transformers' Trainer takes that for a model configuration, and writes to it.
         self.choices = config
         self.vocabulary = vocabulary
         self.seed = seed
+        self.packed = packed
         width = encoder.config.hidden_size
         self.encoder = encoder
         self.projector = heads.fresh(lambda: heads.projector(config.projector, width), draws.key(seed, 1))
@@ -292,9 +292,7 @@ class DiffCSE(nn.Module):
 
     def embed(self, x_RT: Tensor, attention_RT: Tensor) -> Tensor:
         """h = f(x), pooled: (R, H)."""
-        how = self.choices.pooling
-        output = self.encoder(input_ids=x_RT, attention_mask=attention_RT, **heads.reads(how))
-        return heads.pool(heads.layers(output, how), attention_RT, how)
+        return heads.pooled(self.encoder, x_RT, attention_RT, self.choices.pooling, packed=self.packed)
 
     def contrast(
         self, z_RH: Tensor, size: int, keys: Mapping[str, Tensor], unchanged_B: Tensor | None = None
@@ -410,6 +408,7 @@ class DiffCSE(nn.Module):
             scope=choices.edit_scope,
             generator=self.generator,
             causal_generator=self.causal_generator,
+            packed=self.packed,
         )
         return edit(x_RT, attention_RT, choices.edits, tools, Draw((self.seed, step), rows_R))
 
@@ -418,15 +417,20 @@ class DiffCSE(nn.Module):
         return {"projected": z_RH, "pooled": h_RH, "none": None}[self.choices.condition]
 
     def discriminate(self, edited_RW: Tensor, attention_RW: Tensor, condition_RH: Tensor | None) -> Tensor:
-        """D(x″, z): (R, W, 2) logits, index 1 = edited."""
+        """D(x″, z): (R, W, 2) logits, index 1 = edited; 0 at padding, unless `rtd_padding` is "include"."""
         assert self.discriminator is not None
         assert self.head is not None
         if not len(edited_RW):  # no encoder runs on no rows
             width = self.discriminator.config.hidden_size
             return self.head(next(self.head.parameters()).new_zeros(*edited_RW.shape, width))
+        # Padding is judged only where it counts as "original"; else D runs for the real tokens alone.
+        judged_RW = attention_RW.bool() | (self.choices.rtd_padding == "include")
+        packed = self.packed and self.choices.rtd_padding == "ignore"
         with self._told(edited_RW, attention_RW, condition_RH) as (ids_RW, mask_RW):
-            hidden_RWH = self.discriminator(input_ids=ids_RW, attention_mask=mask_RW).last_hidden_state
-        return self.head(hidden_RWH[:, -edited_RW.shape[1] :])
+            where_RW = F.pad(judged_RW, (ids_RW.shape[1] - judged_RW.shape[1], 0))
+            hidden_MH = vectors_at(self.discriminator, ids_RW, mask_RW, where_RW, packed=packed)
+        logits_M2 = at_least_float(self.head(hidden_MH))
+        return logits_M2.new_zeros(*judged_RW.shape, 2).masked_scatter(judged_RW[:, :, None], logits_M2)
 
     def restore(self, ids_RW: Tensor, attention_RW: Tensor, condition_RH: Tensor | None, where_RW: Tensor) -> Tensor:
         """D as a conditional language model: its logits at the given positions, (M, V)."""
@@ -436,7 +440,8 @@ class DiffCSE(nn.Module):
             return vocabulary_head(vocabulary_head.weight.new_zeros(0, vocabulary_head.weight.shape[1]))
         with self._told(ids_RW, attention_RW, condition_RH) as (told_RW, mask_RW):
             room = told_RW.shape[1] - ids_RW.shape[1]
-            return logits_at(self.discriminator, told_RW, mask_RW, F.pad(where_RW, (room, 0)))
+            where_RW = F.pad(where_RW, (room, 0))
+            return logits_at(self.discriminator, told_RW, mask_RW, where_RW, packed=self.packed)
 
     @contextmanager
     def _told(
@@ -447,6 +452,8 @@ class DiffCSE(nn.Module):
             yield ids_RW, attention_RW
             return
         assert self.discriminator is not None
+        if self.packed:
+            ability(self.discriminator.base_model)  # found out before: it must not see the sentences
         if self.choices.inject == "prepend":
             # The start token once more, to make room; z takes the place of this copy, and its output is not judged.
             ids_RW, attention_RW = (torch.cat([x[:, :1], x], 1) for x in (ids_RW, attention_RW))
