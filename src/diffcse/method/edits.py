@@ -16,13 +16,14 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from diffcse.config import EDITS, EditScope, Sampling
 from diffcse.errors import InputError
 from diffcse.method import draws
-from diffcse.method.packing import logits_at
+from diffcse.method.packing import before_vocabulary
 
 # Streams keep the draws for different purposes apart.
 _CHOOSE, _KIND, _RANDOM_TOKEN, _SAMPLE, _EDITOR = range(5)
@@ -155,7 +156,7 @@ def edit(ids_RT: Tensor, attention_RT: Tensor, editors: Sequence[str], tools: To
 
     def together(name: str) -> Tensor:
         columns = [getattr(part, name) for part in parts]
-        wide = [nn.functional.pad(c, (0, width - c.shape[1]), value=empty.get(name, 0)) for c in columns]
+        wide = [F.pad(c, (0, width - c.shape[1]), value=empty.get(name, 0)) for c in columns]
         return torch.cat(wide)[back_R]
 
     return Edited(**{field.name: together(field.name) for field in fields(Edited)})
@@ -171,7 +172,8 @@ class Mlm(Editor, name="mlm"):
         masked_RT, chosen_RT = mask_tokens(ids_RT, attention_RT, tools.vocabulary, tools.mask_ratio, draw)
         filled_RT = _filled(ids_RT, attention_RT, chosen_RT, tools)
         edited_RT = ids_RT.clone()
-        edited_RT[filled_RT] = _fill(tools.generator, masked_RT, attention_RT, filled_RT, tools, draw)
+        points_RT = draw.uniforms(_SAMPLE, ids_RT.shape[1])
+        edited_RT[filled_RT] = _fill(tools.generator, masked_RT, attention_RT, filled_RT, tools, points_RT)
         return _replaced(ids_RT, attention_RT, edited_RT, chosen_RT, tools, masked_RT)
 
 
@@ -185,12 +187,8 @@ class CausalLm(Editor, name="causal_lm"):
         # What stands at t is predicted from t - 1.
         before_RT = torch.cat([filled_RT[:, 1:], torch.zeros_like(filled_RT[:, :1])], 1)
         edited_RT = ids_RT.clone()
-        points_M = draw.uniforms(_SAMPLE, ids_RT.shape[1])[filled_RT]
-        edited_RT[filled_RT] = _tokens(
-            logits_at(_given(tools.causal_generator), ids_RT, attention_RT, before_RT, packed=tools.packed),
-            points_M,
-            tools,
-        )
+        points_RT = draw.uniforms(_SAMPLE, ids_RT.shape[1]).roll(-1, 1)
+        edited_RT[filled_RT] = _fill(tools.causal_generator, ids_RT, attention_RT, before_RT, tools, points_RT)
         return _replaced(ids_RT, attention_RT, edited_RT, chosen_RT, tools)
 
 
@@ -209,7 +207,8 @@ class Insert(Editor, name="insert"):
     def __call__(self, ids_RT: Tensor, attention_RT: Tensor, tools: Tools, draw: Draw) -> Edited:
         masked_RW, attention_RW, inserted_RW, original_RW = _open_gaps(ids_RT, attention_RT, tools, draw)
         edited_RW = masked_RW.clone()
-        edited_RW[inserted_RW] = _fill(tools.generator, masked_RW, attention_RW, inserted_RW, tools, draw)
+        points_RW = draw.uniforms(_SAMPLE, masked_RW.shape[1])
+        edited_RW[inserted_RW] = _fill(tools.generator, masked_RW, attention_RW, inserted_RW, tools, points_RW)
         return _inserted(edited_RW, attention_RW, inserted_RW, original_RW, masked_RW, tools)
 
 
@@ -390,12 +389,22 @@ def _given(generator: PreTrainedModel | None) -> PreTrainedModel:
 
 
 def _fill(
-    generator: PreTrainedModel | None, ids_RT: Tensor, attention_RT: Tensor, where_RT: Tensor, tools: Tools, draw: Draw
+    generator: PreTrainedModel | None,
+    ids_RT: Tensor,
+    attention_RT: Tensor,
+    where_RT: Tensor,
+    tools: Tools,
+    points_RT: Tensor,
 ) -> Tensor:
-    """G's tokens at the given positions: (M,)."""
-    points_M = draw.uniforms(_SAMPLE, ids_RT.shape[1])[where_RT]
-    logits_MV = logits_at(_given(generator), ids_RT, attention_RT, where_RT, packed=tools.packed)
-    return _tokens(logits_MV, points_M, tools)
+    """The generator's tokens at the given positions, drawn at `points_RT`: (M,)."""
+    x_MH, to_logits = before_vocabulary(_given(generator), ids_RT, attention_RT, where_RT, packed=tools.packed)
+    rows = max(1, _LOGITS_AT_ONCE // tools.vocabulary.size)
+    parts = zip(x_MH.split(rows), points_RT[where_RT].split(rows), strict=True)
+    return torch.cat([_tokens(to_logits(x_CH), points_C, tools) for x_CH, points_C in parts])
+
+
+_LOGITS_AT_ONCE = 1 << 19
+"""Few enough to stay in a core's cache, many enough to multiply well."""
 
 
 def _tokens(logits_MV: Tensor, points_M: Tensor, tools: Tools) -> Tensor:
@@ -408,8 +417,22 @@ def _tokens(logits_MV: Tensor, points_M: Tensor, tools: Tools) -> Tensor:
 
 
 def _at_quantile(logits_MV: Tensor, points_M: Tensor) -> Tensor:
-    """Tokens drawn from softmax(logits) by inverting its distribution function at `points_M` in [0, 1): (M,)."""
-    mass_MV = logits_MV.softmax(-1).cumsum(-1)
-    # Rounding leaves the last sum a little off 1; scaling by it keeps every point inside.
-    target_M1 = points_M[:, None] * mass_MV[:, -1:]
-    return torch.searchsorted(mass_MV, target_M1, right=True).squeeze(1).clamp_(max=logits_MV.shape[1] - 1)
+    """Tokens drawn from softmax(logits) by inverting its distribution function at `points_M` in [0, 1): (M,).
+
+    In two steps, first to a block of the vocabulary and then within it: running sums are slow, plain ones are not.
+    """
+    mass_MV = (logits_MV - logits_MV.amax(-1, keepdim=True)).exp_()
+    blocks_MKB = F.pad(mass_MV, (0, -mass_MV.shape[1] % _BLOCK)).view(len(mass_MV), -(-mass_MV.shape[1] // _BLOCK), _BLOCK)
+    ends_MK = blocks_MKB.sum(-1).cumsum(-1)
+    all_M1 = ends_MK[:, -1:]
+    target_M1 = (points_M[:, None] * all_M1).minimum(all_M1.nextafter(torch.zeros_like(all_M1)))
+    block_M1 = torch.searchsorted(ends_MK, target_M1, right=True)
+    within_M1 = target_M1 - F.pad(ends_MK, (1, 0)).gather(1, block_M1)
+    mass_MB = blocks_MKB.gather(1, block_M1[:, :, None].expand(-1, -1, _BLOCK)).squeeze(1)
+    # Rounding can put a point beyond its block's last token; the last one that has any mass is meant.
+    last_M1 = (mass_MB > 0).long().cumsum(1).argmax(1, keepdim=True)
+    token_M1 = torch.searchsorted(mass_MB.cumsum(-1), within_M1, right=True).minimum(last_M1)
+    return (block_M1 * _BLOCK + token_M1).squeeze(1)
+
+
+_BLOCK = 128

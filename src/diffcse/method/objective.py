@@ -33,6 +33,7 @@ from diffcse.config import GeneratorKind, Method
 from diffcse.errors import InputError
 from diffcse.method import draws, heads
 from diffcse.method.conditioning import first_layer, sentence_at_position_0
+from diffcse.method.dropout import make_cheap
 from diffcse.method.edits import Draw, Edited, Tools, Vocabulary, edit, mask_tokens
 from diffcse.method.heads import at_least_float
 from diffcse.method.packing import ability, logits_at, vectors_at
@@ -218,6 +219,9 @@ class DiffCSE(nn.Module):
                         "Give copies"
                     )
                 part.requires_grad_(False)
+        for network in (encoder, discriminator):
+            if network is not None:
+                make_cheap(network)
         if encoder is self.discriminator:
             raise InputError("encoder and discriminator are one module. Give copies")
         self.train(self.training)

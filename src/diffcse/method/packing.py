@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -357,6 +357,34 @@ def logits_at(
         return model(**_inputs(base, ids_RT, layout)).logits[0]
 
 
+def before_vocabulary(
+    model: PreTrainedModel, ids_RT: Tensor, attention_RT: Tensor, where_RT: Tensor, *, packed: bool = True
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """`logits_at` in two steps: (x, what makes logits (M, V) of x or of some of its rows).
+
+    All logits at once are the largest tensor of a small model by far: who needs them a few rows at a time need not
+    hold, or wait for, so much memory.
+    """
+    if model not in _ends_in_vocabulary:
+        _ends_in_vocabulary[model] = False
+        _ends_in_vocabulary[model] = _try_out_head(model)
+    if not _ends_in_vocabulary[model]:
+        return logits_at(model, ids_RT, attention_RT, where_RT, packed=packed), lambda logits_MV: logits_MV
+    seen: list[Tensor] = []
+
+    def stop(_: nn.Module, args: tuple[Any, ...]) -> Any:
+        seen.append(args[0])
+        return (args[0][..., :0, :], *args[1:])
+
+    last = cast(nn.Module, model.get_output_embeddings())
+    handle = last.register_forward_pre_hook(stop)
+    try:
+        logits_at(model, ids_RT, attention_RT, where_RT, packed=packed)
+    finally:
+        handle.remove()
+    return seen[0].view(-1, seen[0].shape[-1]), last
+
+
 @contextmanager
 def _only(base: nn.Module, choose: Any) -> Iterator[None]:
     """Within the block `base` hands on some of its last hidden states, as one row (1, M, H)."""
@@ -435,6 +463,10 @@ def layers(encoder: nn.Module) -> nn.ModuleList | None:
     return next(found, None)
 
 
+_ends_in_vocabulary: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+"""Whether a language model's logits are what its output embeddings give, and nothing follows them."""
+
+
 # ---- finding out -----------------------------------------------------------------------------------------------------
 
 
@@ -448,16 +480,10 @@ def _try_out(model: PreTrainedModel) -> Ability:
             offset = module.padding_idx + 1
     accepted = inspect.signature(model.forward).parameters
     can = Ability(True, offset=offset, takes_types="token_type_ids" in accepted)
-    rows = cast(Tensor, model.get_input_embeddings().weight).shape[0]
-    width = min(12, getattr(model.config, "max_position_embeddings", 12) - offset)
-    length_R1 = torch.tensor([[width], [1], [width // 2]], device=model.device)
-    attention_RT = (torch.arange(width, device=model.device) < length_R1).long()
-    ids_RT = (torch.arange(3 * width, device=model.device) * 7 % (rows // 2) + rows // 2).view(3, -1)
-    real_RT = attention_RT.bool()
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    ids_RT, attention_RT = _some_rows(model, min(12, getattr(model.config, "max_position_embeddings", 12) - offset))
+    real_RT, width = attention_RT.bool(), ids_RT.shape[1]
     try:
-        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+        with _calm(model):
             wanted_NH = model(input_ids=ids_RT, attention_mask=attention_RT).last_hidden_state[real_RT]
 
             def same(can: Ability, where_RT: Tensor) -> bool:
@@ -481,8 +507,40 @@ def _try_out(model: PreTrainedModel) -> Ability:
                 return can
     finally:
         _known.pop(model, None)
+
+
+def _some_rows(model: PreTrainedModel, width: int) -> tuple[Tensor, Tensor]:
+    """Three short rows of ordinary tokens: (ids, attention), (3, T)."""
+    size = cast(Tensor, model.get_input_embeddings().weight).shape[0]
+    length_R1 = torch.tensor([[width], [1], [width // 2]], device=model.device)
+    ids_RT = (torch.arange(3 * width, device=model.device) * 7 % (size // 2) + size // 2).view(3, -1)
+    return ids_RT, (torch.arange(width, device=model.device) < length_R1).long()
+
+
+@contextmanager
+def _calm(model: nn.Module) -> Iterator[None]:
+    """Within the block `model` runs without dropout, gradient or autocast."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(next(model.parameters()).device.type, enabled=False):
+            yield
+    finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _try_out_head(model: PreTrainedModel) -> bool:
+    """Whether `before_vocabulary` gives what `logits_at` does."""
+    if getattr(model, "base_model", model) is model or not isinstance(model.get_output_embeddings(), nn.Linear):
+        return False
+    ids_RT, attention_RT = _some_rows(model, 4)
+    with _calm(model):
+        wanted_NV = logits_at(model, ids_RT, attention_RT, attention_RT.bool(), packed=False)
+        _ends_in_vocabulary[model] = True
+        x_NH, last = before_vocabulary(model, ids_RT, attention_RT, attention_RT.bool(), packed=False)
+        found_NV = last(x_NH)
+    return found_NV.shape == wanted_NV.shape and torch.allclose(found_NV, wanted_NV, rtol=1e-3, atol=1e-3)
 
 
 def _makers(model: PreTrainedModel, ids_RT: Tensor, real_RT: Tensor, can: Ability) -> tuple[nn.Module, ...]:
