@@ -11,5 +11,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from hypothesis import settings
 
+from diffcse.machine import tune
+
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
+
+tune()  # as every command does: else the first test of one would change the numbers of those after it

@@ -11,12 +11,13 @@ import pytest
 import diffcse
 
 SOURCE = Path(diffcse.__file__).parent
-GROUND = {"errors", "files", "config", "record"}
+GROUND = {"errors", "files", "machine", "config", "record"}
 """What every room may import."""
 
 RULE = {
     "errors": set(),
     "files": {"errors"},
+    "machine": set(),
     "config": {"errors", "files"},
     "record": {"errors", "files"},
     "text": GROUND,

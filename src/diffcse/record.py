@@ -103,6 +103,10 @@ def hardware() -> dict[str, Any]:
     torch = sys.modules.get("torch")  # never imported for this alone
     if torch is not None:
         facts["threads"] = torch.get_num_threads()
+        # Named after a precision, and means a library: see machine.use_fast_float32.
+        products = getattr(torch.backends.mkldnn, "matmul", None)
+        onednn = getattr(products, "fp32_precision", "") == "bf16"
+        facts["float32_products"] = "oneDNN" if onednn else "default"
         if torch.cuda.is_available():
             facts["accelerator"] = torch.cuda.get_device_name()
     return facts

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from diffcse.config import EncoderPooling, Precision
 from diffcse.errors import InputError
+from diffcse.machine import tune
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Embed:
         from diffcse.encoder.stream import check_output, embed
         from diffcse.terminal import CountView, say
 
+        tune()
         check_output(self.output)
         encoder = load(self.model, pooling=self.pooling)
         bf16 = use_bf16(self.precision)

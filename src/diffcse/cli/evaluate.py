@@ -12,6 +12,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from diffcse.config import EncoderPooling
 from diffcse.errors import InputError
+from diffcse.machine import tune
 
 if TYPE_CHECKING:
     from diffcse.evaluation.data import Data, TextSet
@@ -71,6 +72,7 @@ class Evaluate:
         from diffcse.files import write_json, write_text
         from diffcse.terminal import say
 
+        tune()
         groups: tuple[Group, ...] = GROUPS if self.tasks == "all" else (self.tasks,)
         if self.text and "geometry" not in groups:
             groups = (*groups, "geometry")

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from diffcse.config import EncoderPooling
 from diffcse.errors import InputError
+from diffcse.machine import tune
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Similarity:
         from diffcse.encoder.similarity import pair_cosines, similarity
         from diffcse.terminal import cosine_table, say
 
+        tune()
         encoder = load(self.model, pooling=self.pooling)
         # Aside from the results, so that those can be piped on.
         say(Console(stderr=True), f"encoder  {self.model}: pooling {encoder.pooling} ({encoder.note})")

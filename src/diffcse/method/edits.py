@@ -422,7 +422,9 @@ def _at_quantile(logits_MV: Tensor, points_M: Tensor) -> Tensor:
     In two steps, first to a block of the vocabulary and then within it: running sums are slow, plain ones are not.
     """
     mass_MV = (logits_MV - logits_MV.amax(-1, keepdim=True)).exp_()
-    blocks_MKB = F.pad(mass_MV, (0, -mass_MV.shape[1] % _BLOCK)).view(len(mass_MV), -(-mass_MV.shape[1] // _BLOCK), _BLOCK)
+    blocks_MKB = F.pad(mass_MV, (0, -mass_MV.shape[1] % _BLOCK)).view(
+        len(mass_MV), -(-mass_MV.shape[1] // _BLOCK), _BLOCK
+    )
     ends_MK = blocks_MKB.sum(-1).cumsum(-1)
     all_M1 = ends_MK[:, -1:]
     target_M1 = (points_M[:, None] * all_M1).minimum(all_M1.nextafter(torch.zeros_like(all_M1)))

@@ -376,13 +376,22 @@ def before_vocabulary(
         seen.append(args[0])
         return (args[0][..., :0, :], *args[1:])
 
-    last = cast(nn.Module, model.get_output_embeddings())
+    last = cast(nn.Linear, model.get_output_embeddings())
     handle = last.register_forward_pre_hook(stop)
     try:
         logits_at(model, ids_RT, attention_RT, where_RT, packed=packed)
     finally:
         handle.remove()
-    return seen[0].view(-1, seen[0].shape[-1]), last
+    # Cast here, once: autocast would cast this largest of all weights again for every few rows.
+    kind = _autocast_dtype(seen[0]) or last.weight.dtype
+    weight_VH, bias_V = last.weight.to(kind), None if last.bias is None else last.bias.to(kind)
+    return seen[0].view(-1, seen[0].shape[-1]).to(kind), lambda x_MH: F.linear(x_MH, weight_VH, bias_V)
+
+
+def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """What autocast multiplies in where `x` is, or None where it is off."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 @contextmanager
@@ -420,9 +429,31 @@ def _packed(model: PreTrainedModel, layout: Layout) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(setattr, config, "_attn_implementation", before)
         config._attn_implementation = _NAME
+        stack_of_layers = layers(model)
+        if (kind := _autocast_dtype(next(model.parameters()))) is not None and stack_of_layers is not None:
+            stack.enter_context(_in_one_type(stack_of_layers[0], kind))
         if layout.narrowed:
             stack.enter_context(_narrow(cast(nn.ModuleList, layers(model))[-1], ability(model).narrows, layout))
         yield
+
+
+@contextmanager
+def _in_one_type(first: nn.Module, kind: torch.dtype) -> Iterator[None]:
+    """Within the block what enters the layer `first` is cast to `kind`, and so stays all the way up.
+
+    Autocast alone leaves the residual stream in float32, and casts it before every linear layer and after it again.
+    """
+
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (args[0].to(kind), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": kwargs["hidden_states"].to(kind)}
+
+    handle = first.register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

@@ -1,0 +1,76 @@
+"""What this process asks of the computer it runs on, before it computes for long.
+
+Two settings of PyTorch's surroundings cost a CPU much and change no result beyond rounding. They are the process's,
+so a program makes them (every command of `diffcse` that computes does), never an import of this package:
+
+- Memory that is freed goes back to the system and is fetched again, page by page, at the next step: a tenth to a third
+  of a training step. glibc is told to keep it; what a process holds is then the most it ever needed.
+- On AMD processors PyTorch multiplies float32 matrices by a library's slow path, at half the speed of the other library
+  it comes with. The only switch to the other is named after a precision, "bf16", which that library may then use where
+  the hardware has matrix units for it, and this hardware has none: one product is compared with float64 before it is
+  left on.
+
+Which thread runs on which core is left to the system: binding (OMP_PROC_BIND=true) gains a little for one process that
+has the machine to itself and ruins two that share it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from pathlib import Path
+from typing import Any
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # mallopt's names for them
+_NEVER = 2**31 - 1
+
+
+def tune() -> None:
+    """Make both settings, where they apply. Safe to call again."""
+    keep_memory()
+    use_fast_float32()
+
+
+def keep_memory() -> bool:
+    """Have glibc keep freed memory for the next allocation; False where the C library is another."""
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(_MMAP_MAX, 0)) and bool(libc.mallopt(_TRIM_THRESHOLD, _NEVER))
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system: after a phase that needed much more than what follows."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def use_fast_float32() -> bool:
+    """Multiply float32 matrices by oneDNN on an AMD processor; whether that is so now."""
+    import torch
+
+    products: Any = getattr(torch.backends.mkldnn, "matmul", None)
+    if not hasattr(products, "fp32_precision") or not torch.backends.mkldnn.is_available() or not _is_amd():
+        return False
+    before = products.fp32_precision
+    if before == _ONEDNN:
+        return True
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    exact = a.double() @ b.double()
+    products.fp32_precision = _ONEDNN
+    # Rounding to bf16 on the way would be wrong by more than 0.1 here; float32 is by 0.00005.
+    if (a @ b - exact).abs().max() > 1e-3:
+        products.fp32_precision = before
+        return False
+    return True
+
+
+_ONEDNN = "bf16"
+
+
+def _is_amd() -> bool:
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return "AMD" in platform.processor()

@@ -1,0 +1,73 @@
+import json
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from diffcse import machine
+
+GLIBC = platform.libc_ver()[0] == "glibc"
+
+
+@pytest.mark.skipif(not GLIBC, reason="another C library")
+def test_freed_memory_is_kept_and_fetched_once():
+    """Page faults of the tenth large tensor: none, where each was 16,384 (64 MiB in pages of 4 KiB) before."""
+    code = """
+import json, resource, sys, torch
+from diffcse import machine
+if sys.argv[1] == "tuned":
+    assert machine.keep_memory()
+faults = []
+for _ in range(10):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(1 << 24).add_(1)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+held = int(open("/proc/self/statm").read().split()[1]) * 4096
+machine.release_memory()
+print(json.dumps([faults, held - int(open("/proc/self/statm").read().split()[1]) * 4096]))
+"""
+    found = {}
+    for how in ("tuned", "plain"):
+        done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True)
+        found[how] = json.loads(done.stdout)
+    assert found["plain"][0][-1] > 100 * max(1, found["tuned"][0][-1]) or found["plain"][0][-1] == 0  # huge pages
+    assert found["tuned"][0][-1] < 20
+    assert found["tuned"][1] > 32 << 20  # given back when asked to
+
+
+def test_float32_products_stay_float32():
+    """Whatever library multiplies: the error is that of float32, a hundred times below what bf16 would bring."""
+    torch.manual_seed(1)
+    a, b = torch.randn(300, 768), torch.randn(768, 500)
+    machine.use_fast_float32()
+    assert (a @ b - a.double() @ b.double()).abs().max() < 5e-4
+
+
+def test_a_library_that_rounds_to_bf16_is_not_left_on(monkeypatch):
+    class Rounds:
+        fp32_precision = "none"
+
+    products = Rounds()
+    monkeypatch.setattr(torch.backends.mkldnn, "matmul", products)
+    monkeypatch.setattr(machine, "_is_amd", lambda: True)
+    plain = torch.Tensor.__matmul__
+    monkeypatch.setattr(
+        torch.Tensor,
+        "__matmul__",
+        lambda a, b: (
+            plain(a.bfloat16(), b.bfloat16()).float()
+            if products.fp32_precision == "bf16" and a.dtype == torch.float32
+            else plain(a, b)
+        ),
+    )
+    assert not machine.use_fast_float32()
+    assert products.fp32_precision == "none"
+
+
+def test_other_processors_keep_their_library(monkeypatch):
+    monkeypatch.setattr(machine, "_is_amd", lambda: False)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    assert not machine.use_fast_float32()
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
