@@ -16,4 +16,4 @@ from diffcse.machine import tune
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 
-tune()  # as every command does: else the first test of one would change the numbers of those after it
+tune()  # as training does: else the first test that trains would change the numbers of those after it

@@ -1,7 +1,7 @@
 """What this process asks of the computer it runs on, before it computes for long.
 
 Two settings of PyTorch's surroundings cost a CPU much and change no result beyond rounding. They are the process's,
-so a program makes them (every command of `diffcse` that computes does), never an import of this package:
+so a program makes them (training, pretraining, and the commands that embed), never an import of this package:
 
 - Memory that is freed goes back to the system and is fetched again, page by page, at the next step: a tenth to a third
   of a training step. glibc is told to keep it; what a process holds is then the most it ever needed.

@@ -14,7 +14,6 @@ from tyro.conf import Positional, arg
 
 from diffcse.config import Pretraining, Text, differences, load_pretraining, to_dict, to_toml
 from diffcse.errors import InputError
-from diffcse.machine import tune
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,6 @@ class Pretrain:
         say(console, f"recipe   {settings.purpose if changed else f'{settings.name}: {settings.purpose}'}")
         from diffcse.training.pretrain import pretrain
 
-        tune()
         try:
             made = pretrain(
                 settings,

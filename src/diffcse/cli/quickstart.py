@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 
 from diffcse.errors import InputError
-from diffcse.machine import tune
 
 
 @dataclass(frozen=True)
@@ -29,5 +28,4 @@ class Quickstart:
             raise InputError(f"--steps {self.steps}: must be at least 1")
         from diffcse.quickstart import quickstart
 
-        tune()
         quickstart(self.output, steps=self.steps, seed=self.seed, resume=self.resume, console=console)

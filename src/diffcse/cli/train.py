@@ -14,7 +14,6 @@ from tyro.conf import Positional, arg
 
 from diffcse.config import Config, Method, Text, Training, apply_preset, differences, load_recipe, to_dict, to_toml
 from diffcse.errors import InputError
-from diffcse.machine import tune
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,6 @@ class Train:
         say(console, f"recipe   {config.reproduces if changed else f'{config.name}: {config.reproduces}'}")
         from diffcse.training.train import run
 
-        tune()
         try:
             trained = run(config, self.corpus, self.output, resume=self.resume, report=view)
         finally:

@@ -466,6 +466,13 @@ class DiffCSE(nn.Module):
         with sentence_at_position_0(self.discriminator, condition_RH):
             yield ids_RW, attention_RW
 
+    def padded(self) -> dict[str, str]:
+        """The networks that cannot run without padding, if they were to, and why not."""
+        parts = ("encoder", "generator", "causal_generator", "discriminator")
+        networks = {name: getattr(self, name) for name in parts if self.packed and getattr(self, name) is not None}
+        found = {name: ability(network.base_model) for name, network in networks.items()}
+        return {name: can.why for name, can in found.items() if not can.packs}
+
     # ---- saving ----------------------------------------------------------------------------------------------------
 
     def trained_state(self) -> dict[str, Tensor]:

@@ -58,6 +58,7 @@ def build(
     discriminator: Source | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     pairs: bool = False,
+    packed: bool = True,
 ) -> tuple[DiffCSE, PreTrainedTokenizerBase]:
     """The trainable module and its tokenizer.
 
@@ -66,6 +67,7 @@ def build(
 
     Args:
         pairs: it will be trained on pairs, so that views need no dropout to differ.
+        packed: run without padding, where the architectures can (see `packing`).
 
     Raises:
         InputError: a part cannot be loaded, does not fit the others, or is of an architecture that cannot be used.
@@ -108,7 +110,9 @@ def build(
     ):
         if model is not None and isinstance(source, str | Path) and source != encoder:
             check_same_vocabulary(tokenizer, load_tokenizer(source), _name(encoder), f"{part} {source}")
-    module = DiffCSE(f, vocabulary, config, generator=g, causal_generator=causal, discriminator=d, seed=seed)
+    module = DiffCSE(
+        f, vocabulary, config, generator=g, causal_generator=causal, discriminator=d, seed=seed, packed=packed
+    )
     return module, tokenizer
 
 

@@ -47,6 +47,7 @@ from transformers import (
 from diffcse.config import Pretraining, Text, differences, to_dict, to_toml
 from diffcse.errors import InputError
 from diffcse.files import clear_partials, staged_folder, write_errors, write_json, write_manifest, write_text
+from diffcse.machine import release_memory, tune
 from diffcse.method import draws
 from diffcse.method.edits import Draw, Vocabulary, mask_tokens
 from diffcse.method.parts import load_tokenizer, quiet, read_vocabulary
@@ -101,6 +102,7 @@ def pretrain(
     Raises:
         InputError: unusable text, recipe, tokenizer or folder, or a loss that is no longer finite.
     """
+    tune()
     output = Path(output)
     record_file = output / "run.json"
     _clear_stillborn(output)
@@ -497,6 +499,7 @@ class _Run:
         )
 
     def _add(self, entry: dict[str, Any]) -> None:
+        release_memory()  # groups of many shapes leave holes of many sizes, more with every step
         entry = finite(entry)
         self.log.append(entry)
         path = self.output / "log.jsonl"

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.evaluation.sts import PairSet, read_pairs, score_sts
 from diffcse.files import clear_partials, staged_folder, write_errors, write_text
+from diffcse.machine import tune
 from diffcse.method.edits import longest_copy
 from diffcse.method.objective import DiffCSE
 from diffcse.method.parts import build, default_generator
@@ -71,6 +73,7 @@ def run(
         InputError: unusable text, recipe, model or folder.
     """
     _one_process()
+    tune()
     output = Path(output)
     dev = None if config.training.dev is None else read_pairs(Path(config.training.dev))
     record_file = output / "run.json"
@@ -108,7 +111,12 @@ def run(
         generator = default_generator(config.method.model)
         config = dataclasses.replace(config, method=dataclasses.replace(config.method, generator=generator))
 
-    model, tokenizer = build(config.method, seed=training.seed, pairs=config.text.supervised)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what it would say of padding stands in the record
+        model, tokenizer = build(
+            config.method, seed=training.seed, pairs=config.text.supervised, packed=training.packing
+        )
+        padded = model.padded()
     limit = position_limit(model.encoder, tokenizer)
     _check_lengths(config, model, tokenizer, limit)
     encoder = Encoder(model.encoder, tokenizer, config.method.pooling, limit)
@@ -121,6 +129,7 @@ def run(
         unused.append("text.document")
     if unused:
         record.warnings.append(f"set, but without effect beside the other choices: {', '.join(unused)}")
+    record.warnings += [f"{part} runs padded, which is slower: {why}" for part, why in padded.items()]
     if config.method.difference != "none" and config.method.condition == "none":
         record.warnings.append(
             'method.condition = "none": D is trained beside the encoder but tells it nothing (plain ELECTRA, for '
@@ -277,7 +286,8 @@ def _restore(config: Config, parts: Path) -> DiffCSE | None:
     """The module of a complete run, in eval mode, if it kept its training parts."""
     if not parts.is_file():
         return None
-    model, _ = build(config.method, seed=config.training.seed, pairs=config.text.supervised)
+    training = config.training
+    model, _ = build(config.method, seed=training.seed, pairs=config.text.supervised, packed=training.packing)
     load_weights(model, parts)
     return model.eval()
 

@@ -24,6 +24,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerState
 from diffcse.config import Training
 from diffcse.errors import InputError
 from diffcse.files import staged_folder, write_errors, write_json, write_manifest, write_text
+from diffcse.machine import release_memory
 from diffcse.method import draws
 from diffcse.method.objective import DiffCSE, Terms
 from diffcse.record import finite
@@ -169,6 +170,7 @@ class DiffCSETrainer(Trainer):
             self._require_finite()
             entry |= self._meter.read()
             self._meter = _Meter()
+            release_memory()  # batches of many shapes leave holes of many sizes, more with every step
         entry = finite(entry)
         self.state.log_history.append(entry)
         with write_errors(self._log_file), self._log_file.open("a", encoding="utf-8") as file:
