@@ -1,0 +1,151 @@
+"""Sentences a second and peak memory as batches, sentences, corpus and threads grow: `diffcse embed`, `diffcse train`.
+
+    python -m benchmarks.speed.scaling [sentences.txt] [--model mini] [--lines 2000 10000] [--batch 64 256 1024]
+
+Each cell is a process of its own, run as a user would, so that its memory's high-water mark is its own. Seconds are of
+the whole process, sentences a second what the command itself says of its work without starting and loading. Several
+processes run at once, with a thread and an equal part of the corpus each; their memory is added up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed import CORES, measure
+from benchmarks.speed.measure import Group, Sample
+
+_CLI = (sys.executable, "-m", "diffcse")
+
+
+def corpus(pool: Sequence[str], lines: int, target: Path, *, words: int | None = None, split: int = 1) -> list[Path]:
+    """`lines` distinct lines in `split` files, going round the sentences; each of so many words, or as they are."""
+    text = itertools.cycle(pool)
+    stream = (word for sentence in text for word in sentence.split())
+    files = [target.with_suffix(f".{part}.txt") for part in range(split)]
+    for part, file in enumerate(files):
+        with file.open("w", encoding="utf-8") as out:
+            for number in range(lines * part // split, lines * (part + 1) // split):
+                line = next(text) if words is None else " ".join(itertools.islice(stream, words - 1))
+                out.write(f"{number} {line}\n")
+    return files
+
+
+def embed(model: str, files: Sequence[Path], *options: str, **environment: str) -> Sample:
+    """`diffcse embed` of each file at once: wall seconds of all; CPU seconds, memory and rates added up."""
+
+    def one(file: Path) -> Sample:
+        output = str(file.with_suffix(".npy"))
+        return measure.child(
+            [*_CLI, "embed", model, str(file), "--output", output, "--pooling=mean", *options], **environment
+        )
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(len(files)) as pool:
+        parts = list(pool.map(one, files))
+    wall = time.perf_counter() - began
+    rates = [re.search(r"([\d,]+) sentences/s\)", part["printed"]) for part in parts]
+    if not all(rates):
+        raise RuntimeError(f"diffcse embed does not say its sentences/s any more: {parts[0]['printed']}")
+    rate = sum(float(found[1].replace(",", "")) for found in rates if found)
+    return {"wall": wall, "rate": rate, **{key: sum(part[key] for part in parts) for key in ("cpu", "peak_mb")}}
+
+
+def train(model: str, text: Path, batch: int, steps: int) -> Sample:
+    """`diffcse train`, with the sentences a second of its own log, without the first step."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = [f"--{name}={value}" for name, value in {"batch-size": batch, "max-steps": steps + 1}.items()]
+        options += ["--log-every=1", "--checkpoint-every=100000", f"--model={model}", "--output", f"{folder}/run"]
+        sample = measure.child([*_CLI, "train", str(text), *options])
+        log = json.loads(Path(folder, "run", "run.json").read_text(encoding="utf-8"))["log"]
+    return {**sample, "rate": statistics.median(entry["sentences_per_second"] for entry in log[1:])}
+
+
+def embedding(options: Any, pool: Sequence[str], work: Path) -> Iterator[Group]:
+    """Groups in which batch tokens, length, corpus size, and threads or processes grow."""
+    base = min(options.lines)
+    plain = corpus(pool, base, work / "plain")
+    halves = corpus(pool, base, work / "halves", split=len(CORES))
+    run = partial(embed, options.model)
+    groups: dict[str, dict[str, Callable[[], Sample]]] = {
+        "tokens of a batch": {
+            f"{tokens:,} tokens": partial(run, plain, f"--batch-tokens={tokens}")
+            for tokens in ((4096,) if options.quick else (512, 4096, 32768))
+        },
+        "words of a sentence": {
+            f"{words} words": partial(run, corpus(pool, base, work / f"w{words}", words=words))
+            for words in ((8,) if options.quick else (8, 32, 128))
+        },
+        "lines of the corpus": {
+            f"{lines:,} lines": partial(run, corpus(pool, lines, work / f"n{lines}")) for lines in (1, *options.lines)
+        },
+        "threads and processes": {
+            f"threads: {threads}": partial(run, plain, OMP_NUM_THREADS=str(threads))
+            for threads in sorted({1, len(CORES)})
+        },
+    }
+    if len(CORES) > 1:  # not bound to cores: each would take the first
+        one_each = partial(run, halves, OMP_NUM_THREADS="1", OMP_PROC_BIND="false")
+        groups["threads and processes"][f"processes of 1 thread: {len(CORES)}"] = one_each
+    for name, cells in groups.items():
+        print(f"embedding, by {name}", flush=True)
+        turns = {cell: measure.always(call) for cell, call in cells.items()}
+        samples = measure.interleave(turns, rounds=options.rounds, seconds=options.seconds)
+        group = Group(f"`diffcse embed`, by {name}", [], {"model": options.model}, chart="sentences/s")
+        group.add(samples, figures)
+        yield group
+
+
+def figures(_: str, own: list[Sample]) -> dict[str, float]:
+    """Medians of rate and memory."""
+    return {
+        "sentences/s": statistics.median(sample["rate"] for sample in own),
+        "peak MB": statistics.median(sample["peak_mb"] for sample in own),
+    }
+
+
+def training(options: Any, pool: Sequence[str], work: Path) -> Group:
+    """Training as the batch grows, on about as many sentences each."""
+    batches = [8] if options.quick else options.batch
+    text = corpus(pool, 2 * max(batches), work / "train")[0]
+    steps = {batch: 2 if options.quick else max(2, options.sentences // batch) for batch in batches}
+    print("training, by batch", flush=True)
+    turns = {
+        f"batch {batch}": measure.always(partial(train, options.model, text, batch, steps[batch])) for batch in batches
+    }
+    samples = measure.interleave(turns, rounds=options.rounds, seconds=options.seconds)
+    facts = {"model": options.model, "timed steps": list(steps.values())}
+    group = Group("`diffcse train`, by batch", [], facts, chart="sentences/s")
+    group.add(samples, figures)
+    return group
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Measure, and write the result."""
+    parser = measure.parser(__doc__, rounds=1)
+    parser.add_argument("--model", default="mini", help="model folder (default: mini, the bundled one)")
+    parser.add_argument("--lines", type=int, nargs="+", default=[2000, 10_000], help="up to 10,000,000, with patience")
+    parser.add_argument("--batch", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--sentences", type=int, default=1024, help="that training sees at each batch size, or 2 steps")
+    options = parser.parse_args(argv)
+    if options.quick:
+        options.lines = [40]
+    result = measure.start("scaling", argv)
+    pool = measure.read_text(options.text)
+    with tempfile.TemporaryDirectory() as folder:
+        groups = [*embedding(options, pool, Path(folder)), training(options, pool, Path(folder))]
+    return measure.finish(result, options.seed, groups, options.results)
+
+
+if __name__ == "__main__":
+    main()
