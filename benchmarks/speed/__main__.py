@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny shapes: does everything run?")
     parser.add_argument("--results", type=Path, default=measure.RESULTS)
     options = parser.parse_args()
-    print(f"{len(CORES)} cores, load average {os.getloadavg()[0]:.1f}; an idle machine measures best")
+    print(f"{len(CORES)} cores, load average {os.getloadavg()[0]:.1f}: measure on an idle machine")
     for name, rounds in _ROUNDS.items():
         command = [sys.executable, "-m", f"benchmarks.speed.{name}", "--rounds", str(options.rounds or rounds)]
         command += ["--results", str(options.results)] if options.results != measure.RESULTS else []

@@ -232,7 +232,8 @@ def group(shape: str, options: Any, pool: Sequence[str], device: torch.device, w
     config = encoder.model.config
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     used = [dtype for dtype in dtypes if any(name.endswith(dtype) for name in runs)]
-    peaks = {dtype: gemm_peak(dtypes[dtype], device, model_shapes(config, 4096)) for dtype in used}
+    repeats = 1 if options.quick else 4
+    peaks = {dtype: gemm_peak(dtypes[dtype], device, model_shapes(config, 4096, device), repeats) for dtype in used}
     samples = measure.interleave(
         {name: measure.always(partial(run, sentences)) for name, run in runs.items()},
         rounds=options.rounds,

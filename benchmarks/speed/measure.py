@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.speed import CORES
 from diffcse.errors import InputError
@@ -38,7 +39,7 @@ POOL = 20_000
 _SETTINGS = ("OMP_", "GOMP_", "KMP_", "MKL_", "MALLOC_", "GLIBC_", "LD_PRELOAD", "CUDA_VISIBLE_DEVICES")
 _ENGINES = ("onnx", "onnxruntime", "openvino", "nncf")
 
-_WHOLE = {"benchmark", "created", "command", "commit", "load_average", "environment", "versions", "seed", "machine"}
+_WHOLE = {"benchmark", "created", "command", "commit", "busy_percent", "environment", "versions", "seed", "machine"}
 _WHOLE |= {"groups"}
 _ROW = {"name", "wall_s", "cpu_s", "ratio", "ratio_range", "figures", "samples"}
 
@@ -245,9 +246,9 @@ class Group:
 
 def start(name: str, argv: Sequence[str] | None) -> dict[str, Any]:
     """What a result begins with: the machine as it is before anything runs. Warns if it is busy."""
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        print(f"warning: the machine is busy (load {load:.1f}): ratios hold, absolute times do not", file=sys.stderr)
+    busy = psutil.cpu_percent(interval=1.0)  # not the load average, which remembers the benchmark before this one
+    if busy > 10:
+        print(f"warning: {busy:.0f} % of the machine is busy: ratios hold, absolute times do not", file=sys.stderr)
     found = {}
     for package in _ENGINES:
         try:
@@ -261,7 +262,7 @@ def start(name: str, argv: Sequence[str] | None) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python -m", module, *(sys.argv[1:] if argv is None else argv)]),
         "commit": _git("rev-parse", "--short=12", "HEAD") + ("+" if _git("status", "--porcelain", "src") else ""),
-        "load_average": load,
+        "busy_percent": busy,
         "environment": {key: value for key, value in sorted(os.environ.items()) if key.startswith(_SETTINGS)},
         "versions": versions() | found,
     }

@@ -60,8 +60,8 @@ def _section(result: Mapping[str, Any], files: dict[str, str]) -> str:
         "",
         f"    {environment} {result['command']}".replace("     ", "    "),
         "",
-        f"{on}{threads}; load average {result['load_average']:.1f} at the start; {result['created'][:10]}, commit "
-        f"{result['commit']}, seed {result['seed']}; {packages}.",
+        f"{on}{threads}; {result['busy_percent']:.0f} % busy with other things at the start; {result['created'][:10]}, "
+        f"commit {result['commit']}, seed {result['seed']}; {packages}.",
     ]
     for group in result["groups"]:
         slug = re.sub(r"[^a-z0-9]+", "-", f"{result['benchmark']} {group['name']}".lower()).strip("-")

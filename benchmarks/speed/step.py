@@ -129,6 +129,17 @@ def _no_dropout(*modules: nn.Module) -> Iterator[None]:
         layer.p = p
 
 
+@contextmanager
+def _precisions(*encoders: nn.Module) -> Iterator[set[torch.dtype]]:
+    """Collects in what the encoders' linear layers give their results, as far as they are called."""
+    seen: set[torch.dtype] = set()
+    layers = [layer for encoder in encoders for layer in encoder.modules() if isinstance(layer, nn.Linear)]
+    hooks = [layer.register_forward_hook(lambda _, __, output: seen.add(output.dtype)) for layer in layers]
+    yield seen
+    for hook in hooks:
+        hook.remove()
+
+
 def parts(counted: dict[str, float]) -> dict[str, float]:
     """Seconds by part that add up: what was nested is taken out of what it is nested in."""
     inside = {name: counted.get(name, 0.0) for name in ("encoder", "projector", "generator", "discriminator")}
@@ -170,8 +181,9 @@ def group(shape: str, batch: int, options: Any, pool: Sequence[str], device: tor
     ]
 
     # The two of ours share weights and optimiser state, as those of the plain step do: six would not fit in memory.
+    shallow = copy.copy(module)  # before accelerate marks the module as its own
     exact = trainer(module, collate, batch, folder, bf16=False)
-    fast = trainer(copy.copy(module), collate, batch, folder, bf16=True, optimizer=exact.optimizer.optimizer)
+    fast = trainer(shallow, collate, batch, folder, bf16=True, optimizer=exact.optimizer.optimizer)
     size = min(batch, 8)
     agreed = check(module, plain, {k: v.to(device) for k, v in collate(given[-1][:size]).items()})
 
@@ -200,9 +212,15 @@ def group(shape: str, batch: int, options: Any, pool: Sequence[str], device: tor
     tokens = sum(lengths[0]) * 2
     dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
     used = {name[-4:] for name in contestants}
-    peaks = {dtype: gemm_peak(dtypes[dtype], device, model_shapes(config, tokens)) for dtype in sorted(used)}
-    for run in contestants.values():
-        run(given[-1] if cuda else given[-1][: max(4, batch // 4)])  # first calls prepare and allocate
+    repeats = 1 if options.quick else 4
+    peaks = {
+        dtype: gemm_peak(dtypes[dtype], device, model_shapes(config, tokens, device), repeats) for dtype in sorted(used)
+    }
+    for name, run in contestants.items():  # first calls prepare and allocate
+        with _precisions(module.encoder, plain.encoder) as seen:
+            run(given[-1] if cuda else given[-1][: max(4, batch // 4)])
+        if seen - {dtypes[name[-4:]]}:
+            raise RuntimeError(f"{name}: multiplies in {seen}")
     watch.running = (
         not cuda
     )  # waiting for a GPU at every part would slow it: its parts are counted in a turn of their own

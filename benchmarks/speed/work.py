@@ -51,7 +51,7 @@ def step_flops(encoder: Any, generator: Any, lengths: Sequence[int], masked: flo
 
 
 def gemm_peak(
-    dtype: torch.dtype, device: torch.device, shapes: Sequence[tuple[int, int, int]], *, repeats: int = 4
+    dtype: torch.dtype, device: torch.device, shapes: Sequence[tuple[int, int, int]], repeats: int = 4
 ) -> dict[str, Any]:
     """The fastest product of (m, k) by (k, n): operations a second, its shape and the library that did it.
 
@@ -81,10 +81,11 @@ def _products(x: Tensor, w: Tensor) -> dict[str, Callable[[], Tensor]]:
     return ways
 
 
-def model_shapes(config: Any, tokens: int) -> list[tuple[int, int, int]]:
+def model_shapes(config: Any, tokens: int, device: torch.device) -> list[tuple[int, int, int]]:
     """A few square products, and those of an encoder's linear layers on so many tokens."""
     width, inner = config.hidden_size, config.intermediate_size
-    return [*((size, size, size) for size in (1024, 2048)), (tokens, width, inner), (tokens, inner, width)]
+    squares = (1024, 2048) if device.type == "cpu" else (2048, 4096, 8192)
+    return [*((size, size, size) for size in squares), (tokens, width, inner), (tokens, inner, width)]
 
 
 def _wait(device: torch.device) -> None:
