@@ -32,7 +32,7 @@ from benchmarks.speed.work import encoder_flops, gemm_peak, model_shapes
 from diffcse.encoder.encode import Encoder, use_bf16
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
-from diffcse.method.parts import MINI, load_encoder, load_tokenizer
+from diffcse.method.parts import MINI, load_encoder, load_tokenizer, quiet
 
 REFERENCE = "sentence-transformers, fp32"
 _BATCH = 32
@@ -67,7 +67,8 @@ def sentence_transformers(folder: Path, device: torch.device, *, bf16: bool) -> 
     """`SentenceTransformer.encode` with its defaults."""
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(folder), device=str(device))
+    with quiet():
+        model = SentenceTransformer(str(folder), device=str(device))
 
     def embed(sentences: Sequence[str]) -> np.ndarray:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -150,7 +151,7 @@ def onnxruntime(folder: Path, graph: Path, *, int8: bool) -> Embed:
 
 
 def openvino(folder: Path, graph: Path, precision: str, calibrate: Sequence[str]) -> Embed:
-    """OpenVINO on the CPU; int8: nncf's static quantisation for transformers, calibrated on 256 other sentences."""
+    """OpenVINO on the CPU; int8: nncf's static quantisation for transformers, calibrated on 128 other sentences."""
     import openvino as ov
 
     core = ov.Core()
@@ -222,7 +223,7 @@ def group(shape: str, options: Any, pool: Sequence[str], device: torch.device, w
     folder, weights = folder_of(shape, options.seed, work)
     number = 40 if options.quick else options.sentences or {"base": 256, "minilm": 2048, "tiny": 40}[shape]
     sentences = measure.draw(pool, number, options.seed)
-    calibrate = measure.draw(pool, 16 if options.quick else 256, options.seed, 1)
+    calibrate = measure.draw(pool, 16 if options.quick else 128, options.seed, 1)
     runs, missing = contestants(folder, device, calibrate, work)
     print(f"{shape}, {number} sentences", flush=True)
     vectors = {name: run(sentences) for name, run in runs.items()}  # to warm up, and to compare

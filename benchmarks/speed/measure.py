@@ -256,11 +256,15 @@ def start(name: str, argv: Sequence[str] | None) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     module = f"benchmarks.speed.{name.partition('-')[0]}"
+    arguments = sys.argv[1:] if argv is None else argv
+    typed = [
+        Path(word).name if Path(word).is_absolute() else word for word in arguments
+    ]  # folders are nobody's business
     return {
         "schema": SCHEMA,
         "benchmark": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python -m", module, *(sys.argv[1:] if argv is None else argv)]),
+        "command": " ".join(["python -m", module, *typed]),
         "commit": _git("rev-parse", "--short=12", "HEAD") + ("+" if _git("status", "--porcelain", "src") else ""),
         "busy_percent": busy,
         "environment": {key: value for key, value in sorted(os.environ.items()) if key.startswith(_SETTINGS)},

@@ -22,11 +22,13 @@ Written by `python -m benchmarks.speed.render` from `benchmarks/results/*.json`;
 be edited.
 
 **How to read it.** The claims are ratios: everything in a table ran in turn in one process, round by round, so that
-noise fell on all of it, and a ratio is the median over the rounds (in brackets the least and the greatest).
+noise fell on all of it. "× other" is how many times as fast as the other a row was by the clock, the median over the
+rounds (in brackets the least and the greatest).
 Absolute times are medians of this machine at that hour. CPU seconds are those of all threads. "Ours" is what a user
 of the public API gets; "plain" is [the step as one writes it from the paper](../benchmarks/speed/plain.py). "% of GEMM
 peak" is the work that cannot be left out (matrix products on real tokens, [counted](../benchmarks/speed/work.py)), by
-the time taken, over the fastest single matrix product of the same precision in the same run.
+the time taken, over the fastest single matrix product of the same precision in the same run. Where a command names no
+text, sentences are those of the Python standard library's documentation.
 """
 _TITLES = {
     "step": "A training step",
@@ -104,7 +106,8 @@ def _ratio(row: Mapping[str, Any], reference: str) -> str:
     if row["name"] == reference:
         return "1"
     least, greatest = row["ratio_range"][reference]
-    return f"**{number(row['ratio'][reference])}** ({number(least)}–{number(greatest)})"
+    spread = f" ({number(least)}–{number(greatest)})" if least < greatest else ""
+    return f"**{number(row['ratio'][reference])}**{spread}"
 
 
 def number(value: Any, label: str = "") -> str:
