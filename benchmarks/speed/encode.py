@@ -58,9 +58,14 @@ def folder_of(shape: str, seed: int, target: Path) -> tuple[Path, str]:
 
 
 def ours(folder: Path, *, bf16: bool) -> Embed:
-    """What `diffcse.encode` and `diffcse embed` do."""
+    """What `diffcse embed` does, but for the file."""
     encoder = load(folder)
-    return lambda sentences: encoder(sentences, bf16=bf16)
+
+    def embed(sentences: Sequence[str]) -> np.ndarray:
+        with measure.tuned():
+            return encoder(sentences, bf16=bf16)
+
+    return embed
 
 
 def sentence_transformers(folder: Path, device: torch.device, *, bf16: bool) -> Embed:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,7 @@ import psutil
 from benchmarks.speed import CORES
 from diffcse.errors import InputError
 from diffcse.files import write_json
+from diffcse.machine import keep_memory, use_fast_float32
 from diffcse.record import finite, hardware, versions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,6 +185,36 @@ def all_cores() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, bound)
+
+
+@cache
+def _float32_products() -> tuple[str, str]:
+    """What multiplies float32 by default, and after `machine.use_fast_float32`, in torch's words."""
+    import torch
+
+    products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    default = products.fp32_precision
+    use_fast_float32()
+    fast, products.fp32_precision = products.fp32_precision, default
+    return default, fast
+
+
+@contextmanager
+def tuned() -> Iterator[None]:
+    """Within the block float32 is multiplied as every command of `diffcse` has it; outside as torch has it.
+
+    The other setting of `machine.tune`, that freed memory is kept, cannot be taken back: all contestants have it.
+    """
+    import torch
+
+    keep_memory()
+    default, fast = _float32_products()
+    products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    products.fp32_precision = fast
+    try:
+        yield
+    finally:
+        products.fp32_precision = default
 
 
 def child(command: Sequence[str], **environment: str) -> Sample:

@@ -23,12 +23,15 @@ be edited.
 
 **How to read it.** The claims are ratios: everything in a table ran in turn in one process, round by round, so that
 noise fell on all of it. "× other" is how many times as fast as the other a row was by the clock, the median over the
-rounds (in brackets the least and the greatest).
-Absolute times are medians of this machine at that hour. CPU seconds are those of all threads. "Ours" is what a user
-of the public API gets; "plain" is [the step as one writes it from the paper](../benchmarks/speed/plain.py). "% of GEMM
-peak" is the work that cannot be left out (matrix products on real tokens, [counted](../benchmarks/speed/work.py)), by
-the time taken, over the fastest single matrix product of the same precision in the same run. Where a command names no
-text, sentences are those of the Python standard library's documentation.
+rounds (in brackets the least and the greatest). Absolute times are medians of this machine at that hour. CPU seconds
+are those of all threads.
+
+"Ours" is what the commands do, "plain" [the step as one writes it from the paper](../benchmarks/speed/plain.py). Freed
+memory is kept by all, as the commands have it, since a process cannot take that back; which library multiplies float32
+is the commands' choice for ours and torch's own for the others. "% of GEMM peak" is the work of the networks' matrix
+products on real tokens ([counted](../benchmarks/speed/work.py), the same for all rows) by the time taken, over the
+fastest single matrix product of that precision in the same run. Where a command names no text, sentences are those of
+the Python standard library's documentation.
 """
 _TITLES = {
     "step": "A training step",

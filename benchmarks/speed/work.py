@@ -1,8 +1,9 @@
 """How much multiplying a step has to do, and how fast this machine multiplies at best.
 
-Counted is what no implementation can leave out: matrix products on real tokens, a multiply-add being two operations;
-forward and twice that backward for what is trained, forward for the frozen generator, and its vocabulary head at
-masked positions only. Padding, recomputation and everything that is no matrix product count as nothing.
+Counted are the networks' matrix products on real tokens, a multiply-add being two operations: forward and twice that
+backward for what is trained, forward for the frozen generator, and its vocabulary head at masked positions only.
+Padding, recomputation and everything that is no matrix product count as nothing. Every implementation is credited with
+the same work, also one that finds some of it needless (a last layer's tokens that nobody reads).
 """
 
 from __future__ import annotations
