@@ -28,7 +28,7 @@ from transformers import BertConfig, BertModel
 
 from benchmarks.speed import measure
 from benchmarks.speed.measure import Group, Sample
-from benchmarks.speed.work import encoder_flops, gemm_peak, model_shapes
+from benchmarks.speed.work import encoder_flops, gemm_peaks, said
 from diffcse.encoder.encode import Encoder, use_bf16
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
@@ -236,16 +236,16 @@ def group(shape: str, options: Any, pool: Sequence[str], device: torch.device, w
     tokens = encoder.tokenizer(sentences, truncation=True, max_length=encoder.max_tokens)["input_ids"]
     lengths = [len(ids) for ids in tokens]
     config = encoder.model.config
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
-    used = [dtype for dtype in dtypes if any(name.endswith(dtype) for name in runs)]
-    repeats = 1 if options.quick else 4
-    peaks = {dtype: gemm_peak(dtypes[dtype], device, model_shapes(config, 4096, device), repeats) for dtype in used}
+    find_peaks = partial(gemm_peaks, runs, config, 4096, device, 1 if options.quick else 4)
+    peaks = find_peaks()
     samples = measure.interleave(
         {name: measure.always(partial(run, sentences)) for name, run in runs.items()},
         rounds=options.rounds,
         seconds=options.seconds,
         synchronise=torch.cuda.synchronize if device.type == "cuda" else lambda: None,
     )
+
+    peaks = find_peaks(before=peaks)
 
     def figures(name: str, own: list[Sample]) -> dict[str, float | None]:
         wall, peak = statistics.median(sample["wall"] for sample in own), peaks.get(name[-4:])
@@ -263,7 +263,7 @@ def group(shape: str, options: Any, pool: Sequence[str], device: torch.device, w
         "sentences": number,
         "tokens of a sentence (median, longest)": [statistics.median(lengths), max(lengths)],
         "mean cosine of different sentences": float(apart.mean()),
-        **{f"GEMM peak {dtype}": f"{peak['flops_per_s'] / 1e9:.0f} GFLOP/s" for dtype, peak in peaks.items()},
+        **said(peaks),
     }
     references = [name for name in (REFERENCE, "sentence-transformers, bf16") if name in runs]
     made = Group(f"Embedding, {shape}", references, facts, missing=missing)

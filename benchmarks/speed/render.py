@@ -73,7 +73,7 @@ def _section(result: Mapping[str, Any], files: dict[str, str]) -> str:
         lines += ["", f"### {group['name']}", "", *_facts(group), *_table(group)]
         for picture, drawn in _charts(group).items():
             files[f"performance/{slug}{picture}.svg"] = drawn
-            lines += ["", f"![{group['name']}](performance/{slug}{picture}.svg)"]
+            lines += ["", f"![{group['name'].replace('`', '')}](performance/{slug}{picture}.svg)"]
     return "\n".join(lines) + "\n"
 
 
@@ -133,24 +133,24 @@ def number(value: Any, label: str = "") -> str:
 
 
 def _charts(group: Mapping[str, Any]) -> dict[str, str]:
-    rows, chart = group["rows"], group["chart"]
+    rows, chart, name = group["rows"], group["chart"], group["name"].replace("`", "")
     if chart is None:
         reference = group["references"][0]
-        title = f"{group['name']}: times as fast as {reference}"
+        title = f"{name}: times as fast as {reference}"
         values = {row["name"]: row["ratio"].get(reference) for row in rows}
     else:
-        title = f"{group['name']}: {chart}"
+        title = f"{name}: {chart}"
         values = {row["name"]: row["wall_s"] if chart == "wall s" else row["figures"].get(chart) for row in rows}
     charts = {"": bars(title, {name: {"": value} for name, value in values.items() if value is not None})}
     if rows and all("parts" in row for row in rows):
-        charts["-parts"] = bars(f"{group['name']}: seconds by part", {row["name"]: row["parts"] for row in rows})
+        charts["-parts"] = bars(f"{name}: seconds by part", {row["name"]: row["parts"] for row in rows})
     return charts
 
 
 def bars(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
     """Horizontal bars as an SVG picture, of one value each or of several stacked parts with a legend."""
     parts = list(dict.fromkeys(part for values in rows.values() for part in values))
-    stacked = len(parts) > 1
+    stacked, named = len(parts) > 1, any("ours" in name for name in rows)
     totals = {name: sum(values.values()) for name, values in rows.items()}
     scale = _PLOT / (max(totals.values(), default=0) or 1)
     width, top = _LABEL + _PLOT + _VALUE, 44
@@ -167,7 +167,13 @@ def bars(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
         drawn.append(f'<text x="{_LABEL - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>')
         for part, value in values.items():
             length = max(value, 0.0) * scale
-            fill = _PALETTE[parts.index(part) % len(_PALETTE)] if stacked else _ACCENT if "ours" in name else _GREY
+            fill = (
+                _PALETTE[parts.index(part) % len(_PALETTE)]
+                if stacked
+                else _ACCENT
+                if "ours" in name or not named
+                else _GREY
+            )
             drawn.append(f'<rect x="{x:.1f}" y="{y + 2}" width="{length:.1f}" height="{_BAR - 8}" fill="{fill}"/>')
             x += length
         drawn.append(f'<text x="{x + 6:.1f}" y="{y + 15}">{number(totals[name])}</text>')

@@ -54,11 +54,20 @@ def embed(model: str, files: Sequence[Path], *options: str, **environment: str) 
     with ThreadPoolExecutor(len(files)) as pool:
         parts = list(pool.map(one, files))
     wall = time.perf_counter() - began
-    rates = [re.search(r"([\d,]+) sentences/s\)", part["printed"]) for part in parts]
-    if not all(rates):
-        raise RuntimeError(f"diffcse embed does not say its sentences/s any more: {parts[0]['printed']}")
-    rate = sum(float(found[1].replace(",", "")) for found in rates if found)
+    rate = sum(rate_in(part["printed"]) for part in parts)
     return {"wall": wall, "rate": rate, **{key: sum(part[key] for part in parts) for key in ("cpu", "peak_mb")}}
+
+
+def rate_in(printed: str) -> float:
+    """The sentences a second that `diffcse embed` says at its end.
+
+    Raises:
+        RuntimeError: it does not.
+    """
+    found = re.search(r"([\d,]+) sentences/s\)", printed)
+    if not found:
+        raise RuntimeError(f"no sentences/s in what diffcse embed printed: {printed}")
+    return float(found[1].replace(",", ""))
 
 
 def train(model: str, text: Path, batch: int, steps: int) -> Sample:
@@ -87,7 +96,7 @@ def embedding(options: Any, pool: Sequence[str], work: Path) -> Iterator[Group]:
             for words in ((8,) if options.quick else (8, 32, 128))
         },
         "lines of the corpus": {
-            f"{lines:,} lines": partial(run, corpus(pool, lines, work / f"n{lines}")) for lines in (1, *options.lines)
+            f"lines: {lines:,}": partial(run, corpus(pool, lines, work / f"n{lines}")) for lines in (1, *options.lines)
         },
         "threads and processes": {
             f"threads: {threads}": partial(run, plain, OMP_NUM_THREADS=str(threads))

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertForM
 from benchmarks.speed import measure
 from benchmarks.speed.measure import Group, Sample, Stopwatch
 from benchmarks.speed.plain import Plain
-from benchmarks.speed.work import gemm_peak, model_shapes, step_flops
+from benchmarks.speed.work import DTYPES, gemm_peaks, said, step_flops
 from diffcse.config import Method, Training, load_recipe
 from diffcse.encoder.encode import use_bf16
 from diffcse.method.objective import DiffCSE
@@ -211,16 +212,12 @@ def group(shape: str, batch: int, options: Any, pool: Sequence[str], device: tor
             missing[name] = "the hardware does not multiply in bf16"
 
     tokens = sum(lengths[0]) * 2
-    dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    used = {name[-4:] for name in contestants}
-    repeats = 1 if options.quick else 4
-    peaks = {
-        dtype: gemm_peak(dtypes[dtype], device, model_shapes(config, tokens, device), repeats) for dtype in sorted(used)
-    }
+    find_peaks = partial(gemm_peaks, contestants, config, tokens, device, 1 if options.quick else 4)
+    peaks = find_peaks()
     for name, run in contestants.items():  # first calls prepare and allocate
         with _precisions(module.encoder, plain.encoder) as seen:
             run(given[-1] if cuda else given[-1][: max(4, batch // 4)])
-        if seen - {dtypes[name[-4:]]}:
+        if seen - {DTYPES[name[-4:]]}:
             raise RuntimeError(f"{name}: multiplies in {seen}")
     watch.running = (
         not cuda
@@ -230,6 +227,7 @@ def group(shape: str, batch: int, options: Any, pool: Sequence[str], device: tor
     samples = measure.interleave(
         turns, rounds=options.rounds, seconds=options.seconds, synchronise=synchronise, watch=watch
     )
+    peaks = find_peaks(before=peaks)
     if cuda:
         watch.running = True
         counted = measure.interleave(turns, rounds=1, seconds=options.seconds, synchronise=synchronise, watch=watch)
@@ -256,11 +254,7 @@ def group(shape: str, batch: int, options: Any, pool: Sequence[str], device: tor
         "share of padding in the plain step": 1 - statistics.median(sum(x) / (len(x) * max(x)) for x in lengths),
         "GFLOP a step on real tokens (median)": statistics.median(work) / 1e9,
         **{f"the same batch of {size} without dropout, λ = τ = 1: {what}": value for what, value in agreed.items()},
-        **{
-            f"GEMM peak {dtype}": f"{peak['flops_per_s'] / 1e9:.0f} GFLOP/s "
-            f"({' x '.join(map(str, peak['shape']))}, {peak['library']})"
-            for dtype, peak in peaks.items()
-        },
+        **said(peaks),
     }
     made = Group(f"Training step, {shape} shape, batch {batch}", references, facts, missing=missing)
     made.add(samples, figures)

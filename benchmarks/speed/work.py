@@ -9,7 +9,7 @@ the same work, also one that finds some of it needless (a last layer's tokens th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -73,6 +73,32 @@ def gemm_peak(
                 if rate > best["flops_per_s"]:
                     best = {"flops_per_s": rate, "shape": [m, k, n], "library": library}
     return best
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+Peaks = dict[str, dict[str, Any]]
+
+
+def gemm_peaks(
+    names: Iterable[str], config: Any, tokens: int, device: torch.device, repeats: int, before: Peaks | None = None
+) -> Peaks:
+    """The fastest product in each precision that a name ends with, or what was found `before` if faster."""
+    shapes = model_shapes(config, tokens, device)
+    used = sorted({name[-4:] for name in names} & set(DTYPES))
+    found = {dtype: gemm_peak(DTYPES[dtype], device, shapes, repeats) for dtype in used}
+    if before is None:
+        return found
+    return {dtype: max(peak, before[dtype], key=lambda one: one["flops_per_s"]) for dtype, peak in found.items()}
+
+
+def said(peaks: Peaks) -> dict[str, str]:
+    """The peaks in words, for a table's facts."""
+    return {
+        f"GEMM peak {dtype}": f"{peak['flops_per_s'] / 1e9:.0f} GFLOP/s ({' x '.join(map(str, peak['shape']))}, "
+        f"{peak['library']})"
+        for dtype, peak in peaks.items()
+    }
 
 
 def _products(x: Tensor, w: Tensor) -> dict[str, Callable[[], Tensor]]:

@@ -17,6 +17,7 @@ from diffcse.errors import InputError
 from diffcse.method import heads
 from diffcse.method.parts import MINI, build, load_tokenizer
 from diffcse.training.collate import Collate
+from tests.cli.runs import command
 from tests.models import SENTENCES
 
 # ---- counting --------------------------------------------------------------------------------------------------------
@@ -58,6 +59,14 @@ def test_peak_is_that_of_the_fastest_shape():
     peak = work.gemm_peak(torch.float32, torch.device("cpu"), [(2, 2, 2), (256, 256, 256)], repeats=2)
     assert peak["shape"] == [256, 256, 256]
     assert peak["flops_per_s"] > 1e8
+
+
+def test_peaks_are_those_of_the_precisions_used_and_only_rise(tokenizer):
+    config = step.networks("tiny", len(tokenizer))[0].config
+    before = {"fp32": {"flops_per_s": 1e18, "shape": [1, 2, 3], "library": "none"}}
+    found = work.gemm_peaks(["ours, fp32", "OpenVINO, int8"], config, 8, torch.device("cpu"), 1, before)
+    assert found == before
+    assert work.said(found) == {"GEMM peak fp32": "1000000000 GFLOP/s (1 x 2 x 3, none)"}
 
 
 # ---- one loss --------------------------------------------------------------------------------------------------------
@@ -201,10 +210,13 @@ def test_corpora_are_as_asked(tmp_path):
     assert {len(line.split()) for line in file.read_text(encoding="utf-8").splitlines()} == {7}
 
 
-def test_scaling_reads_the_rate_that_embed_prints(text):
-    sample = scaling.embed("mini", [text])
-    assert 1 < sample["rate"] < 1e6
-    assert sample["peak_mb"] > 100
+def test_scaling_reads_the_rate_that_embed_prints(text, tmp_path, capsys):
+    code, printed, _ = command(capsys, "embed", "mini", text, "--output", tmp_path / "rows.npy", "--pooling=mean")
+    assert code == 0
+    assert 1 < scaling.rate_in(printed) < 1e6
+    assert scaling.rate_in("written  x.npy  (1,500 rows of 256 float32; 1,672 sentences/s)") == 1672
+    with pytest.raises(RuntimeError, match="nothing of the kind"):
+        scaling.rate_in("nothing of the kind")
 
 
 def test_startup_sees_heavy_imports():
