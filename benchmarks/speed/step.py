@@ -202,14 +202,12 @@ def group(shape: str, batch: int, options: Any, pool: Sequence[str], device: tor
         },
     }
     references = ["plain, sdpa, bf16"] if cuda else ["plain, eager, fp32", "plain, eager, bf16", "plain, sdpa, bf16"]
+    if cuda:
+        contestants = {name: contestants[name] for name in ("ours, bf16", "plain, sdpa, bf16")}
     missing: dict[str, str] = {}
-    bf16 = use_bf16("auto")
-    for name in [*contestants]:
-        if cuda and name not in ("ours, bf16", "plain, sdpa, bf16"):
-            del contestants[name]
-        elif not bf16 and name.endswith("bf16"):
-            del contestants[name]
-            missing[name] = "the hardware does not multiply in bf16"
+    if not use_bf16("auto"):
+        missing = {n: "the hardware does not multiply in bf16" for n in contestants if n.endswith("bf16")}
+        contestants = {name: run for name, run in contestants.items() if name not in missing}
 
     tokens = sum(lengths[0]) * 2
     find_peaks = partial(gemm_peaks, contestants, config, tokens, device, 1 if options.quick else 4)
@@ -219,9 +217,7 @@ def group(shape: str, batch: int, options: Any, pool: Sequence[str], device: tor
             run(given[-1] if cuda else given[-1][: max(4, batch // 4)])
         if seen - {DTYPES[name[-4:]]}:
             raise RuntimeError(f"{name}: multiplies in {seen}")
-    watch.running = (
-        not cuda
-    )  # waiting for a GPU at every part would slow it: its parts are counted in a turn of their own
+    watch.running = not cuda  # to wait for a GPU at every part would slow it: parts get a round of their own
     turns = {name: lambda number, run=run: run(given[number]) for name, run in contestants.items()}
     print(f"{shape}, batch {batch}", flush=True)
     samples = measure.interleave(
@@ -231,21 +227,18 @@ def group(shape: str, batch: int, options: Any, pool: Sequence[str], device: tor
     if cuda:
         watch.running = True
         counted = measure.interleave(turns, rounds=1, seconds=options.seconds, synchronise=synchronise, watch=watch)
-        for name, own in samples.items():
-            for sample in own:
-                sample["parts"] = counted[name][0]["parts"]
-    for own in samples.values():
+    for name, own in samples.items():
         for sample in own:
-            sample["parts"] = parts(sample["parts"])
+            sample["parts"] = parts(counted[name][0]["parts"] if cuda else sample["parts"])
 
     def figures(name: str, own: list[Sample]) -> dict[str, float]:
+        wall = statistics.median(sample["wall"] for sample in own)
         rate = statistics.median(flops / sample["wall"] for flops, sample in zip(work, own, strict=False))
         return {
-            "sentences/s": batch / statistics.median(sample["wall"] for sample in own),
+            "sentences/s": batch / wall,
             "GFLOP/s on real tokens": rate / 1e9,
             "% of GEMM peak": 100 * rate / peaks[name[-4:]]["flops_per_s"],
-            "hours for the paper's 2M sentences": statistics.median(sample["wall"] for sample in own)
-            * (PAPER_SENTENCES / batch / 3600),
+            "hours for the paper's 2M sentences": wall * PAPER_SENTENCES / batch / 3600,
         }
 
     facts = {
