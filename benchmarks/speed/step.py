@@ -247,6 +247,7 @@ def group(shape: str, batch: int, options: Any, pool: Sequence[str], device: tor
         "share of padding in the plain step": 1 - statistics.median(sum(x) / (len(x) * max(x)) for x in lengths),
         "GFLOP a step on real tokens (median)": statistics.median(work) / 1e9,
         **{f"the same batch of {size} without dropout, λ = τ = 1: {what}": value for what, value in agreed.items()},
+        "networks of ours that run padded": ", ".join(module.padded()) or "none",
         **said(peaks),
     }
     made = Group(f"Training step, {shape} shape, batch {batch}", references, facts, missing=missing)
