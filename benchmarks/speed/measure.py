@@ -7,6 +7,7 @@ counts its parent's memory as its own until it begins.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import statistics
@@ -22,6 +23,7 @@ from functools import cache
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
+from platform import libc_ver
 from typing import Any
 
 import numpy as np
@@ -201,9 +203,10 @@ def _float32_products() -> tuple[str, str]:
 
 @contextmanager
 def tuned() -> Iterator[None]:
-    """Within the block float32 is multiplied as every command of `diffcse` has it; outside as torch has it.
+    """Within the block the process is set as `machine.tune` sets it; outside as it would be without.
 
-    The other setting of `machine.tune`, that freed memory is kept, cannot be taken back: all contestants have it.
+    Freed memory outside: glibc's own limits as they stand once a large block has been freed (mallopt(3): both grow to
+    these), except that what ours has left in the heap is there for the others too, which helps them a little.
     """
     import torch
 
@@ -215,6 +218,10 @@ def tuned() -> Iterator[None]:
         yield
     finally:
         products.fp32_precision = default
+        if libc_ver()[0] == "glibc":
+            libc = ctypes.CDLL(None)
+            for name, value in {-4: 65536, -3: 32 << 20, -1: 64 << 20}.items():  # M_MMAP_MAX, _THRESHOLD, M_TRIM_
+                libc.mallopt(name, value)
 
 
 def child(command: Sequence[str], **environment: str) -> Sample:
