@@ -18,7 +18,8 @@ def mean_and_sd(score: dict[str, Any], digits: int = 2) -> str:
     """Mean and standard deviation; the mean alone of a single run."""
     if score["mean"] is None:
         return MISSING
-    return f"{score['mean']:.{digits}f}" + ("" if score["sd"] is None else f" ± {score['sd']:.{digits}f}")
+    mean = round(score["mean"], digits) + 0.0  # turns -0.0 into 0.0
+    return f"{mean:.{digits}f}" + ("" if score["sd"] is None else f" ± {score['sd']:.{digits}f}")
 
 
 def signed(points: float, digits: int = 2) -> str:

@@ -47,7 +47,7 @@ class Column:
     """What it is measured on, in the words that tell a user what to give."""
     digits: int = 2
     lower_is_better: bool | None = False
-    """None: neither way is better."""
+    """None: neither way is better by itself."""
 
 
 _DEV, _STSB = "a dev set (--dev FILE, or STSB-dev in --data)", "STSB-test in --data"
@@ -60,8 +60,8 @@ COLUMNS = {
     "sts_test": Column("STS, mean test Spearman", _STS),
     **{f"recall_dev@{k}": Column(f"retrieval on dev, R@{k}", _DEV) for k in (1, 5, 10)},
     **{f"recall_test@{k}": Column(f"retrieval on STS-B test, R@{k}", _STSB) for k in (1, 5, 10)},
-    "alignment_dev": Column("alignment on dev", _DEV, 3, lower_is_better=True),
-    "uniformity_dev": Column("uniformity on dev", _DEV, 3, lower_is_better=True),
+    "alignment_dev": Column("alignment on dev, 0 where pairs of one meaning coincide", _DEV, 3, lower_is_better=None),
+    "uniformity_dev": Column("uniformity on dev, lower where embeddings spread wider", _DEV, 3, lower_is_better=None),
     "rtd_own": Column("RTD log-loss, own embedding", _DEV, 4, lower_is_better=None),
     "rtd_shuffled": Column("RTD log-loss, another's embedding", _DEV, 4, lower_is_better=None),
     "rtd_none": Column("RTD log-loss, no embedding", _DEV, 4, lower_is_better=None),
@@ -164,7 +164,10 @@ class Grid(GridHead):
         config = override(load_recipe(recipe or self.recipe), self.base, _block(self.text, "base"), self.source)
         if changes:
             config = override(config, read_toml(changes.encode(), "--set")[1], changes, "--set")
-        config = override(config, _filled(row.fields, given or {}), row.text, self.source)
+        try:
+            config = override(config, _filled(row.fields, given or {}), row.text, self.source)
+        except InputError as error:
+            raise InputError(f"{error} (row {row.name!r})") from None
         return dataclasses.replace(config, name=row.name, reproduces="", hardware="")
 
 
@@ -185,6 +188,10 @@ def load_grid(name_or_path: str) -> Grid:
 def parse_grid(data: bytes, source: str) -> Grid:
     """A `Grid` from TOML bytes; `source` is the file's name in messages. Every cell is built once, to check it."""
     text, table = read_toml(data, source)
+    known = [*(one.name for one in dataclasses.fields(GridHead)), *_TABLES]
+    for key in table:
+        if key not in known:
+            _unknown(f"{source}:{line_of(text, [key])}: unknown key {key!r}", key, known)
     base, needs, rows = (_popped(table, key, kind, text, source) for key, kind in _TABLES.items())
     head = read_fields(GridHead, table, [], _block(text, ""), source)
     grid = Grid(
