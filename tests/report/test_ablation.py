@@ -45,6 +45,7 @@ def made(label="other", agreement=None):
         "command": "diffcse ablate a text.txt --seeds 2",
         "recipe": "mini_cpu",
         "model": "mini",
+        "dev": "pets.tsv",
         "seeds": [1, 2],
         "rows": [
             row("plain", against=None),
@@ -103,9 +104,9 @@ def test_markdown_says_everything():
     ):
         assert expected in lines
     start = next(line for line in lines if line.startswith("Start:"))
-    assert (
-        start
-        == "Start: mini, recipe mini_cpu; seeds 1, 2; 300 steps a run; A processor, 2 threads a run; 6 minutes of runs."
+    assert start == (
+        "Start: mini, recipe mini_cpu; dev set: pets.tsv; seeds 1, 2; 300 steps a run; A processor, 2 threads a run; "
+        "6 minutes of runs."
     )
     assert "the paper's table 4" in lines[-1]
 

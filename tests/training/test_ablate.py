@@ -330,6 +330,8 @@ def test_a_worker_that_dies_is_a_failed_cell(place, tmp_path):
 
 def test_no_more_processes_than_there_is_room_for(place, tmp_path, monkeypatch):
     _, cells, shared = made(place, tmp_path)
+    with pytest.raises(InputError, match="--parallel 0: must be at least 1"):
+        run_cells(cells, shared, parallel=0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(InputError, match=r"--parallel 5000: there are \d+ cores"):
         run_cells(cells, shared, parallel=5000)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from diffcse.training.ablate import Cell, Shared
     from diffcse.training.grid import Grid, Row
 
+_PAIRS = Path(__file__).parent.parent / "assets" / "pairs" / "pairs.tsv"
 _MOST = 20
 _FIRST = 42
 
@@ -114,16 +115,18 @@ class Ablate:
             say(console, f"left out {row}: {reason}")
         for column in lacking:
             say(console, f"note     no {column}: it needs {_needs(column)}")
+        facts = self._facts(grid, configs, shared)
+        say(console, f"dev      {facts['dev']}")
         view = CellsView(console, total=len(chosen), finished=len(finished))
         try:
             run_cells(chosen, shared, parallel=self.parallel, report=view)
         except KeyboardInterrupt:
             view.close()
-            self._write(tabulate(grid, cells, shared, skipped=skipped, facts=self._facts(grid, configs)), output)
+            self._write(tabulate(grid, cells, shared, skipped=skipped, facts=facts), output)
             raise
         finally:
             view.close()
-        table = tabulate(grid, cells, shared, skipped=skipped, facts=self._facts(grid, configs))
+        table = tabulate(grid, cells, shared, skipped=skipped, facts=facts)
         print(f"\n{self._write(table, output)}", end="")
         say(console, f"\nwritten  {output / 'table.md'}, table.json and table.html")
         _check_failures(table, chosen)
@@ -150,11 +153,7 @@ class Ablate:
                 dev = output / "STSB-dev.tsv"
                 lines = zip(pairs.scores, pairs.first, pairs.second, strict=True)
                 write_text(dev, "".join(f"{float(score)!r}\t{first}\t{second}\n" for score, first, second in lines))
-        if dev is None:
-            import diffcse
-
-            dev = Path(diffcse.__file__).parent / "assets" / "pairs" / "pairs.tsv"
-        return Shared(text, str(dev), self.data, grid.columns, self.keep_models)
+        return Shared(text, str(dev or _PAIRS), self.data, grid.columns, self.keep_models)
 
     @property
     def _seeds(self) -> tuple[int, ...]:
@@ -208,13 +207,15 @@ class Ablate:
         override(Config(), {}, joined, "--set")
         return given, joined
 
-    def _facts(self, grid: Grid, configs: Mapping[str, Config]) -> dict[str, Any]:
+    def _facts(self, grid: Grid, configs: Mapping[str, Config], shared: Shared) -> dict[str, Any]:
+        own = Path(shared.dev) == _PAIRS
         models = dict.fromkeys(_short(config.method.model) for config in configs.values())
         return {
             "command": self._command(),
             "recipe": _short(self.recipe or grid.recipe),
             "model": ", ".join(models) or "none",
             "seeds": [*self._seeds],
+            "dev": "the toolkit's own graded pairs, no benchmark" if own else _short(shared.dev),
         }
 
     def _command(self) -> str:

@@ -177,7 +177,7 @@ def _facts(table: dict[str, Any], *, code: bool = True) -> list[str]:
     seconds = sum(run["seconds"] or 0 for row in table["rows"] for run in row["runs"])
     lines = [f"{tick}{table['command']}{tick}", ""]
     said = [
-        f"Start: {table['model']}, recipe {table['recipe']}; seeds {seeds}",
+        f"Start: {table['model']}, recipe {table['recipe']}; dev set: {table['dev']}; seeds {seeds}",
         f"{' or '.join(f'{n:,}' for n in sorted(steps))} steps a run" if steps else "",
         "; ".join(sorted(machines)),
         f"{seconds / 60:.0f} minutes of runs" if seconds >= 120 else "",

@@ -102,6 +102,7 @@ def cells_of(
     from diffcse.evaluation.sts import read_pairs
 
     dev = read_pairs(Path(shared.dev))
+    texts: dict[tuple[Text, bool], str] = {}
     cells = []
     for row in grid.rows:
         if row.name not in configs:
@@ -117,7 +118,10 @@ def cells_of(
             config = dataclasses.replace(config, training=training)
             data = [dev.sha256]
             if row.trained:
-                data.append(_text_sha256(shared.corpus, config.text, config.method.reads_next))
+                kind = (config.text, config.method.reads_next)
+                if kind not in texts:
+                    texts[kind] = _text_sha256(shared.corpus, *kind)
+                data.append(texts[kind])
             name = f"seed-{seed}" if row.trained else "start"
             cells.append(
                 Cell(
@@ -146,7 +150,6 @@ def _identity(config: Config, data: list[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@functools.lru_cache(maxsize=8)
 def _text_sha256(corpus: tuple[str, ...], text: Text, documents: bool) -> str:
     from diffcse.text.corpus import read_corpus
     from diffcse.text.examples import read_examples
@@ -159,7 +162,7 @@ def _text_sha256(corpus: tuple[str, ...], text: Text, documents: bool) -> str:
 
 @functools.lru_cache(maxsize=1)
 def column_jobs(shared: Shared) -> dict[str, list[Job]]:
-    """What each column is measured on; nothing where the data given do not hold it."""
+    """What each column is measured on; nothing where the data given do not hold it. Read once in a process."""
     from diffcse.evaluation.sts import read_pairs
 
     dev, data = read_pairs(Path(shared.dev)), read_data(shared.data, shared.columns)
@@ -254,8 +257,9 @@ def run_cell(
     outcome["seconds"] = round(time.perf_counter() - began, 1)
     write_json(cell.record, finite(outcome))
     if outcome["status"] == "complete" and not shared.keep_models:
-        for name in ("model", "last", "training_parts.safetensors"):
-            path = folder / name
+        from diffcse.training.train import PARTS
+
+        for path in (folder / name for name in ("model", "last", PARTS)):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     return outcome
 
@@ -383,6 +387,8 @@ def run_cells(
     Raises:
         InputError: more at once than there are cores or GPUs.
     """
+    if parallel < 1:
+        raise InputError(f"--parallel {parallel}: must be at least 1")
     todo = [cell for cell in cells if not is_finished(cell, shared)]
     if parallel == 1:
         for cell in todo:
@@ -500,6 +506,7 @@ class _Worker:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            self._errors.close()
 
 
 def work() -> None:
