@@ -119,7 +119,7 @@ def test_a_dry_run_shows_rows_and_what_is_missing(place, capsys):
     assert re.search(r"own +│ .*│ left out │", out)
     assert "4 runs from recipe mini_cpu, seeds 42, 43" in out
     _, out, _ = command(capsys, "ablate", "a.toml", "--dry-run", "--set", "small=tiny", "--only", "own")
-    assert "3 runs" in out
+    assert "5 runs" in out
     assert "left out" not in out
 
 

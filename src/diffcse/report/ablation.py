@@ -164,7 +164,7 @@ def explanations(table: dict[str, Any]) -> list[str]:
     if effects and any(effect["low"] is None for effect in effects):
         lines.append("Where no interval stands, a row has a single run: nothing tells how its difference would vary.")
     if any(score["published"] is not None for score in scores):
-        lines.append(f"Published: {table['paper']}; other text, size and steps, so compare orders, not scores.")
+        lines.append(f"Published: {table['paper']}. With another text, model or steps compare orders, not scores.")
     return lines
 
 
@@ -300,7 +300,7 @@ def _curves(table: dict[str, Any]) -> str | None:
                 line = {"color": colour(2), "width": 1.5}
                 hover = f"seed {run['seed']}, step %{{x}}: %{{y:.2f}}<extra></extra>"
                 figure.add_scatter(x=steps, y=values, mode="lines", line=line, hovertemplate=hover, **place)
-    figure.update_xaxes(**AXIS, nticks=5)
+    figure.update_xaxes(**AXIS, nticks=5, showticklabels=True)
     figure.update_yaxes(**AXIS, nticks=6)
     figure.update_annotations(font={"size": 12})
     figure.update_layout(height=60 + 170 * down, margin={"l": 4, "r": 8, "t": 28, "b": 4}, showlegend=False)
