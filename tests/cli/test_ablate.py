@@ -141,9 +141,12 @@ def test_a_dry_run_shows_rows_and_what_is_missing(place, capsys):
         (["a.toml", "none.txt", "--output", "x"], "none.txt"),
         (["results"], "give the folders of tables"),
         (["results", "tiny", "--output", "x.md"], "table.json: cannot be read"),
+        (["results", "half", "--output", "x.md"], "not a whole table of this version ('title' is missing)"),
     ],
 )
 def test_what_cannot_be_done_is_said(place, capsys, arguments, message):
+    (place / "half").mkdir()
+    (place / "half/table.json").write_text('{"schema": "diffcse-ablation/1"}')
     code, _, err = command(capsys, "ablate", *arguments)
     assert code == 2
     assert message in err

@@ -263,7 +263,11 @@ class Ablate:
             )
         tables = [_read_table(Path(folder)) for folder in folders]
         command = shlex.join(["diffcse", "ablate", "results", *map(_short, folders), "--output", _short(self.output)])
-        write_text(self.output, results_markdown(tables, command))
+        try:
+            page = results_markdown(tables, command)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"not a whole table of this version ({error} is missing): make it again") from error
+        write_text(self.output, page)
         say(console, f"written  {self.output}")
 
 
