@@ -3,7 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from diffcse.terminal import CountView, TrainingView, cosine_table, judged_sentence, table
+from diffcse.terminal import CellsView, CountView, TrainingView, cosine_table, judged_sentence, table
+from diffcse.training.ablate import Cell
 
 ENTRY = {
     "step": 50,
@@ -123,3 +124,41 @@ def test_no_width_cuts_a_cosine_or_a_sentence(width, number):
     assert shown.count("word1") >= 12
     for i, row in enumerate(cosines):
         assert f"{max(value for j, value in enumerate(row) if j != i):.2f}" in shown
+
+
+def cells_view(terminal=False):
+    console = Console(file=io.StringIO(), width=160, force_terminal=terminal)
+    return CellsView(console, total=3, finished=1), console.file
+
+
+def test_runs_of_a_table_come_a_line_each_with_the_time_left(monkeypatch):
+    clock = iter([0.0, 10.0, 20.0, 30.0])
+    monkeypatch.setattr("diffcse.terminal.time.monotonic", lambda: next(clock))
+    view, shown = cells_view()
+    one, other = (Cell("[half]", seed, "", "", "") for seed in (1, 2))
+    view(one, "corpus", {"summary": "x"})
+    view(one, "start", {"steps": 4})
+    view(one, "log", {"step": 2, "loss": 1.0})
+    view(
+        one, "end", {"status": "complete", "scores": {"dev": {"value": 61.234}, "rtd": {"value": None}}, "seconds": 9.0}
+    )
+    view(other, "end", {"status": "failed", "message": "training diverged", "scores": {}, "seconds": None})
+    view.close()
+    # One was finished before; of the two to do one took ten seconds.
+    assert shown.getvalue().splitlines() == [
+        "2/3  [half], seed 1  dev 61.23  9 s  0:10 left",
+        "3/3  [half], seed 2  FAILED: training diverged",
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar_of_all_and_one_of_each_at_work():
+    view, shown = cells_view(terminal=True)
+    view(Cell("half", 1, "", "", ""), "start", {"steps": 4})
+    view(Cell("half", 1, "", "", ""), "log", {"step": 2, "dev": 61.234})
+    view._bar.refresh()
+    view.close()
+    text = shown.getvalue()
+    assert "all runs" in text
+    assert "half, seed 1" in text
+    assert "dev 61.23" in text
+    view.close()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 import tomllib
 from collections.abc import Callable
@@ -658,7 +659,7 @@ def load_recipe(name_or_path: str) -> Config:
     Raises:
         InputError: no such recipe, not TOML, an unknown key, or a value out of range; names file, line and key.
     """
-    return parse_recipe(*_recipe_file(name_or_path, "recipes"))
+    return parse_recipe(*recipe_file(name_or_path, "recipes"))
 
 
 def load_pretraining(name_or_path: str) -> Pretraining:
@@ -667,11 +668,15 @@ def load_pretraining(name_or_path: str) -> Pretraining:
     Raises:
         InputError: as `load_recipe`.
     """
-    return parse_pretraining(*_recipe_file(name_or_path, "recipes/pretrain"))
+    return parse_pretraining(*recipe_file(name_or_path, "recipes/pretrain"))
 
 
-def _recipe_file(name_or_path: str, folder: str) -> tuple[bytes, str]:
-    """(content, name for messages) of a recipe."""
+def recipe_file(name_or_path: str, folder: str, option: str = "--recipe") -> tuple[bytes, str]:
+    """(content, name for messages) of a TOML file: one of the package's in `folder`, by its name, or any by its path.
+
+    Raises:
+        InputError: there is none, or it cannot be read; `option` says where it was named.
+    """
     path = Path(name_or_path)
     try:
         if path.suffix == ".toml" or path.is_file():
@@ -685,7 +690,7 @@ def _recipe_file(name_or_path: str, folder: str) -> tuple[bytes, str]:
         near = difflib.get_close_matches(name_or_path, names, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InputError(
-            f"--recipe {name_or_path}: no recipe of that name.{hint} There are: {', '.join(names)}; "
+            f"{option} {name_or_path}: no recipe of that name.{hint} There are: {', '.join(names)}; "
             "or give a path that ends in .toml"
         )
     file = resources.files("diffcse").joinpath(folder, f"{name_or_path}.toml")
@@ -697,28 +702,42 @@ def parse_recipe(data: bytes, source: str) -> Config:
 
     `preset` under `[method]` first sets several fields at once (see `PRESETS`); keys written out win over it.
     """
-    text, table = _read_toml(data, source)
+    text, table = read_toml(data, source)
+    return override(Config(), table, text, source)
+
+
+def override(config: Config, table: dict[str, Any], text: str, source: str) -> Config:
+    """`config` with what `table` sets, as a recipe sets it; `text` is where the table stands, for line numbers.
+
+    Raises:
+        InputError: an unknown key, or a value out of range or out of place; names file, line and key.
+    """
     sections: dict[str, Any] = {}
     for section, kind in _SECTIONS.items():
-        values = table.pop(section, {})
+        values = table.get(section, {})
         if not isinstance(values, dict):
-            raise InputError(f"{source}:{_line(text, [section])}: {section} must be a table: write [{section}]")
+            raise InputError(f"{source}:{line_of(text, [section])}: {section} must be a table: write [{section}]")
+        values = dict(values)
         preset = values.pop("preset", None) if kind is Method else None
         if preset is not None:
-            where = f"{source}:{_line(text, [section, 'preset'])}: method.preset ="
+            where = f"{source}:{line_of(text, [section, 'preset'])}: method.preset ="
             values = {**_preset(preset, where), **values}
-        sections[section] = _section(kind, values, section, text, source)
-    head = _read_fields(Config, table, [], text, source)
-    return _located(lambda: Config(**head, **sections), text, source)
+        fields = read_fields(kind, values, [section], text, source)
+        make = functools.partial(dataclasses.replace, getattr(config, section), **fields)
+        sections[section] = _located(make, text, source)
+    rest = {key: value for key, value in table.items() if key not in _SECTIONS}
+    head = read_fields(Config, rest, [], text, source)
+    return _located(lambda: dataclasses.replace(config, **head, **sections), text, source)
 
 
 def parse_pretraining(data: bytes, source: str) -> Pretraining:
     """A `Pretraining` from TOML bytes, which have no sections; `source` is the file's name in messages."""
-    text, table = _read_toml(data, source)
-    return _section(Pretraining, table, "", text, source)
+    text, table = read_toml(data, source)
+    fields = read_fields(Pretraining, table, [], text, source)
+    return _located(lambda: Pretraining(**fields), text, source)
 
 
-def _read_toml(data: bytes, source: str) -> tuple[str, dict[str, Any]]:
+def read_toml(data: bytes, source: str) -> tuple[str, dict[str, Any]]:
     """(text, table) of a TOML file."""
     try:
         text = data.decode("utf-8-sig")
@@ -747,12 +766,6 @@ def _preset(name: object, where: str) -> dict[str, Any]:
     return PRESETS[name]
 
 
-def _section(kind: type, values: dict[str, Any], section: str, text: str, source: str) -> Any:
-    path = [section] if section else []
-    fields = _read_fields(kind, values, path, text, source)
-    return _located(lambda: kind(**fields), text, source)
-
-
 def _located(make: Callable[[], Any], text: str, source: str) -> Any:
     """`make()`, its error completed by the file and the line that sets the key it begins with."""
     try:
@@ -760,14 +773,19 @@ def _located(make: Callable[[], Any], text: str, source: str) -> Any:
     except InputError as error:
         key = re.match(r"(\w+)(?:\.(\w+))?", str(error))
         path = [part for part in key.groups() if part] if key else []
-        raise InputError(f"{source}:{_line(text, path)}: {error}") from None
+        raise InputError(f"{source}:{line_of(text, path)}: {error}") from None
 
 
-def _read_fields(kind: type, values: dict[str, Any], path: list[str], text: str, source: str) -> dict[str, Any]:
+def read_fields(kind: type, values: dict[str, Any], path: list[str], text: str, source: str) -> dict[str, Any]:
+    """`values`, each checked against the field of its name in the dataclass `kind`.
+
+    Raises:
+        InputError: an unknown key, or a value of another type; names file, line and key.
+    """
     kinds = _fields(kind)
     read = {}
     for key, value in values.items():
-        where, name = f"{source}:{_line(text, [*path, key])}", ".".join([*path, key])
+        where, name = f"{source}:{line_of(text, [*path, key])}", ".".join([*path, key])
         if key not in kinds:
             raise InputError(f"{where}: unknown key {_shown(name).strip(_QUOTES)}: {_near_miss(key, path, kind)}")
         try:
@@ -784,19 +802,17 @@ def _fields(kind: type) -> dict[str, Any]:
 
 def _near_miss(key: str, path: list[str], kind: type) -> str:
     """What an unknown key was probably meant to be: the same name in another place, or a similar one in its own."""
-    if kind is Pretraining:
-        near = difflib.get_close_matches(key, _fields(kind), 1)
-        return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(_fields(kind))}"
     known = {name: [*_fields(kind), *(["preset"] if kind is Method else [])] for name, kind in _SECTIONS.items()}
+    known = {} if kind is Pretraining else known
     for section, keys in known.items():
         if key in keys:
             return f"did you mean {section}.{key}? Write it under [{section}]"
-    here = known[path[0]] if path else [*_fields(Config), *known]
+    here = known[path[0]] if kind in _SECTIONS.values() else [*_fields(kind), *known]
     near = difflib.get_close_matches(key, here, 1)
     return f"did you mean {'.'.join([*path, near[0]])}?" if near else f"known keys: {', '.join(here)}"
 
 
-def _line(text: str, path: list[str]) -> int:
+def line_of(text: str, path: list[str]) -> int:
     """Line that sets the key at `path`, or else opens the innermost table around it; 1 if there is neither."""
     table: list[str] = []
     depth, line = 0, 1

@@ -241,3 +241,68 @@ def cosine_table(console: Console, sentences: Sequence[str], cosines: Sequence[S
         shown = {j: f"[bold green]{value:.2f}[/]" if j == highest else f"{value:.2f}" for value, j in row}
         view.add_row(str(i + 1), escape(sentence), *(shown.get(j, "[dim]1[/]") for j in range(len(sentences))))
     return view
+
+
+class CellsView:
+    """Many runs, some at once: a line for each that ended, and on a terminal a bar of all and one of each at work."""
+
+    def __init__(self, console: Console, *, total: int, finished: int) -> None:
+        self.console, self.total, self._ended = console, total, finished
+        self._began, self._done = time.monotonic(), 0
+        self._at: dict[Any, float] = {}
+        self._steps: dict[Any, int] = {}
+        self._bars: dict[Any, Any] = {}
+        self._left_to_do = total - finished
+        self._bar: Progress | None = None
+        if console.is_terminal and self._left_to_do:
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[shown]}"))
+            self._bar = Progress(*columns, console=console, transient=True)
+            self._bar.start()
+            self._all = self._bar.add_task("all runs", total=total, completed=finished, shown="")
+
+    def __call__(self, cell: Any, event: str, facts: dict[str, Any]) -> None:
+        """An event of `cell`'s training (`training.train.run`), or "end" with its outcome."""
+        name = f"{cell.row}, seed {cell.seed}" if cell.trained else cell.row
+        if event == "end":
+            self._end(cell, name, facts)
+        elif event == "start":
+            self._steps[cell] = facts["steps"]
+            if self._bar:
+                self._bars[cell] = self._bar.add_task(escape(name), total=facts["steps"], shown="")
+        elif event == "log" and cell in self._steps:
+            self._at[cell] = facts["step"] / self._steps[cell]
+            if self._bar:
+                shown = f"dev {facts['dev']:.2f}" if facts.get("dev") is not None else f"step {facts['step']:,}"
+                self._bar.update(self._bars[cell], completed=facts["step"], shown=shown)
+                self._bar.update(self._all, completed=self._ended + sum(self._at.values()), shown=self._left())
+
+    def _end(self, cell: Any, name: str, outcome: dict[str, Any]) -> None:
+        self._at.pop(cell, None)
+        self._ended, self._done = self._ended + 1, self._done + 1
+        if self._bar and cell in self._bars:
+            self._bar.remove_task(self._bars.pop(cell))
+        if outcome["status"] == "complete":
+            scores = {key: score["value"] for key, score in outcome["scores"].items() if score["value"] is not None}
+            said = "  ".join(f"{key} {value:.4g}" for key, value in scores.items())
+        else:
+            said = f"FAILED: {outcome['message']}"
+        took = f"{outcome['seconds']:.0f} s" if outcome.get("seconds") else ""
+        width = len(str(self.total))
+        parts = (f"{self._ended:>{width}}/{self.total}  {name}", said, took, self._left())
+        say(self.console, "  ".join(part for part in parts if part))
+        if self._bar:
+            self._bar.update(self._all, completed=self._ended, shown=self._left())
+
+    def _left(self) -> str:
+        done = self._done + sum(self._at.values())
+        if not done or self._done >= self._left_to_do:
+            return ""
+        seconds = int((time.monotonic() - self._began) * (self._left_to_do - done) / done)
+        hours, minutes = divmod(seconds // 60, 60)
+        return f"{hours}:{minutes:02d}:{seconds % 60:02d} left" if hours else f"{minutes}:{seconds % 60:02d} left"
+
+    def close(self) -> None:
+        """Remove the bars, also after an error."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None

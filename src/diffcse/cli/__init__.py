@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes
 
+from diffcse.cli.ablate import Ablate
 from diffcse.cli.compare import Compare
 from diffcse.cli.doctor import Doctor
 from diffcse.cli.embed import Embed
@@ -32,6 +33,7 @@ VERBS: dict[str, Any] = {
     "pretrain": Pretrain,
     "evaluate": Evaluate,
     "compare": Compare,
+    "ablate": Ablate,
     "embed": Embed,
     "similarity": Similarity,
 }
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Whoever read our output (head, less) has enough; what is left in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        hint = ""
+        hint = getattr(VERBS[verb], "ON_STOP", "")
         if any(field.name == "resume" for field in dataclasses.fields(VERBS[verb])):
             hint = " The same command with --resume goes on, from the newest checkpoint if any."
         print(f"\nstopped.{hint}", file=sys.stderr)

@@ -6,13 +6,21 @@ without the number of seeds it is over.
 
 from __future__ import annotations
 
-import html
-from importlib import resources
 from typing import Any
 
-from diffcse.errors import InputError
-
-MISSING = "–"
+from diffcse.report.parts import (
+    AXIS,
+    COLOURS,
+    MISSING,
+    colour,
+    drawn,
+    escaped,
+    markdown_table,
+    mean_and_sd,
+    percent,
+    signed,
+    template_and_plotly,
+)
 
 CHECKPOINTS = {
     "best": ("Best step by dev score", "the weights in model/, chosen by the dev set the run was given"),
@@ -27,11 +35,13 @@ def comparison_markdown(found: dict[str, Any]) -> str:
     for checkpoint, part in found["checkpoints"].items():
         title, about = CHECKPOINTS[checkpoint]
         lines += [f"## {title}", "", f"{about[0].upper()}{about[1:]}. Mean ± standard deviation over seeds.", ""]
-        lines += _table(["method", "seeds", *part["sets"]], [_score_row(row, part["sets"]) for row in part["methods"]])
+        lines += markdown_table(
+            ["method", "seeds", *part["sets"]], [_score_row(row, part["sets"]) for row in part["methods"]]
+        )
         if part["effects"]:
             lines += [f"Difference from {found['baseline']}:", ""]
             rows = [row for each in part["effects"] for row in _effect_rows(each)]
-            lines += _table(
+            lines += markdown_table(
                 ["method", "set", "difference", "95 % interval", "probability that it is real", "p over seeds"], rows
             )
         lines += [f"- {line}" for line in verdicts(part)] + ([""] if part["effects"] else [])
@@ -108,17 +118,7 @@ def comparison_page(found: dict[str, Any]) -> str:
     Raises:
         InputError: plotly or jinja2 is not installed.
     """
-    try:
-        import jinja2
-        import plotly.offline
-    except ImportError as error:
-        raise InputError(
-            f'the page needs plotly and jinja2, and {error.name} is missing: pip install "diffcse[report]"'
-        ) from error
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(
-        resources.files("diffcse.report").joinpath("comparison.html").read_text(encoding="utf-8")
-    )
+    template, plotly = template_and_plotly("comparison.html")
     parts = []
     for checkpoint, part in found["checkpoints"].items():
         title, about = CHECKPOINTS[checkpoint]
@@ -144,7 +144,7 @@ def comparison_page(found: dict[str, Any]) -> str:
         sources=found["sources"],
         data=found["data"],
         versions=found["versions"],
-        plotly=plotly.offline.get_plotlyjs(),
+        plotly=plotly,
     )
 
 
@@ -160,11 +160,7 @@ def _title(found: dict[str, Any]) -> str:
 def _score_row(row: dict[str, Any], sets: list[str]) -> list[str]:
     seeds = [seed for seed in row["seeds"] if seed is not None]
     shown = f"{len(row['seeds'])}" + (f" ({', '.join(map(str, seeds))})" if seeds else "")
-    return [row["method"], shown, *(_mean(row["scores"][name]) for name in sets)]
-
-
-def _mean(score: dict[str, Any]) -> str:
-    return f"{score['mean']:.2f}" + ("" if score["sd"] is None else f" ± {score['sd']:.2f}")
+    return [row["method"], shown, *(mean_and_sd(row["scores"][name]) for name in sets)]
 
 
 def _effect_rows(each: dict[str, Any]) -> list[list[str]]:
@@ -175,37 +171,18 @@ def _effect_rows(each: dict[str, Any]) -> list[list[str]]:
             [
                 each["method"],
                 name,
-                _signed(one["difference"]),
-                f"{_signed(one['low'])} to {_signed(one['high'])}" if known else MISSING,
-                _percent(one["probability"]) if known else MISSING,
+                signed(one["difference"]),
+                f"{signed(one['low'])} to {signed(one['high'])}" if known else MISSING,
+                percent(one["probability"]) if known else MISSING,
                 MISSING if one["p_seeds"] is None else f"{one['p_seeds']:.3f}",
             ]
         )
     return rows
 
 
-def _signed(points: float) -> str:
-    return f"{round(points, 2) + 0.0:+.2f}"  # adding 0.0 turns -0.0 into 0.0
-
-
-def _percent(probability: float) -> str:
-    return "> 99.9 %" if probability > 0.999 else f"{100 * probability:.1f} %"
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
-    cells = [[text.replace("|", "\\|") for text in row] for row in (columns, *rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    lines = [f"| {' | '.join(text.ljust(width) for text, width in zip(row, widths, strict=True))} |" for row in cells]
-    rule = f"|{'|'.join('-' * (width + 1) + ('-' if i == 0 else ':') for i, width in enumerate(widths))}|"
-    return [lines[0], rule, *lines[1:], ""]
-
-
 # ---- plots ---------------------------------------------------------------------------------------------------------
 
-_COLOURS = ("#808890", "#d97706", "#2f7fc1", "#8a63d2", "#2a9d4a", "#c2417c")
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x")
-_GRID = "rgba(128,136,144,0.25)"
-_AXIS = {"gridcolor": _GRID, "zeroline": False, "fixedrange": True, "automargin": True, "tickfont": {"size": 12}}
 
 
 def _seeds_plot(part: dict[str, Any], div: str) -> str:
@@ -226,10 +203,10 @@ def _seeds_plot(part: dict[str, Any], div: str) -> str:
             x=xs,
             y=ys,
             mode="markers",
-            name=_label(row["method"]),
-            text=[_label(label) for label in labels],
-            hovertemplate="%{text}<extra>" + _label(row["method"]) + "</extra>",
-            marker={"color": _colour(index), "symbol": _SYMBOLS[index % len(_SYMBOLS)], "size": 9, "opacity": 0.85},
+            name=escaped(row["method"]),
+            text=[escaped(label) for label in labels],
+            hovertemplate="%{text}<extra>" + escaped(row["method"]) + "</extra>",
+            marker={"color": colour(index), "symbol": _SYMBOLS[index % len(_SYMBOLS)], "size": 9, "opacity": 0.85},
         )
     figure.update_layout(
         # The legend stands above the plot, a line for each method: names may be long.
@@ -238,15 +215,15 @@ def _seeds_plot(part: dict[str, Any], div: str) -> str:
         showlegend=True,
         legend={"orientation": "v", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0},
         xaxis={
-            **_AXIS,
+            **AXIS,
             "showgrid": False,
             "range": [-0.6, len(part["sets"]) - 0.4],
             "tickvals": list(range(len(part["sets"]))),
-            "ticktext": [_label(name) for name in part["sets"]],
+            "ticktext": [escaped(name) for name in part["sets"]],
         },
-        yaxis={**_AXIS, "title": {"text": "points", "font": {"size": 12}}},
+        yaxis={**AXIS, "title": {"text": "points", "font": {"size": 12}}},
     )
-    return _drawn(figure, div)
+    return drawn(figure, div)
 
 
 def _effects_plot(part: dict[str, Any], div: str) -> str | None:
@@ -265,68 +242,40 @@ def _effects_plot(part: dict[str, Any], div: str) -> str | None:
     figure, ticks = go.Figure(), {}
     for y, (method, name, one) in enumerate(reversed(rows)):
         clear = one["low"] > 0 or one["high"] < 0
-        colour = _colour(order.index(method))
+        paint = colour(order.index(method))
         figure.add_scatter(
             x=[one["difference"]],
             y=[y],
             mode="markers",
-            marker={"color": colour, "size": 10, "symbol": "circle" if clear else "circle-open", "line": {"width": 2}},
+            marker={"color": paint, "size": 10, "symbol": "circle" if clear else "circle-open", "line": {"width": 2}},
             error_x={
                 "type": "data",
                 "symmetric": False,
                 "array": [one["high"] - one["difference"]],
                 "arrayminus": [one["difference"] - one["low"]],
-                "color": colour,
+                "color": paint,
                 "thickness": 2,
                 "width": 5,
             },
-            hovertemplate=_label(
+            hovertemplate=escaped(
                 f"{method}, {name}: {one['difference']:+.2f}, 95 % {one['low']:+.2f} to {one['high']:+.2f}, "
-                f"real with {_percent(one['probability'])}"
+                f"real with {percent(one['probability'])}"
             )
             + "<extra></extra>",
         )
-        ticks[y] = _label(name if len(part["effects"]) == 1 else f"{method}: {name}")
-    figure.add_vline(x=0, line={"color": _COLOURS[0], "width": 1.5})
+        ticks[y] = escaped(name if len(part["effects"]) == 1 else f"{method}: {name}")
+    figure.add_vline(x=0, line={"color": COLOURS[0], "width": 1.5})
     figure.update_layout(
         height=70 + 28 * len(rows),
         margin={"l": 4, "r": 12, "t": 4, "b": 4},
         showlegend=False,
-        xaxis={**_AXIS, "title": {"text": "points", "font": {"size": 12}}},
+        xaxis={**AXIS, "title": {"text": "points", "font": {"size": 12}}},
         yaxis={
-            **_AXIS,
+            **AXIS,
             "showgrid": False,
             "range": [-0.6, len(rows) - 0.4],
             "tickvals": list(ticks),
             "ticktext": list(ticks.values()),
         },
     )
-    return _drawn(figure, div)
-
-
-def _colour(index: int) -> str:
-    return _COLOURS[index % len(_COLOURS)]
-
-
-def _label(text: str) -> str:
-    """`text` for a plotly label, which would take tags and entities for its own."""
-    return html.escape(text, quote=False)
-
-
-def _drawn(figure: Any, div: str) -> str:
-    figure.update_layout(
-        template="none",
-        dragmode=False,
-        hovermode="closest",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "color": _COLOURS[0]},
-        hoverlabel={"bgcolor": "#262c36", "font": {"color": "#ffffff", "size": 12}},
-    )
-    return figure.to_html(
-        config={"responsive": True, "displayModeBar": False},
-        include_plotlyjs=False,
-        full_html=False,
-        default_height=f"{figure.layout.height}px",
-        div_id=div,
-    )
+    return drawn(figure, div)

@@ -1,0 +1,353 @@
+"""`diffcse ablate`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from rich.console import Console
+from tyro.conf import Positional, UseAppendAction, arg
+
+from diffcse.config import Config, override, read_toml
+from diffcse.errors import InputError
+
+if TYPE_CHECKING:
+    from diffcse.training.ablate import Cell, Shared
+    from diffcse.training.grid import Grid, Row
+
+_PAIRS = Path(__file__).parent.parent / "assets" / "pairs" / "pairs.tsv"
+_MOST = 20
+_FIRST = 42
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Make a table of the paper: a grid of settings, each with several seeds, beside the published figures."""
+
+    arguments: Annotated[Positional[tuple[str, ...]], arg(metavar="GRID TEXT...", help_behavior_hint="")]
+    """Name of a bundled grid, or a .toml file; then the text, as `diffcse train` takes it. "results" and tables made
+    before: one page of them all."""
+    output: Path | None = None
+    """Folder for the runs and the table; the same command goes on there. With "results": the page's file."""
+    seeds: tuple[int, ...] = (5,)
+    """How many, from 42 on; or the seeds themselves. One number up to 20 is a count."""
+    recipe: str | None = None
+    """What every row starts from, in place of the grid's own."""
+    model: str | None = None
+    """Checkpoint every row starts from, in place of the recipe's."""
+    dev: Path | None = None
+    """TSV of graded pairs that chooses each run's best step. Without: STSB-dev of --data, or pairs that come along."""
+    data: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="DIR|hub:ID")] = ()
+    """Folder with the sets of the other columns, as `diffcse evaluate` takes them."""
+    given: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="NAME=VALUE")] = ()
+    """What a grid needs (small=FOLDER), or a field of all rows (training.learning_rate=1e-4)."""
+    max_steps: int | None = None
+    """Weight updates of each run, in place of the recipe's."""
+    only: tuple[str, ...] = ()
+    """Only these rows."""
+    parallel: int = 1
+    """Runs at once, each in a process with its share of the cores, or its own GPU."""
+    keep_models: bool = False
+    """Keep each run's model/ and last/. Without, records and scores stay, and a score that is asked for later (other
+    --data) trains the run again."""
+    show_list: Annotated[bool, arg(name="list")] = False
+    """Show the grids that come along, and stop."""
+    dry_run: bool = False
+    """Show the rows, what each changes, and what is missing, and stop."""
+
+    ON_STOP: ClassVar[str] = " The same command goes on: finished runs are kept, begun ones resume."
+
+    def __call__(self, console: Console) -> None:
+        if self.show_list:
+            _show_grids(console)
+            return
+        if not self.arguments:
+            raise InputError("no grid: diffcse ablate --list shows those that come along; or give a .toml file")
+        name, *text = self.arguments
+        if name == "results":
+            self._write_results(text, console)
+            return
+        from diffcse.training.grid import load_grid
+
+        grid = load_grid(name)
+        configs, skipped = self._configs(grid)
+        if self.dry_run:
+            self._show_rows(grid, configs, skipped, console)
+            return
+        if not text:
+            raise InputError(f"no text: give one or more files, e.g. diffcse ablate {name} sentences.txt --output out")
+        if self.output is None:
+            raise InputError("no output folder: give --output DIR")
+        self._run(grid, configs, skipped, tuple(text), self.output, console)
+
+    # ---- the table ---------------------------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        grid: Grid,
+        configs: Mapping[str, Config],
+        skipped: Mapping[str, str],
+        text: tuple[str, ...],
+        output: Path,
+        console: Console,
+    ) -> None:
+        from diffcse.files import write_text
+        from diffcse.terminal import CellsView, say
+        from diffcse.training.ablate import cells_of, column_jobs, is_finished, run_cells, tabulate
+        from diffcse.training.train import check_output
+
+        check_output(output, resume=True, begun="grid.toml")
+        _check_grid(output / "grid.toml", grid)
+        write_text(output / "grid.toml", grid.text)
+        shared = self._shared(grid, text, output)
+        cells = cells_of(grid, configs, shared, self._seeds, output)
+        lacking = [name for name, jobs in column_jobs(shared).items() if not jobs]
+        chosen = [cell for cell in cells if not self.only or cell.row in self.only]
+        finished = [cell for cell in chosen if is_finished(cell, shared)]
+        rows = len({cell.row for cell in chosen})
+        said = f"{len(chosen)} runs of {rows} rows, {len(finished)} of them finished before" if finished else ""
+        say(console, f"grid     {grid.title}: {said or f'{len(chosen)} runs of {rows} rows'}")
+        for row, reason in skipped.items():
+            say(console, f"left out {row}: {reason}")
+        for column in lacking:
+            say(console, f"note     no {column}: it needs {_needs(column)}")
+        facts = self._facts(grid, configs, shared)
+        say(console, f"dev      {facts['dev']}")
+        view = CellsView(console, total=len(chosen), finished=len(finished))
+        try:
+            run_cells(chosen, shared, parallel=self.parallel, report=view)
+        except KeyboardInterrupt:
+            view.close()
+            self._write(tabulate(grid, cells, shared, skipped=skipped, facts=facts), output)
+            raise
+        finally:
+            view.close()
+        table = tabulate(grid, cells, shared, skipped=skipped, facts=facts)
+        print(f"\n{self._write(table, output)}", end="")
+        say(console, f"\nwritten  {output / 'table.md'}, table.json and table.html")
+        _check_failures(table, chosen)
+
+    def _write(self, table: dict[str, Any], output: Path) -> str:
+        from diffcse.files import write_json, write_text
+        from diffcse.report.ablation import ablation_markdown, ablation_page
+
+        markdown = ablation_markdown(table)
+        write_json(output / "table.json", table)
+        write_text(output / "table.md", markdown)
+        write_text(output / "table.html", ablation_page(table))
+        return markdown
+
+    def _shared(self, grid: Grid, text: tuple[str, ...], output: Path) -> Shared:
+        from diffcse.training.ablate import Shared, read_data
+
+        dev = self.dev
+        if dev is None and self.data:
+            pairs = read_data(self.data, grid.columns).sts.get("STSB-dev")
+            if pairs is not None:
+                from diffcse.files import write_text
+
+                dev = output / "STSB-dev.tsv"
+                lines = zip(pairs.scores, pairs.first, pairs.second, strict=True)
+                write_text(dev, "".join(f"{float(score)!r}\t{first}\t{second}\n" for score, first, second in lines))
+        return Shared(text, str(dev or _PAIRS), self.data, grid.columns, self.keep_models)
+
+    @property
+    def _seeds(self) -> tuple[int, ...]:
+        one = self.seeds[0] if len(self.seeds) == 1 else None
+        seeds = self.seeds if one is None or one > _MOST else tuple(range(_FIRST, _FIRST + one))
+        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: give a count from 1 on, or different seeds")
+        return seeds
+
+    def _configs(self, grid: Grid) -> tuple[dict[str, Config], dict[str, str]]:
+        """Row -> its Config, and row -> why it has none."""
+        for name in self.only:
+            grid.row(name)
+        given, changes = self._given(grid)
+        configs, skipped = {}, {}
+        for row in grid.rows:
+            config = grid.config(row, recipe=self.recipe or "", given=given, changes=changes)
+            if self.max_steps is not None:
+                config = replace(config, training=replace(config.training, max_steps=self.max_steps))
+            missing = [name for name in row.placeholders if name not in given]
+            if missing:
+                skipped[row.name] = "; ".join(_how(grid, name, config) for name in missing)
+            else:
+                configs[row.name] = config
+        return configs, skipped
+
+    def _given(self, grid: Grid) -> tuple[dict[str, str], str]:
+        """What fills the grid's placeholders, and TOML that changes all rows."""
+        given: dict[str, str] = {}
+        changes = []
+        for text in self.given:
+            name, found, value = text.partition("=")
+            if not found:
+                raise InputError(f"--set {text}: write NAME=VALUE")
+            if "." in name:
+                try:
+                    read_toml(text.encode(), "--set")
+                    changes.append(text)
+                except InputError:  # a word without quotes
+                    changes.append(f"{name} = {json.dumps(value)}")
+            elif name in grid.needs:
+                given[name] = value
+            else:
+                raise InputError(
+                    f"--set {text}: this grid needs {', '.join(grid.needs) or 'nothing'}; "
+                    "fields of all rows have a section, as in method.mask_ratio=0.2"
+                )
+        if self.model is not None:
+            changes.append(f"method.model = {json.dumps(self.model)}")
+        joined = "\n".join(changes)
+        override(Config(), {}, joined, "--set")
+        return given, joined
+
+    def _facts(self, grid: Grid, configs: Mapping[str, Config], shared: Shared) -> dict[str, Any]:
+        own = Path(shared.dev) == _PAIRS
+        models = dict.fromkeys(_short(config.method.model) for config in configs.values())
+        return {
+            "command": self._command(),
+            "recipe": _short(self.recipe or grid.recipe),
+            "model": ", ".join(models) or "none",
+            "seeds": [*self._seeds],
+            "dev": "the toolkit's own graded pairs, no benchmark" if own else _short(shared.dev),
+        }
+
+    def _command(self) -> str:
+        """What was asked, in words that say it on another machine too."""
+        words = ["diffcse", "ablate", *map(_short, self.arguments), "--seeds", *map(str, self.seeds)]
+        for name in ("recipe", "model", "dev"):
+            value = getattr(self, name)
+            words += [f"--{name}", _short(str(value))] if value is not None else []
+        words += [word for folder in self.data for word in ("--data", _short(folder))]
+        words += [word for text in self.given for word in ("--set", _shorter(text))]
+        words += ["--max-steps", str(self.max_steps)] if self.max_steps is not None else []
+        return shlex.join([*words, *(("--only", *self.only) if self.only else ())])
+
+    # ---- looking -----------------------------------------------------------------------------------------------------
+
+    def _show_rows(
+        self, grid: Grid, configs: Mapping[str, Config], skipped: Mapping[str, str], console: Console
+    ) -> None:
+        from diffcse.terminal import say, table
+
+        rows = [row for row in grid.rows if not self.only or row.name in self.only]
+        shown = [[row.name, _changes(row), f"{len(self._seeds) if row.trained else 1}"] for row in rows]
+        runs = sum(int(line[2]) for line, row in zip(shown, rows, strict=True) if row.name in configs)
+        for line, row in zip(shown, rows, strict=True):
+            line[2] = line[2] if row.name in configs else "left out"
+        view = table(grid.title, ["row", "changes", "runs"], shown)
+        view.columns[1].justify, view.columns[1].no_wrap = "left", False
+        console.print(view)
+        say(console, f"{runs} runs from recipe {self.recipe or grid.recipe}, seeds {', '.join(map(str, self._seeds))}")
+        for row in rows:
+            if row.name in skipped:
+                say(console, f"left out {row.name}: {skipped[row.name]}")
+        for column in grid.columns:
+            if not column.startswith("dev"):
+                say(console, f"column   {column} is measured on {_needs(column)}")
+
+    def _write_results(self, folders: list[str], console: Console) -> None:
+        from diffcse.files import write_text
+        from diffcse.report.ablation import results_markdown
+        from diffcse.terminal import say
+
+        if not folders or self.output is None:
+            raise InputError(
+                "give the folders of tables, and --output FILE: diffcse ablate results runs/* --output page.md"
+            )
+        tables = [_read_table(Path(folder)) for folder in folders]
+        command = shlex.join(["diffcse", "ablate", "results", *map(_short, folders), "--output", _short(self.output)])
+        try:
+            page = results_markdown(tables, command)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"not a whole table of this version ({error} is missing): make it again") from error
+        write_text(self.output, page)
+        say(console, f"written  {self.output}")
+
+
+def _show_grids(console: Console) -> None:
+    from diffcse.terminal import table
+    from diffcse.training.grid import cost, grid_names, load_grid
+
+    rows = []
+    for name in grid_names():
+        grid = load_grid(name)
+        needs = f", needs {', '.join(grid.needs)}" if grid.needs else ""
+        rows.append([name, str(len(grid.rows)), cost(grid, 5), f"{grid.title}{needs}"])
+    view = table("", ["grid", "rows", "5 seeds", "what"], rows)
+    view.columns[-1].justify, view.columns[-1].no_wrap = "left", False
+    console.print(view)
+    console.print("Times are the mini recipe's, on two cores. --recipe diffcse_bert_base_sts is the paper's: a GPU.")
+
+
+def _check_grid(file: Path, grid: Grid) -> None:
+    """That the folder holds this grid's cells, if any: another's would be swept away."""
+    if file.is_file():
+        title = read_toml(file.read_bytes(), str(file))[1].get("title")
+        if title != grid.title:
+            raise InputError(f"{file.parent}: holds the runs of another grid ({title!r}): give another --output")
+
+
+def _check_failures(table: Mapping[str, Any], chosen: list[Cell]) -> None:
+    rows = {cell.row for cell in chosen}
+    failed = [
+        f"{row['name']} (seed {run['seed']})"
+        for row in table["rows"]
+        for run in row["runs"]
+        if run["status"] == "failed" and row["name"] in rows
+    ]
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(chosen)} runs failed: {', '.join(failed[:5])}{', ...' if failed[5:] else ''}. The "
+            "table says why; the same command tries them again"
+        )
+
+
+def _read_table(folder: Path) -> dict[str, Any]:
+    file = folder / "table.json"
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}. Give folders of diffcse ablate") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not JSON: {error}") from error
+    if not isinstance(table, dict) or table.get("schema") != "diffcse-ablation/1":
+        raise InputError(f"{file}: not a table of diffcse ablate of this version")
+    return table
+
+
+def _how(grid: Grid, name: str, config: Config) -> str:
+    need = grid.needs[name]
+    make = need.make.replace("MODEL", config.method.model)
+    return f"it needs {need.what} as --set {name}=FOLDER" + (f" ({make})" if make else "")
+
+
+def _needs(column: str) -> str:
+    from diffcse.training.grid import COLUMNS
+
+    return COLUMNS[column].needs
+
+
+def _changes(row: Row) -> str:
+    flat = [
+        f"{section}.{key} = {json.dumps(value)}"
+        for section, values in row.fields.items()
+        for key, value in values.items()
+    ]
+    return ", ".join(flat) or ("the base" if row.trained else "not trained")
+
+
+def _short(source: object) -> str:
+    """Folders of this machine are nobody's business: names are enough."""
+    return Path(str(source)).name if Path(str(source)).exists() else str(source)
+
+
+def _shorter(text: str) -> str:
+    name, _, value = text.partition("=")
+    return f"{name}={_short(value)}"

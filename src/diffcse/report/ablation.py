@@ -1,0 +1,321 @@
+"""An ablation's table as Markdown, as one HTML page that needs no network, and several of them as one page of results.
+
+Drawn from the tables' plain values alone. What was published stands beside what was measured and never instead of it;
+a row that failed or was left out says why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from diffcse.report.parts import (
+    AXIS,
+    COLOURS,
+    MISSING,
+    colour,
+    drawn,
+    escaped,
+    markdown_table,
+    mean_and_sd,
+    signed,
+    template_and_plotly,
+)
+
+_MARKS = {"better": "▲", "worse": "▼", "tie": "=", None: ""}
+
+
+def ablation_markdown(table: dict[str, Any], *, level: int = 1) -> str:
+    """The table, a section for each column; headings from `level` on."""
+    head = "#" * level
+    lines = [f"{head} {table['title']}", "", *_facts(table), ""]
+    for name, column in table["columns"].items():
+        lines += [f"{head}# {heading(column)}", ""]
+        if column["lacks"]:
+            lines += [f"Not measured: it needs {column['lacks']}.", ""]
+            continue
+        names, rows = score_rows(table, name)
+        lines += markdown_table(names, rows)
+        if sentence := agreement(column):
+            lines += [sentence, ""]
+    lines += [f"- {note}" for note in notes(table)]
+    lines += ["", *(f"*{text}*" for text in explanations(table))]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def results_markdown(tables: Sequence[dict[str, Any]], command: str) -> str:
+    """One page of several tables."""
+    lines = ["# Results", "", f"Written by `{command}` from the records of the runs.", ""]
+    return "\n".join(lines) + "\n" + "\n".join(ablation_markdown(table, level=2) for table in tables)
+
+
+def ablation_page(table: dict[str, Any]) -> str:
+    """The table as one self-contained HTML page with plots.
+
+    Raises:
+        InputError: plotly or jinja2 is not installed.
+    """
+    template, plotly = template_and_plotly("ablation.html")
+    parts = []
+    for name, column in table["columns"].items():
+        part = {"title": heading(column), "lacks": column["lacks"]}
+        if not column["lacks"]:
+            names, rows = score_rows(table, name)
+            part |= {"names": names, "rows": rows, "agreement": agreement(column), "plot": _dots(table, name)}
+        parts.append(part)
+    return str(
+        template.render(
+            title=table["title"],
+            facts=_facts(table, code=False),
+            parts=parts,
+            curves=_curves(table),
+            notes=notes(table),
+            explanations=explanations(table),
+            rows=table["rows"],
+            versions=table["versions"],
+            command=table["command"],
+            plotly=plotly,
+        )
+    )
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def heading(column: dict[str, Any]) -> str:
+    """A column's name, what it is measured on, and which way is better."""
+    sets = ", ".join(column["measured_on"])
+    return f"{column['label']}{f' ({sets})' if sets else ''}{', lower is better' if column['lower_is_better'] else ''}"
+
+
+def score_rows(table: dict[str, Any], name: str) -> tuple[list[str], list[list[str]]]:
+    """(heads, rows) of one column's table: ours, the published figure, and both differences from the reference."""
+    column = table["columns"][name]
+    digits, scores = column["digits"], column["rows"]
+    published = any(score["published"] is not None for score in scores.values())
+    heads = ["row", "runs", "ours", *(["published"] if published else [])]
+    heads += ["difference", "95 % interval", *(["published difference"] if published else [])]
+    rows, group = [], ""
+    for row in table["rows"]:
+        score = scores[row["name"]]
+        if row["group"] != group:
+            group = row["group"]
+            rows.append([f"— {group or 'others'} —", *[""] * (len(heads) - 1)])
+        one = score["effect"]
+        sure = one is not None and one["low"] is not None
+        cells = [row["label"], _runs(row, score), mean_and_sd(score, digits)]
+        cells += [_number(score["published"], digits)] if published else []
+        if row["against"] is None:
+            cells += ["reference", ""]
+        else:
+            cells += [f"{signed(one['difference'], digits)} {_MARKS[score['verdict']]}".strip() if one else MISSING]
+            cells += [f"{signed(one['low'], digits)} to {signed(one['high'], digits)}" if sure else MISSING]
+        difference = score["published_difference"]
+        cells += ([MISSING if difference is None else signed(difference, digits)]) if published else []
+        rows.append(cells)
+    return heads, rows
+
+
+def agreement(column: dict[str, Any]) -> str | None:
+    """Whether ours and the published figures put the rows in the same order."""
+    found = column["agreement"]
+    if found is None or found["spearman"] is None or found["kendall"] is None:
+        return None
+    return (
+        f"Order of the {found['n']} rows with a published figure, ours against the published: "
+        f"Spearman {found['spearman']:+.2f}, Kendall {found['kendall']:+.2f}."
+    )
+
+
+def notes(table: dict[str, Any]) -> list[str]:
+    """What a reader must know of single rows: left out, failed, compared with another, remarks."""
+    lines = [table["note"]] if table["note"] else []
+    labels = {row["name"]: row["label"] for row in table["rows"]}
+    references = [row["name"] for row in table["rows"] if row["against"] is None]
+    waiting: list[str] = []
+    for row in table["rows"]:
+        said = row["label"] + (f" ({row['group']})" if row["group"] else "")
+        if row["skipped"]:
+            lines.append(f"{said}: not run: {row['skipped']}")
+        failed: dict[str, list[str]] = {}
+        for run in row["runs"]:
+            if run["status"] == "failed":
+                failed.setdefault(run["message"], []).append(str(run["seed"]))
+        lines += [f"{said}: FAILED, seed {', '.join(seeds)}: {message}" for message, seeds in failed.items()]
+        waiting += [row["name"]] if any(run["status"] in ("running", "not run") for run in row["runs"]) else []
+        if row["against"] not in (None, *references):
+            lines.append(f"{said}: compared with “{labels[row['against']]}”")
+        lines += [f"{said}: {row['note']}"] if row["note"] else []
+    return [*lines, f"Not finished: {', '.join(waiting)}"] if waiting else lines
+
+
+def explanations(table: dict[str, Any]) -> list[str]:
+    """How to read the figures of this very table."""
+    scores = [score for column in table["columns"].values() for score in column["rows"].values()]
+    effects = [score["effect"] for score in scores if score["effect"] is not None]
+    lines = ["Ours: mean ± standard deviation over the runs; a run's weights are those of its best step by dev score."]
+    if any(effect["low"] is not None for effect in effects):
+        lines.append(
+            "Differences are from the reference, between runs of the same seed; the interval holds the luck of the "
+            "seeds alone (paired t-test). ▲ better, ▼ worse: it excludes zero; = it does not. With many rows some will "
+            "look real by chance."
+        )
+    if effects and any(effect["low"] is None for effect in effects):
+        lines.append("Where no interval stands, a row has a single run: nothing tells how its difference would vary.")
+    if any(score["published"] is not None for score in scores):
+        lines.append(f"Published: {table['paper']}. With another text, model or steps compare orders, not scores.")
+    return lines
+
+
+def _facts(table: dict[str, Any], *, code: bool = True) -> list[str]:
+    """What was run, in two or three lines."""
+    tick = "`" if code else ""
+    seeds = ", ".join(map(str, table["seeds"]))
+    steps = {run["steps"] for row in table["rows"] for run in row["runs"] if run.get("steps")}
+    machines = {_machine(run["hardware"]) for row in table["rows"] for run in row["runs"] if run.get("hardware")}
+    seconds = sum(run["seconds"] or 0 for row in table["rows"] for run in row["runs"])
+    lines = [f"{tick}{table['command']}{tick}", ""]
+    said = [
+        f"Start: {table['model']}, recipe {table['recipe']}; dev set: {table['dev']}; seeds {seeds}",
+        f"{' or '.join(f'{n:,}' for n in sorted(steps))} steps a run" if steps else "",
+        "; ".join(sorted(machines)),
+        f"{seconds / 60:.0f} minutes of runs" if seconds >= 120 else "",
+    ]
+    return [*lines, "; ".join(part for part in said if part) + "."]
+
+
+def _machine(hardware: dict[str, Any]) -> str:
+    where = hardware.get("accelerator") or f"{hardware.get('processor')}"
+    threads = hardware.get("threads") or hardware.get("cores")
+    return where if "accelerator" in hardware else f"{where}, {threads} thread{'' if threads == 1 else 's'} a run"
+
+
+def _runs(row: dict[str, Any], score: dict[str, Any]) -> str:
+    if row["skipped"]:
+        return "not run"
+    failed = sum(run["status"] == "failed" for run in row["runs"])
+    return f"{score['n']}" + (f", {failed} failed" if failed else "")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+# ---- plots -----------------------------------------------------------------------------------------------------------
+
+_OURS, _PAPER = COLOURS[2], COLOURS[1]
+
+
+def _dots(table: dict[str, Any], name: str) -> str | None:
+    """Ours, every run and mean ± sd, and beside it, on its own axis, what was published; None of no run."""
+    from plotly.subplots import make_subplots
+
+    column = table["columns"][name]
+    rows = [row for row in table["rows"] if not row["skipped"] or column["rows"][row["name"]]["published"] is not None]
+    scores = [column["rows"][row["name"]] for row in rows]
+    if not any(score["n"] for score in scores):
+        return None
+    published = any(score["published"] is not None for score in scores)
+    titles = ["ours", "published"] if published else [""]
+    figure = make_subplots(1, len(titles), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
+    digits = column["digits"]
+    for y, (row, score) in enumerate(zip(reversed(rows), reversed(scores), strict=True)):
+        label = escaped(row["label"])
+        if score["n"]:
+            figure.add_scatter(
+                x=list(score["values"].values()),
+                y=[y - 0.26] * score["n"],
+                mode="markers",
+                marker={"color": _OURS, "size": 6, "opacity": 0.6},
+                hovertemplate=[f"{label}, seed {seed}: %{{x:.{digits}f}}<extra></extra>" for seed in score["values"]],
+                row=1,
+                col=1,
+            )
+            figure.add_scatter(
+                x=[score["mean"]],
+                y=[y],
+                mode="markers",
+                marker={"color": _OURS, "size": 11},
+                error_x={"type": "data", "array": [score["sd"] or 0], "color": _OURS, "thickness": 2, "width": 5},
+                hovertemplate=f"{label}: {mean_and_sd(score, digits)}<extra></extra>",
+                row=1,
+                col=1,
+            )
+        if score["published"] is not None:
+            figure.add_scatter(
+                x=[score["published"]],
+                y=[y],
+                mode="markers",
+                marker={"color": _PAPER, "size": 11, "symbol": "diamond-open", "line": {"width": 2}},
+                hovertemplate=f"{label}: {score['published']:.{digits}f} published<extra></extra>",
+                row=1,
+                col=2,
+            )
+    figure.update_xaxes(**AXIS, nticks=6)
+    labels = [escaped(row["label"]) for row in reversed(rows)]
+    figure.update_yaxes(
+        **{**AXIS, "gridcolor": "rgba(128,136,144,0.12)"},
+        range=[-0.6, len(rows) - 0.4],
+        tickvals=list(range(len(rows))),
+        ticktext=labels,
+    )
+    figure.update_annotations(font={"size": 12})
+    figure.update_layout(height=86 + 26 * len(rows), margin={"l": 4, "r": 12, "t": 28, "b": 4}, showlegend=False)
+    return drawn(figure, f"dots-{name.replace('@', '-')}")
+
+
+_ACROSS = 3
+
+
+def _curves(table: dict[str, Any]) -> str | None:
+    """A small plot a row: the dev score of each seed over the steps, the reference's mean behind it; None of none."""
+    from plotly.subplots import make_subplots
+
+    rows = [row for row in table["rows"] if any(len(run["curve"]) > 1 for run in row["runs"])]
+    if not rows:
+        return None
+    by_name = {row["name"]: row for row in rows}
+    down = math.ceil(len(rows) / _ACROSS)
+    figure = make_subplots(
+        down,
+        min(_ACROSS, len(rows)),
+        shared_xaxes=True,
+        shared_yaxes="all",
+        horizontal_spacing=0.03,
+        vertical_spacing=0.24 / down,
+        subplot_titles=[_short(row) for row in rows],
+    )
+    for index, row in enumerate(rows):
+        place = {"row": index // _ACROSS + 1, "col": index % _ACROSS + 1}
+        reference = by_name.get(row["against"] or "")
+        if reference is not None:
+            at, means = _mean_curve(reference)
+            line = {"color": COLOURS[0], "width": 2, "dash": "dot"}
+            hover = f"{escaped(reference['label'])}, mean: %{{y:.2f}}<extra></extra>"
+            figure.add_scatter(x=at, y=means, mode="lines", line=line, hovertemplate=hover, **place)
+        for run in row["runs"]:
+            if run["curve"]:
+                steps, values = zip(*run["curve"], strict=True)
+                line = {"color": colour(2), "width": 1.5}
+                hover = f"seed {run['seed']}, step %{{x}}: %{{y:.2f}}<extra></extra>"
+                figure.add_scatter(x=steps, y=values, mode="lines", line=line, hovertemplate=hover, **place)
+    figure.update_xaxes(**AXIS, nticks=5, showticklabels=True)
+    figure.update_yaxes(**AXIS, nticks=6)
+    figure.update_annotations(font={"size": 12})
+    figure.update_layout(height=60 + 170 * down, margin={"l": 4, "r": 8, "t": 28, "b": 4}, showlegend=False)
+    return drawn(figure, "curves")
+
+
+def _short(row: dict[str, Any]) -> str:
+    label = row["label"] if len(row["label"]) <= 34 else f"{row['label'][:33]}…"
+    return escaped(label)
+
+
+def _mean_curve(row: dict[str, Any]) -> tuple[list[float], list[float]]:
+    at: dict[float, list[float]] = {}
+    for run in row["runs"]:
+        for step, value in run["curve"]:
+            if value is not None:
+                at.setdefault(step, []).append(value)
+    return list(at), [sum(values) / len(values) for values in at.values()]

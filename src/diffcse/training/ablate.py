@@ -1,0 +1,639 @@
+"""Every row of a grid with every seed: trained, measured, kept, and set beside what was published.
+
+A table of a paper is worth as much as the runs behind it, so every cell is an ordinary training run with its own
+run.json, and the table is made from what lies on disk: a cell is known by everything that it follows from, is never
+run twice, and goes on from its checkpoint after a kill. The dev set chooses each run's best step, as in the paper, and
+test sets are looked at only by columns whose name says so.
+
+A difference between two rows is one between runs of the same seed (`evaluation.seeds`), with its interval; from one
+seed nothing is concluded.
+
+    OUTPUT/cells/ROW/seed-42/        the run: run.json, log.jsonl, recipe.toml (and model/, if models are kept)
+    OUTPUT/cells/ROW/seed-42.json    what the cell is, and its scores
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import queue
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffcse.config import Config, Text, differences, parse_recipe, to_dict, to_toml
+from diffcse.errors import InputError
+from diffcse.files import write_json
+from diffcse.record import finite, read_record, versions
+from diffcse.training.grid import COLUMNS, Grid, Row
+
+if TYPE_CHECKING:
+    from diffcse.evaluation.data import Data
+    from diffcse.evaluation.sts import PairSet
+    from diffcse.evaluation.suite import Job
+    from diffcse.method.objective import DiffCSE
+
+METHOD = 1
+"""Raised where the same Config no longer trains the same encoder: finished cells are then run again."""
+SCHEMA = "diffcse-ablation/1"
+
+Report = Callable[["Cell", str, dict[str, Any]], None]
+"""Told (cell, event, facts): the events of `training.train.run`, and "end" with the cell's outcome."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all cells of one command have in common."""
+
+    corpus: tuple[str, ...]
+    dev: str
+    data: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ("dev",)
+    keep_models: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row with one seed."""
+
+    row: str
+    seed: int
+    recipe: str
+    """Its Config, as TOML."""
+    folder: str
+    identity: str
+    trained: bool = True
+
+    @property
+    def record(self) -> Path:
+        """Where its outcome is kept."""
+        return Path(f"{self.folder}.json")
+
+    @property
+    def steps(self) -> int | None:
+        """Weight updates, where they do not depend on the text."""
+        return parse_recipe(self.recipe.encode(), self.row).training.max_steps if self.trained else 0
+
+
+# ---- what is to be done ----------------------------------------------------------------------------------------------
+
+
+def cells_of(
+    grid: Grid, configs: Mapping[str, Config], shared: Shared, seeds: Sequence[int], output: Path
+) -> list[Cell]:
+    """The cells of the rows in `configs`, row by row. Reads the text, whose hash is part of what a cell is.
+
+    Raises:
+        InputError: the text cannot be read.
+    """
+    from diffcse.evaluation.sts import read_pairs
+
+    dev = read_pairs(Path(shared.dev))
+    texts: dict[tuple[Text, bool], str] = {}
+    cells = []
+    for row in grid.rows:
+        if row.name not in configs:
+            continue
+        for seed in seeds if row.trained else seeds[:1]:
+            config = configs[row.name]
+            training = dataclasses.replace(
+                config.training,
+                seed=seed,
+                dev=str(Path(shared.dev).absolute()),
+                keep_training_parts=any(name.startswith("rtd") for name in shared.columns),
+            )
+            config = dataclasses.replace(config, training=training)
+            data = [dev.sha256]
+            if row.trained:
+                kind = (config.text, config.method.reads_next)
+                if kind not in texts:
+                    texts[kind] = _text_sha256(shared.corpus, *kind)
+                data.append(texts[kind])
+            name = f"seed-{seed}" if row.trained else "start"
+            cells.append(
+                Cell(
+                    row=row.name,
+                    seed=seed,
+                    recipe=to_toml(config),
+                    folder=str(output / "cells" / row.name / name),
+                    identity=_identity(config, data),
+                    trained=row.trained,
+                )
+            )
+    return cells
+
+
+_NOT_THE_CELL = ("training.dev", "training.log_every", "training.checkpoint_every")
+"""Fields that another value of changes no result; what the dev file holds is in the data's hash."""
+
+
+def _identity(config: Config, data: list[str]) -> str:
+    values = to_dict(config)
+    for key in _NOT_THE_CELL:
+        section, _, name = key.partition(".")
+        del values[section][name]
+    plain = {"method": METHOD, "data": data, **{key: values[key] for key in ("text", "training")}}
+    text = json.dumps({**plain, "choices": values["method"]}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _text_sha256(corpus: tuple[str, ...], text: Text, documents: bool) -> str:
+    from diffcse.text.corpus import read_corpus
+    from diffcse.text.examples import read_examples
+
+    if text.supervised:
+        return read_examples(corpus, text=text).sha256
+    # Documents decide which sentence follows which, and that is no part of the corpus's own hash.
+    return read_corpus(corpus, text=text, documents=documents).sha256 + (" documents" if documents else "")
+
+
+@functools.lru_cache(maxsize=1)
+def column_jobs(shared: Shared) -> dict[str, list[Job]]:
+    """What each column is measured on; nothing where the data given do not hold it. Read once in a process."""
+    from diffcse.evaluation.sts import read_pairs
+
+    dev, data = read_pairs(Path(shared.dev)), read_data(shared.data, shared.columns)
+    return {name: _jobs(name, dev, data) for name in shared.columns}
+
+
+def read_data(folders: Sequence[str], columns: Sequence[str]) -> Data:
+    """The sets of `folders` that `columns` ask for.
+
+    Raises:
+        InputError: as `find_data` does.
+    """
+    from diffcse.evaluation.data import Data, find_data
+
+    transfer = any(name.startswith("transfer") for name in columns)
+    return find_data(folders, groups=("sts", "transfer") if transfer else ("sts",)) if folders else Data()
+
+
+def _jobs(column: str, dev: PairSet, data: Data) -> list[Job]:
+    from diffcse.evaluation.data import Data
+    from diffcse.evaluation.probes import PROBES
+    from diffcse.evaluation.sts import SEVEN
+    from diffcse.evaluation.suite import jobs_of
+
+    family, _, split = column.partition("@")[0].partition("_")
+    pairs = data.sts.get("STSB-test") if split == "test" else dev
+    one = Data(sts={} if pairs is None else {pairs.name: pairs})
+    if family == "transfer":
+        # SentEval's fast mode is for choosing between models, and what the paper's dev figures are from.
+        return jobs_of(data, ("transfer",), PROBES["adam-fast" if split == "dev" else "logistic"])
+    if family == "sts":
+        return jobs_of(Data(sts={name: data.sts[name] for name in SEVEN if name in data.sts}), ("sts",))
+    if family == "recall":
+        return jobs_of(one, ("retrieval",))
+    return jobs_of(one, ("geometry",) if family in ("alignment", "uniformity") else ("sts",))
+
+
+def _jobs_hash(jobs: Sequence[Job]) -> str:
+    return hashlib.sha256(json.dumps([[job.key, job.sha256, job.settings] for job in jobs]).encode()).hexdigest()
+
+
+def outcome_of(cell: Cell) -> dict[str, Any] | None:
+    """What is on disk of exactly this cell."""
+    try:
+        found: dict[str, Any] = json.loads(cell.record.read_text(encoding="utf-8"))
+        return found if found["identity"] == cell.identity else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def is_finished(cell: Cell, shared: Shared) -> bool:
+    """Whether the cell has every score that can be asked of it."""
+    outcome = outcome_of(cell)
+    if outcome is None or outcome.get("status") != "complete":
+        return False
+    scores = outcome["scores"]
+    return all(
+        name in scores and scores[name]["data"] == _jobs_hash(jobs)
+        for name, jobs in column_jobs(shared).items()
+        if jobs
+    )
+
+
+# ---- one cell --------------------------------------------------------------------------------------------------------
+
+
+def run_cell(
+    cell: Cell, shared: Shared, report: Callable[[str, dict[str, Any]], None] = lambda event, facts: None
+) -> dict[str, Any]:
+    """Train and measure one cell and write its outcome; one that fails says why in it.
+
+    Returns:
+        status ("complete" or "failed"), message, scores (column -> value, data), seconds.
+
+    Raises:
+        InputError: the outcome cannot be written.
+    """
+    config = parse_recipe(cell.recipe.encode(), cell.row)
+    folder, began = Path(cell.folder), time.perf_counter()
+    outcome: dict[str, Any] = {"identity": cell.identity, "row": cell.row, "seed": cell.seed}
+    if outcome_of(cell) is None or _cannot_go_on(folder, config):
+        shutil.rmtree(folder, ignore_errors=True)
+    write_json(cell.record, {**outcome, "status": "running"})
+    try:
+        scores = _trained(cell, config, shared, report) if cell.trained else _untrained(config, shared)
+        outcome |= {"status": "complete", "message": None, "scores": scores}
+    except InputError as error:
+        outcome |= {"status": "failed", "message": str(error), "scores": {}}
+    except Exception as error:  # a table of a hundred runs does not end at one
+        message = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        outcome |= {"status": "failed", "message": message, "scores": {}, "traceback": traceback.format_exc()}
+    outcome["seconds"] = round(time.perf_counter() - began, 1)
+    write_json(cell.record, finite(outcome))
+    if outcome["status"] == "complete" and not shared.keep_models:
+        from diffcse.training.train import PARTS
+
+        for path in (folder / name for name in ("model", "last", PARTS)):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    return outcome
+
+
+def _cannot_go_on(folder: Path, config: Config) -> bool:
+    """Whether what lies in `folder` is no beginning of this run, or one whose model is no longer there."""
+    if not (folder / "run.json").is_file():
+        return True
+    try:
+        record = read_record(folder / "run.json")
+    except InputError:
+        return True
+    changed = differences(record.config, to_dict(config))
+    if config.method.generator is None and "method.generator" in changed:
+        changed.remove("method.generator")  # the run wrote down which one it found
+    gone = record.status == "complete" and not (folder / "model").is_dir()
+    return gone or any(name not in _NOT_THE_CELL[1:] for name in changed)
+
+
+def _trained(
+    cell: Cell, config: Config, shared: Shared, report: Callable[[str, dict[str, Any]], None]
+) -> dict[str, dict[str, Any]]:
+    from diffcse.encoder.load import load
+    from diffcse.training.train import run
+
+    trained = run(config, shared.corpus, cell.folder, resume=True, report=report)
+    dev = trained.record.scores["dev"]
+    values: dict[str, float] = {"dev": dev["best"], "dev_last": dev["last"]}
+    jobs = column_jobs(shared)
+    if any(name.startswith("rtd") for name in jobs) and trained.model is not None:
+        sentences = next(each for name, each in jobs.items() if name.startswith("rtd"))[0].sentences
+        values |= rtd_losses(trained.model, trained.encoder.tokenizer, sentences, config.training.max_tokens)
+    others = {name: each for name, each in jobs.items() if each and not name.startswith(("dev", "rtd"))}
+    if others:
+        values |= _measured(load(Path(cell.folder) / "model"), others)
+    return _located(values, jobs)
+
+
+def _untrained(config: Config, shared: Shared) -> dict[str, dict[str, Any]]:
+    from diffcse.encoder.load import load
+
+    jobs = column_jobs(shared)
+    encoder = load(config.method.model, pooling=config.method.pooling)
+    measured = {name: each for name, each in jobs.items() if each and not name.startswith("rtd")}
+    return _located(_measured(encoder, measured), jobs)
+
+
+def _located(values: Mapping[str, float], jobs: Mapping[str, list[Job]]) -> dict[str, dict[str, Any]]:
+    """Each column's value (None where this row has none), and what it was measured on."""
+    return {name: {"value": values.get(name), "data": _jobs_hash(each)} for name, each in jobs.items() if each}
+
+
+def _measured(encoder: Any, jobs: Mapping[str, list[Job]]) -> dict[str, float]:
+    """Column -> score of a loaded encoder."""
+    from diffcse.evaluation.cache import ResultCache, default_cache_dir
+    from diffcse.evaluation.suite import EmbedOnce, encoder_candidate, measure
+
+    once = EmbedOnce(encoder)  # columns share sentences
+    candidate = dataclasses.replace(encoder_candidate("cell", encoder), fit=lambda _: once)
+    cache = ResultCache(default_cache_dir())
+    found = {}
+    for name, each in jobs.items():
+        records = [record for record, _ in measure(candidate, each, cache=cache).values()]
+        found[name] = _value(name, records)
+    return found
+
+
+def _value(column: str, records: Sequence[Mapping[str, Any]]) -> float:
+    family, _, k = column.partition("@")
+    family = family.partition("_")[0]
+    if family == "recall":
+        return float(records[0]["values"][f"recall@{k}"])
+    if family in ("alignment", "uniformity"):
+        value = records[0][family]
+        return float("nan") if value is None else float(value)
+    return sum(record["value"] for record in records) / len(records)
+
+
+_AT_MOST, _BATCH = 2048, 64
+
+
+def rtd_losses(model: DiffCSE, tokenizer: Any, sentences: Sequence[str], max_tokens: int) -> dict[str, float]:
+    """D's held-out log-loss, nats a token: given a sentence's own embedding, another's, and none.
+
+    None is its start token in the embedding's place, which D was not trained for; the edits are the same in all three.
+    Nothing where D judges no edits of the embedded sentence.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from diffcse.method.inspect import conditional_gain
+    from diffcse.training.collate import Collate
+
+    choices = model.choices
+    if choices.difference != "rtd" or choices.condition == "none" or choices.pairing == "next":
+        return {}
+    distinct = list(dict.fromkeys(sentence for sentence in sentences if sentence))
+    random.Random(0).shuffle(distinct)  # neighbours in a file speak of the same thing
+    distinct = distinct[: min(_AT_MOST, len(distinct) - (len(distinct) % _BATCH == 1))]  # none is a batch of its own
+    collate = Collate(tokenizer, max_tokens)
+    batches = [collate(distinct[i : i + _BATCH]) for i in range(0, len(distinct), _BATCH)]
+    gain = conditional_gain(model, batches)
+    device, loss, tokens = next(model.parameters()).device, 0.0, 0
+    model.eval()
+    with torch.no_grad():
+        for step, batch in enumerate(batches):
+            ids, attention = (batch[name].to(device) for name in ("input_ids", "attention_mask"))
+            edited = model.edit(ids, attention, step=step, rows_R=torch.arange(len(ids), device=device))
+            logits_RT2 = model.discriminate(edited.ids, edited.attention, None).float()
+            each_RT = F.cross_entropy(logits_RT2.mT, edited.labels, reduction="none")
+            loss += float((each_RT * edited.editable).double().sum())
+            tokens += int(edited.editable.sum())
+    return {"rtd_own": gain.own, "rtd_shuffled": gain.shuffled, "rtd_none": loss / tokens}
+
+
+# ---- all cells -------------------------------------------------------------------------------------------------------
+
+
+def run_cells(
+    cells: Sequence[Cell], shared: Shared, *, parallel: int = 1, report: Report = lambda cell, event, facts: None
+) -> None:
+    """Run what is not finished of `cells`; `parallel` of them at once, each in a process with its share of the cores
+    (or its own GPU).
+
+    Raises:
+        InputError: more at once than there are cores or GPUs.
+    """
+    if parallel < 1:
+        raise InputError(f"--parallel {parallel}: must be at least 1")
+    todo = [cell for cell in cells if not is_finished(cell, shared)]
+    if parallel == 1:
+        for cell in todo:
+            outcome = run_cell(cell, shared, functools.partial(report, cell))
+            report(cell, "end", outcome)
+        return
+    environments = _environments(parallel)
+    pending: queue.SimpleQueue[Cell] = queue.SimpleQueue()
+    for cell in todo:
+        pending.put(cell)
+    with _workers(environments[: len(todo)]) as workers:
+        threads = [threading.Thread(target=worker.serve, args=(pending, shared, report)) for worker in workers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.2)  # waiting in one go, Python would not see Ctrl-C before the end
+    broken = next((worker.broken for worker in workers if worker.broken is not None), None)
+    if broken is not None:
+        raise broken
+
+
+def _environments(parallel: int) -> list[dict[str, str]]:
+    """Environment variables of each worker."""
+    import torch
+
+    if gpus := torch.cuda.device_count():
+        if parallel > gpus:
+            raise InputError(f"--parallel {parallel}: there are {gpus} GPUs, one for each process")
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return [{"CUDA_VISIBLE_DEVICES": (named.split(",")[i] if named else str(i))} for i in range(parallel)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if parallel > cores:
+        raise InputError(f"--parallel {parallel}: there are {cores} cores")
+    return [{"OMP_NUM_THREADS": str(cores // parallel)} for _ in range(parallel)]
+
+
+@contextmanager
+def _workers(environments: Sequence[dict[str, str]]) -> Iterator[list[_Worker]]:
+    workers = [_Worker(environment) for environment in environments]
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+class _Worker:
+    """A process that runs one cell after another, as it is told them.
+
+    It ends as soon as its standard input does, so none is left behind by a command that was killed; a run that ends in
+    the middle goes on another time.
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = environment
+        self._process: subprocess.Popen[str] | None = None
+        self._stopped = False
+        self.broken: Exception | None = None
+        """What ended `serve` before its time."""
+
+    def serve(self, pending: queue.SimpleQueue[Cell], shared: Shared, report: Report) -> None:
+        """Run cells from `pending` until there is none."""
+        try:
+            while not self._stopped:
+                try:
+                    cell = pending.get_nowait()
+                except queue.Empty:
+                    return
+                outcome = self._run(cell, shared, report)
+                if outcome is not None:
+                    report(cell, "end", outcome)
+        except Exception as error:
+            self.broken = error
+
+    def _run(self, cell: Cell, shared: Shared, report: Report) -> dict[str, Any] | None:
+        if self._process is None:
+            self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", "from diffcse.training.ablate import work; work()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env={**os.environ, **self._environment},
+                start_new_session=True,  # Ctrl-C is ours to hear
+                text=True,
+            )
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps([dataclasses.asdict(cell), dataclasses.asdict(shared)]) + "\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                event, facts = json.loads(line)
+                if event == "end":
+                    return dict(facts)
+                report(cell, event, facts)
+        except BrokenPipeError:
+            pass
+        if self._stopped:
+            return None
+        code, self._process = process.wait(), None
+        self._errors.seek(0)
+        last = self._errors.read()[-4000:].strip()
+        message = f"the process that ran it ended ({code}{', perhaps for want of memory' if code == -9 else ''})"
+        outcome = {"identity": cell.identity, "row": cell.row, "seed": cell.seed, "status": "failed", "scores": {}}
+        outcome |= {"message": message, "traceback": last, "seconds": None}
+        write_json(cell.record, outcome)
+        return outcome
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        self._stopped = True
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._errors.close()
+
+
+def work() -> None:
+    """The worker process: cells as JSON lines from standard input, events and outcomes to standard output."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is no answer
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            told.put(line)
+        os._exit(1)  # whoever started us is gone
+
+    def answer(event: str, facts: Any) -> None:
+        answers.write(json.dumps([event, finite(facts)]) + "\n")
+        answers.flush()
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        cell, shared = json.loads(told.get())
+        shared = {key: tuple(value) if isinstance(value, list) else value for key, value in shared.items()}
+        answer("end", run_cell(Cell(**cell), Shared(**shared), answer))
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+def tabulate(
+    grid: Grid, cells: Sequence[Cell], shared: Shared, *, skipped: Mapping[str, str], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The table as plain JSON values, from what is on disk of `cells`.
+
+    Args:
+        skipped: row -> why it has no cells.
+        facts: what else to say of the command: its words, seeds.
+    """
+    jobs = column_jobs(shared)
+    outcomes = {(cell.row, cell.seed): outcome_of(cell) for cell in cells}
+    values: dict[str, dict[str, dict[int | None, float]]] = {name: {} for name in grid.columns}
+    for (row, seed), outcome in outcomes.items():
+        for name in grid.columns:
+            score = ((outcome or {}).get("scores") or {}).get(name)
+            if score and score["value"] is not None and score["data"] == _jobs_hash(jobs[name]):
+                values[name].setdefault(row, {})[seed] = score["value"]
+    rows = [_row(grid, row, [cell for cell in cells if cell.row == row.name], skipped) for row in grid.rows]
+    columns = {}
+    for name in grid.columns:
+        column = COLUMNS[name]
+        scored = {row.name: _score(grid, row, name, values[name]) for row in grid.rows}
+        sets = [job.name for job in jobs[name]]
+        columns[name] = {
+            "label": column.label,
+            "digits": column.digits,
+            "lower_is_better": column.lower_is_better,
+            "measured_on": sets,
+            "lacks": None if sets else column.needs,
+            "rows": scored,
+            "agreement": _agreement(list(scored.values())),
+        }
+    return finite(
+        {
+            "schema": SCHEMA,
+            "title": grid.title,
+            "paper": grid.paper,
+            "note": grid.note,
+            **facts,
+            "rows": rows,
+            "columns": columns,
+            "versions": versions(),
+        }
+    )
+
+
+def _row(grid: Grid, row: Row, cells: Sequence[Cell], skipped: Mapping[str, str]) -> dict[str, Any]:
+    """What is to be said of a row beside its scores."""
+    runs = []
+    for cell in cells:
+        outcome = outcome_of(cell) or {"status": "not run"}
+        run: dict[str, Any] = {"seed": cell.seed if cell.trained else None, "status": outcome["status"]}
+        run |= {"message": outcome.get("message"), "seconds": outcome.get("seconds"), "curve": []}
+        if outcome["status"] == "complete" and (Path(cell.folder) / "run.json").is_file():
+            record = read_record(Path(cell.folder) / "run.json")
+            run["curve"] = [[entry["step"], entry["dev"]] for entry in record.log if "dev" in entry]
+            run |= {"steps": record.scores.get("steps"), "hardware": record.hardware, "warnings": record.warnings}
+        runs.append(run)
+    return {
+        "name": row.name,
+        "label": row.label,
+        "group": row.group,
+        "note": row.note,
+        "against": grid.against(row),
+        "skipped": skipped.get(row.name),
+        "runs": runs,
+    }
+
+
+def _score(grid: Grid, row: Row, column: str, values: Mapping[str, dict[int | None, float]]) -> dict[str, Any]:
+    from diffcse.evaluation.seeds import effect, spread
+
+    ours, against = values.get(row.name, {}), grid.against(row)
+    theirs = values.get(against, {}) if against else {}
+    published = row.published.get(column)
+    other = grid.row(against).published.get(column) if against else None
+    found: dict[str, Any] = {"values": {str(seed): value for seed, value in ours.items()}, "n": len(ours)}
+    found |= spread(list(ours.values())) if ours else {"mean": None, "sd": None}
+    found |= {"published": published, "effect": None, "verdict": None}
+    found["published_difference"] = None if published is None or other is None else published - other
+    if ours and theirs:
+        one = effect(ours, theirs).to_dict()
+        found["effect"] = one
+        lower_is_better = COLUMNS[column].lower_is_better
+        if one["low"] is not None and lower_is_better is not None:
+            clear = one["low"] > 0 or one["high"] < 0
+            up = (one["difference"] > 0) != lower_is_better
+            found["verdict"] = ("better" if up else "worse") if clear else "tie"
+    return found
+
+
+def _agreement(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Whether ours and the published figures rank the rows alike; None of fewer than three rows."""
+    from scipy import stats
+
+    both = [
+        (one["mean"], one["published"]) for one in scores if one["mean"] is not None and one["published"] is not None
+    ]
+    if len(both) < 3:
+        return None
+    ours, published = zip(*both, strict=True)
+    spearman, kendall = stats.spearmanr(ours, published).statistic, stats.kendalltau(ours, published).statistic
+    return {"n": len(both), "spearman": float(spearman), "kendall": float(kendall)}

@@ -1,0 +1,311 @@
+"""A table to be made: its rows, each a run's settings, and its columns, each a score.
+
+A grid is a TOML file. Its rows are named cells: overrides of a recipe's fields, and what was published for them. It is
+read with the recipes' own care, so a mistyped field is an error that names file, line and the near miss, and every cell
+is built once as it is read: a grid that can be read is a grid that can be run.
+
+    title = "Share of tokens that are edited"
+    recipe = "mini_cpu"                  # what every row starts from
+    reference = "thirty"                 # the row that others are compared with
+    columns = ["dev", "transfer_dev"]    # see COLUMNS
+
+    [base]                               # fields of all rows
+    method.rtd_weight = 0.005
+
+    [needs.small]                        # what a user must supply, and where it comes from
+    what = "a smaller generator"
+    make = "diffcse pretrain TEXT --layers 2 --output small"
+
+    [[rows]]
+    name = "thirty"
+    method.mask_ratio = 0.30             # fields of this row
+    method.generator = "{small}"         # filled by --set small=FOLDER
+    published.dev = 84.56                # beside ours in the table
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffcse.config import Config, line_of, load_recipe, override, read_fields, read_toml, recipe_file, recipe_names
+from diffcse.errors import InputError
+
+FOLDER = "recipes/ablations"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A score as a column of tables."""
+
+    label: str
+    needs: str
+    """What it is measured on, in the words that tell a user what to give."""
+    digits: int = 2
+    lower_is_better: bool | None = False
+    """None: neither way is better by itself."""
+
+
+_DEV, _STSB = "a dev set (--dev FILE, or STSB-dev in --data)", "STSB-test in --data"
+_TRANSFER, _STS = "SentEval's transfer tasks in --data", "STS test sets in --data"
+COLUMNS = {
+    "dev": Column("dev Spearman, best step", _DEV),
+    "dev_last": Column("dev Spearman, last step", _DEV),
+    "transfer_dev": Column("transfer, mean dev accuracy", _TRANSFER),
+    "transfer_test": Column("transfer, mean test accuracy", _TRANSFER),
+    "sts_test": Column("STS, mean test Spearman", _STS),
+    **{f"recall_dev@{k}": Column(f"retrieval on dev, R@{k}", _DEV) for k in (1, 5, 10)},
+    **{f"recall_test@{k}": Column(f"retrieval on STS-B test, R@{k}", _STSB) for k in (1, 5, 10)},
+    "alignment_dev": Column("alignment on dev, 0 where pairs of one meaning coincide", _DEV, 3, lower_is_better=None),
+    "uniformity_dev": Column("uniformity on dev, lower where embeddings spread wider", _DEV, 3, lower_is_better=None),
+    "rtd_own": Column("RTD log-loss, own embedding", _DEV, 4, lower_is_better=None),
+    "rtd_shuffled": Column("RTD log-loss, another's embedding", _DEV, 4, lower_is_better=None),
+    "rtd_none": Column("RTD log-loss, no embedding", _DEV, 4, lower_is_better=None),
+}
+"""What a grid may ask for. Test sets are looked at only where a column's name says so."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that a row's fields name and the package does not have."""
+
+    what: str = ""
+    make: str = ""
+    """How to come by it."""
+
+
+@dataclass(frozen=True)
+class RowHead:
+    """What a row says of itself."""
+
+    name: str = ""
+    """Names its folder: letters, digits, "_", "-" and "."."""
+    label: str = ""
+    group: str = ""
+    note: str = ""
+    against: str = ""
+    """The row it is compared with; the grid's reference if not given."""
+    trained: bool = True
+    """False: the checkpoint as it is, measured without training."""
+    published: dict[str, float] = field(default_factory=dict)
+    """Column -> the published figure."""
+
+
+@dataclass(frozen=True)
+class Row(RowHead):
+    """One line of the table."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    """What it overrides, as in a recipe."""
+    text: str = ""
+    """Its lines of the file, at their place, for messages."""
+
+    @property
+    def placeholders(self) -> list[str]:
+        """Names of the needs that its fields hold."""
+        return list(dict.fromkeys(_placeholders(self.fields)))
+
+
+@dataclass(frozen=True)
+class GridHead:
+    """What a grid says of itself."""
+
+    title: str = ""
+    paper: str = ""
+    """Where the published figures stand."""
+    note: str = ""
+    recipe: str = "mini_cpu"
+    reference: str = ""
+    """The row that others are compared with; the first if not given."""
+    columns: tuple[str, ...] = ("dev",)
+
+
+@dataclass(frozen=True)
+class Grid(GridHead):
+    """A table to be made."""
+
+    source: str = ""
+    text: str = ""
+    base: dict[str, Any] = field(default_factory=dict)
+    needs: dict[str, Need] = field(default_factory=dict)
+    rows: tuple[Row, ...] = ()
+
+    def row(self, name: str) -> Row:
+        """The row of that name.
+
+        Raises:
+            InputError: there is none; names the near miss.
+        """
+        return next((row for row in self.rows if row.name == name), None) or _unknown(
+            f"{self.source}: no row {name!r}", name, [row.name for row in self.rows]
+        )
+
+    def against(self, row: Row) -> str | None:
+        """Name of the row that `row` is compared with; None for the one that others are compared with."""
+        other = row.against or self.reference or self.rows[0].name
+        return None if other == row.name else other
+
+    def config(
+        self, row: Row, *, recipe: str = "", given: Mapping[str, str] | None = None, changes: str = ""
+    ) -> Config:
+        """What `row` runs: the recipe, then the grid's base, then `changes` (TOML), then the row's own fields.
+
+        Args:
+            recipe: in place of the grid's.
+            given: what fills placeholders; those not given stay as they are.
+
+        Raises:
+            InputError: together they are no valid run.
+        """
+        config = override(load_recipe(recipe or self.recipe), self.base, _block(self.text, "base"), self.source)
+        if changes:
+            config = override(config, read_toml(changes.encode(), "--set")[1], changes, "--set")
+        try:
+            config = override(config, _filled(row.fields, given or {}), row.text, self.source)
+        except InputError as error:
+            raise InputError(f"{error} (row {row.name!r})") from None
+        return dataclasses.replace(config, name=row.name, reproduces="", hardware="")
+
+
+def grid_names() -> list[str]:
+    """Names of the grids that come with the package."""
+    return recipe_names(FOLDER)
+
+
+def load_grid(name_or_path: str) -> Grid:
+    """The named grid, or the one in a TOML file.
+
+    Raises:
+        InputError: no such grid, not TOML, an unknown key or column, or a cell that is no valid run.
+    """
+    return parse_grid(*recipe_file(name_or_path, FOLDER, "grid"))
+
+
+def parse_grid(data: bytes, source: str) -> Grid:
+    """A `Grid` from TOML bytes; `source` is the file's name in messages. Every cell is built once, to check it."""
+    text, table = read_toml(data, source)
+    known = [*(one.name for one in dataclasses.fields(GridHead)), *_TABLES]
+    for key in table:
+        if key not in known:
+            _unknown(f"{source}:{line_of(text, [key])}: unknown key {key!r}", key, known)
+    base, needs, rows = (_popped(table, key, kind, text, source) for key, kind in _TABLES.items())
+    head = read_fields(GridHead, table, [], _block(text, ""), source)
+    grid = Grid(
+        **head,
+        source=source,
+        text=text,
+        base=base,
+        needs={name: Need(**read_fields(Need, need, ["needs", name], text, source)) for name, need in needs.items()},
+        rows=tuple(_row(row, _block(text, "rows", index), source) for index, row in enumerate(rows)),
+    )
+    for key, there in (("title", grid.title), ("rows", grid.rows), ("columns", grid.columns)):
+        if not there:
+            raise InputError(f"{source}:{line_of(text, [key])}: {key} is missing or empty")
+    for name in grid.columns:
+        if name not in COLUMNS:
+            _unknown(f"{source}:{line_of(text, ['columns'])}: unknown column {name!r}", name, list(COLUMNS))
+    _check_rows(grid)
+    return grid
+
+
+def cost(grid: Grid, seeds: int) -> str:
+    """How long the shipped base takes for it, in words: the mini recipe's half second a step on two cores."""
+    configs = [grid.config(row) for row in grid.rows if row.trained]
+    if grid.recipe != "mini_cpu" or any(config.training.max_steps is None for config in configs):
+        return MISSING_COST
+    hours = seeds * sum(config.training.max_steps or 0 for config in configs) * _SECONDS_A_STEP / 3600
+    return f"about {hours:.1f} h" if hours >= 1 else f"about {60 * hours:.0f} min"
+
+
+MISSING_COST = "–"
+_SECONDS_A_STEP = 0.5
+_TABLES: dict[str, type] = {"base": dict, "needs": dict, "rows": list}
+
+
+def _popped(table: dict[str, Any], key: str, kind: type, text: str, source: str) -> Any:
+    value = table.pop(key, kind())
+    tables = value if isinstance(value, list) else value.values() if key == "needs" and isinstance(value, dict) else ()
+    if not isinstance(value, kind) or not all(isinstance(one, dict) for one in tables):
+        shape = {"base": "[base]", "needs": "[needs.NAME]", "rows": "[[rows]]"}[key]
+        raise InputError(f"{source}:{line_of(text, [key])}: {key} must be written as {shape}")
+    return value
+
+
+def _row(table: dict[str, Any], text: str, source: str) -> Row:
+    sections = ("method", "text", "training")
+    fields: dict[str, Any] = {key: table.pop(key) for key in sections if key in table}
+    published = table.pop("published", {})
+    head = read_fields(RowHead, table, [], text, source)
+    name = head.get("name", "")
+    where = f"{source}:{line_of(text, ['name'])}"
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
+        raise InputError(f'{where}: name = {name!r}: name each row by letters, digits, "_", "-" and "."')
+    if not isinstance(published, dict) or not all(type(value) in (int, float) for value in published.values()):
+        raise InputError(f"{source}:{line_of(text, ['published'])}: published: write published.COLUMN = NUMBER")
+    label = head.pop("label", "") or name
+    return Row(**head, label=label, published=published, fields=fields, text=text)
+
+
+def _check_rows(grid: Grid) -> None:
+    names = [row.name for row in grid.rows]
+    if grid.reference and grid.reference not in names:
+        where = f"{grid.source}:{line_of(grid.text, ['reference'])}"
+        _unknown(f"{where}: reference = {grid.reference!r}: no such row", grid.reference, names)
+    for row in grid.rows:
+        where = f"{grid.source}:{line_of(row.text, ['name'])}"
+        if names.count(row.name) > 1:
+            raise InputError(f"{where}: two rows are called {row.name!r}")
+        if row.against and row.against not in names:
+            _unknown(f"{where}: against = {row.against!r}: no such row", row.against, names)
+        for column in row.published:
+            if column not in grid.columns:
+                place = f"{grid.source}:{line_of(row.text, ['published', column])}"
+                _unknown(f"{place}: published.{column}: no column of this grid", column, list(grid.columns))
+        for name in row.placeholders:
+            if name not in grid.needs:
+                _unknown(f"{where}: {{{name}}} is not explained under [needs]", name, list(grid.needs))
+        grid.config(row)
+
+
+def _unknown(problem: str, name: str, known: list[str]) -> Any:
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}"
+    raise InputError(f"{problem}: {hint}")
+
+
+_PLACEHOLDER = re.compile(r"\{([\w-]+)\}", re.ASCII)
+
+
+def _placeholders(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [name for inner in value.values() for name in _placeholders(inner)]
+    found = _PLACEHOLDER.fullmatch(value) if isinstance(value, str) else None
+    return [found[1]] if found else []
+
+
+def _filled(value: Any, given: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled(inner, given) for key, inner in value.items()}
+    found = _placeholders(value)
+    return given.get(found[0], value) if found else value
+
+
+def _block(text: str, name: str, index: int = 0) -> str:
+    """`text` with all lines blank but those of the `index`-th table `name` ("": before any table).
+
+    What is left stands as it would in a recipe, so that its reader finds the lines.
+    """
+    kept, seen, inside = [], -1, not name
+    for line in text.split("\n"):
+        header = re.match(r"\s*\[\[?\s*([\w-]+)\s*(\.?)[^\]]*\]\]?\s*(#.*)?$", line)
+        if header:
+            if header[1] == name and (not header[2] or seen < 0):
+                seen += 1
+            inside = header[1] == name and seen == index
+            line = re.sub(rf"\[\s*{name}\s*\.\s*", "[", line) if header[2] else ""
+        kept.append(line if inside else "")
+    return "\n".join(kept)

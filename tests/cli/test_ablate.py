@@ -1,0 +1,152 @@
+"""`diffcse ablate` as a user runs it."""
+
+import json
+import re
+
+import pytest
+
+from diffcse.training import ablate
+from diffcse.training.grid import grid_names
+from tests.cli.runs import command
+from tests.models import SENTENCES, save_tiny
+
+GRID = """\
+title = "A table"
+columns = ["dev", "transfer_dev"]
+
+[base]
+method.pooling = "mean"
+training.batch_size = 8
+training.precision = "fp32"
+
+[needs.small]
+what = "a small generator"
+make = "diffcse pretrain TEXT --tokenizer MODEL"
+
+[[rows]]
+name = "plain"
+
+[[rows]]
+name = "half"
+method.mask_ratio = 0.5
+published.dev = 81
+
+[[rows]]
+name = "own"
+method.generator = "{small}"
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    save_tiny(tmp_path / "tiny", "bert", hidden=16)
+    (tmp_path / "text.txt").write_text("\n".join(SENTENCES[:40]))
+    (tmp_path / "a.toml").write_text(GRID)
+    pairs = zip(range(20), SENTENCES[40:], SENTENCES[:20], strict=False)
+    (tmp_path / "pets.tsv").write_text("".join(f"{i * 7 % 11 / 2}\t{a}\t{b}\n" for i, a, b in pairs))
+    return tmp_path
+
+
+ASKED = ("ablate", "a.toml", "text.txt", "--model", "tiny", "--dev", "pets.tsv", "--max-steps", "2", "--output", "out")
+
+
+def test_from_a_grid_to_a_table_and_a_page_of_results(place, capsys):
+    code, out, err = command(capsys, *ASKED, "--seeds", "7", "9")
+    assert (code, err) == (0, "")
+    assert (
+        "left out own: it needs a small generator as --set small=FOLDER (diffcse pretrain TEXT --tokenizer tiny)" in out
+    )
+    assert "no transfer_dev: it needs SentEval's transfer tasks in --data" in out
+    assert re.search(r"4/4  half, seed 9  dev -?\d", out)
+    table = json.loads((place / "out/table.json").read_text())
+    assert [(row["name"], len(row["runs"])) for row in table["rows"]] == [("plain", 2), ("half", 2), ("own", 0)]
+    assert set(table["columns"]["dev"]["rows"]["half"]["values"]) == {"7", "9"}
+    assert (place / "out/table.md").read_text() in out
+    assert "<title>A table</title>" in (place / "out/table.html").read_text()
+    # Again: nothing is run, the table is the same.
+    code, out, _ = command(capsys, *ASKED, "--seeds", "7", "9")
+    assert "4 runs of 2 rows, 4 of them finished before" in out
+    assert "4/4" not in out
+    assert json.loads((place / "out/table.json").read_text()) == table
+    # Another grid does not sweep these away.
+    (place / "b.toml").write_text(GRID.replace("A table", "Another"))
+    code, _, err = command(capsys, "ablate", "b.toml", *ASKED[2:])
+    assert code == 2
+    assert "out: holds the runs of another grid ('A table'): give another --output" in err
+    code, out, err = command(capsys, "ablate", "results", "out", "--output", "docs/results.md")
+    assert code == 0
+    page = (place / "docs/results.md").read_text()
+    assert "Written by `diffcse ablate results out --output docs/results.md`" in page
+    assert "## A table" in page
+    assert str(place) not in page + (place / "out/table.md").read_text()
+
+
+def test_a_failed_run_is_in_the_table_and_in_the_exit_code(place, capsys):
+    (place / "a.toml").write_text(GRID.replace("method.mask_ratio = 0.5", "training.max_tokens = 1000"))
+    code, out, err = command(capsys, *ASKED, "--seeds", "7", "9", "--only", "half")
+    assert code == 2
+    assert "FAILED: training.max_tokens = 1000" in out
+    assert "error: 2 of 2 runs failed: half (seed 7), half (seed 9). The table says why" in err
+    assert "half: FAILED, seed 7, 9: training.max_tokens = 1000" in (place / "out/table.md").read_text()
+
+
+def test_ctrl_c_leaves_the_table_so_far_and_says_how_to_go_on(place, capsys, monkeypatch):
+    def stopped(cells, shared, **options):
+        ablate.run_cell(cells[0], shared)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ablate, "run_cells", stopped)
+    code, _, err = command(capsys, *ASKED, "--seeds", "2")
+    assert code == 130
+    assert "The same command goes on" in err
+    table = json.loads((place / "out/table.json").read_text())
+    assert [run["status"] for run in table["rows"][0]["runs"]] == ["complete", "not run"]
+
+
+def test_the_list_names_every_grid(capsys):
+    code, out, _ = command(capsys, "ablate", "--list")
+    assert code == 0
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("│")] == grid_names()
+    assert re.search(r"│ pooler +│ +4 │ about 50 min │", out)
+
+
+def test_a_dry_run_shows_rows_and_what_is_missing(place, capsys):
+    code, out, _ = command(capsys, "ablate", "a.toml", "--dry-run", "--seeds", "2", "--set", "training.max_steps=7")
+    assert code == 0
+    assert re.search(r"half +│ method.mask_ratio = 0.5 +│ +2 │", out)
+    assert re.search(r"own +│ .*│ left out │", out)
+    assert "4 runs from recipe mini_cpu, seeds 42, 43" in out
+    _, out, _ = command(capsys, "ablate", "a.toml", "--dry-run", "--set", "small=tiny", "--only", "own")
+    assert "5 runs" in out
+    assert "left out" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no grid: diffcse ablate --list"),
+        (["mian"], "Did you mean 'main'?"),
+        (["a.toml"], "no text: give one or more files"),
+        (["a.toml", "text.txt"], "no output folder: give --output DIR"),
+        (["a.toml", "--only", "hlaf"], "no row 'hlaf': did you mean 'half'?"),
+        (["a.toml", "--set", "smal=x"], "--set smal=x: this grid needs small"),
+        (["a.toml", "--set", "small"], "--set small: write NAME=VALUE"),
+        (["a.toml", "--set", "method.poling=cls"], "unknown key method.poling: did you mean method.pooling?"),
+        (["a.toml", "--set", "method.pooling=clz"], "method.pooling = 'clz': must be one of"),
+        (["a.toml", "text.txt", "--output", "x", "--seeds", "0"], "--seeds 0: give a count from 1 on"),
+        (["a.toml", "text.txt", "--output", "x", "--seeds", "3", "3"], "--seeds 3 3: give a count"),
+        (["a.toml", "text.txt", "--output", "."], "nothing to resume there, and it holds other files"),
+        (["a.toml", "none.txt", "--output", "x"], "none.txt"),
+        (["results"], "give the folders of tables"),
+        (["results", "tiny", "--output", "x.md"], "table.json: cannot be read"),
+        (["results", "half", "--output", "x.md"], "not a whole table of this version ('title' is missing)"),
+    ],
+)
+def test_what_cannot_be_done_is_said(place, capsys, arguments, message):
+    (place / "half").mkdir()
+    (place / "half/table.json").write_text('{"schema": "diffcse-ablation/1"}')
+    code, _, err = command(capsys, "ablate", *arguments)
+    assert code == 2
+    assert message in err

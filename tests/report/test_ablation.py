@@ -1,0 +1,176 @@
+"""An ablation's table as Markdown and as a page: every figure with what it is, nothing loaded, no text believed."""
+
+import re
+
+import pytest
+
+from diffcse.report.ablation import ablation_markdown, ablation_page, results_markdown
+
+
+def score(mean, *, values=None, published=None, against=None, low=None, high=None, difference=0.5, verdict=None):
+    values = {"1": mean - 1, "2": mean + 1} if values is None and mean is not None else values or {}
+    effect = None if against is None else {"difference": difference, "low": low, "high": high}
+    return {
+        "values": values, "n": len(values), "mean": mean, "sd": 1.41 if len(values) > 1 else None,
+        "published": published, "effect": effect, "verdict": verdict,
+        "published_difference": None if against is None or published is None else published - 80,
+    }  # fmt: skip
+
+
+def row(name, *, label="", group="", against="plain", note="", skipped=None, runs=None):
+    run = {
+        "seed": 1,
+        "status": "complete",
+        "message": None,
+        "seconds": 90,
+        "steps": 300,
+        "curve": [[0, 40.0], [5, 50.0]],
+    }
+    run["hardware"] = {"processor": "A processor", "threads": 2}
+    runs = [run, {**run, "seed": 2}] if runs is None else runs
+    return {
+        "name": name, "label": label or name, "group": group, "note": note, "against": against, "skipped": skipped,
+        "runs": runs,
+    }  # fmt: skip
+
+
+def made(label="other", agreement=None):
+    failed = {"seed": 1, "status": "failed", "message": "training diverged", "seconds": 1, "curve": []}
+    column = {"digits": 2, "lower_is_better": False, "measured_on": ["pets"], "lacks": None, "agreement": agreement}
+    return {
+        "schema": "diffcse-ablation/1",
+        "title": "A table",
+        "paper": "the paper's table 4",
+        "note": "To know.",
+        "command": "diffcse ablate a text.txt --seeds 2",
+        "recipe": "mini_cpu",
+        "model": "mini",
+        "dev": "pets.tsv",
+        "seeds": [1, 2],
+        "rows": [
+            row("plain", against=None),
+            row("other", label=label, note="a remark"),
+            row("gone", group="More", skipped="it needs a thing", runs=[]),
+            row("broken", group="More", against="other", runs=[failed, {**failed, "seed": 2}]),
+            row("late", group="More", runs=[{**failed, "status": "not run"}]),
+        ],
+        "columns": {
+            "dev": {
+                **column,
+                "label": "dev",
+                "rows": {
+                    "plain": score(60.0, published=80.0),
+                    "other": score(60.5, published=82.5, against=1, low=0.25, high=0.75, verdict="better"),
+                    "gone": score(None, published=70.0),
+                    "broken": score(None),
+                    "late": score(None),
+                },
+            },
+            "sts_test": {**column, "label": "STS", "lacks": "STS sets in --data", "measured_on": [], "rows": {}},
+        },
+        "versions": {"python": "3.12"},
+    }
+
+
+def plain(lines):
+    return [re.sub(r" +", " ", line) for line in lines.splitlines()]
+
+
+def drawn(table):
+    offline = pytest.importorskip("plotly.offline")
+    pytest.importorskip("jinja2")
+    before, after = ablation_page(table).split(offline.get_plotlyjs())
+    return before + after
+
+
+def test_markdown_says_everything():
+    lines = plain(ablation_markdown(made(agreement={"n": 3, "spearman": 0.5, "kendall": 0.3333})))
+    assert lines[0] == "# A table"
+    for expected in (
+        "| row | runs | ours | published | difference | 95 % interval | published difference |",
+        "| plain | 2 | 60.00 ± 1.41 | 80.00 | reference | | – |",
+        "| other | 2 | 60.50 ± 1.41 | 82.50 | +0.50 ▲ | +0.25 to +0.75 | +2.50 |",
+        "| — More — | | | | | | |",
+        "| gone | not run | – | 70.00 | – | – | – |",
+        "| broken | 0, 2 failed | – | – | – | – | – |",
+        "Order of the 3 rows with a published figure, ours against the published: Spearman +0.50, Kendall +0.33.",
+        "Not measured: it needs STS sets in --data.",
+        "- To know.",
+        "- other: a remark",
+        "- gone (More): not run: it needs a thing",
+        "- broken (More): FAILED, seed 1, 2: training diverged",
+        "- broken (More): compared with “other”",
+        "- Not finished: late",
+    ):
+        assert expected in lines
+    start = next(line for line in lines if line.startswith("Start:"))
+    assert start == (
+        "Start: mini, recipe mini_cpu; dev set: pets.tsv; seeds 1, 2; 300 steps a run; A processor, 2 threads a run; "
+        "6 minutes of runs."
+    )
+    assert "the paper's table 4" in lines[-1]
+
+
+def test_a_difference_without_an_interval_claims_nothing():
+    table = made()
+    table["columns"]["dev"]["rows"]["other"] = score(60.5, values={"1": 60.5}, published=82.5, against=1)
+    lines = plain(ablation_markdown(table))
+    assert "| other | 1 | 60.50 | 82.50 | +0.50 | – | +2.50 |" in lines
+    assert any("single run" in line for line in lines)
+    assert not any("▲ better" in line for line in lines)
+
+
+def test_nothing_published_needs_no_column():
+    table = made()
+    for one in table["columns"]["dev"]["rows"].values():
+        one["published"] = None
+    text = ablation_markdown(table)
+    assert "| row | runs | ours | difference | 95 % interval |" in plain(text)
+    assert "Published" not in text
+    assert drawn(table).count(">published<") == 0
+
+
+def test_the_page_holds_the_table_and_plots():
+    page = drawn(made())
+    for shown in (
+        "60.50 ± 1.41",
+        "+0.25 to +0.75",
+        "it needs a thing",
+        "training diverged",
+        "82.50",
+        "A remark".lower(),
+    ):
+        assert shown in page
+    assert page.count("Plotly.newPlot(") == 2
+    assert page == drawn(made())
+
+
+def test_the_page_loads_nothing_and_believes_no_text():
+    page = drawn(made(label="<script>alert(1)</script>\"'"))
+    assert "<script>alert" not in page
+    assert not re.search(r"<(link|img|iframe|object|form)\b|\b(src|href)=", page)
+    assert "default-src 'none'" in page
+
+
+def test_a_table_of_nothing_is_still_a_page():
+    table = made()
+    for one in table["rows"]:
+        one["runs"] = []
+    table["columns"]["dev"]["rows"] = {name: score(None) for name in table["columns"]["dev"]["rows"]}
+    assert drawn(table).count("Plotly.newPlot(") == 0
+
+
+def test_results_are_all_tables_one_level_down():
+    text = results_markdown([made(), {**made(), "title": "Another"}], "diffcse ablate results a b")
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert headings == [
+        "# Results",
+        "## A table",
+        "### dev (pets)",
+        "### STS",
+        "## Another",
+        "### dev (pets)",
+        "### STS",
+    ]
+    assert "`diffcse ablate results a b`" in text
+    assert text.count("`diffcse ablate a text.txt --seeds 2`") == 2

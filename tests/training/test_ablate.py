@@ -1,0 +1,342 @@
+"""Cells of a grid: each an ordinary run, never run twice, resumed after a kill; what the table makes of them."""
+
+import dataclasses
+import json
+import math
+import queue
+
+import pytest
+import torch
+
+from diffcse.config import load_recipe
+from diffcse.encoder.load import load
+from diffcse.errors import InputError
+from diffcse.evaluation.sts import read_pairs, score_sts
+from diffcse.method.inspect import conditional_gain
+from diffcse.method.parts import build
+from diffcse.record import read_record
+from diffcse.training import ablate
+from diffcse.training.ablate import Shared, cells_of, is_finished, outcome_of, rtd_losses, run_cells, tabulate
+from diffcse.training.collate import Collate
+from diffcse.training.grid import parse_grid
+from tests.models import SENTENCES, save_tiny
+
+GRID = """\
+title = "A table"
+columns = {columns}
+
+[base]
+method.model = "{model}"
+method.pooling = "mean"
+training.batch_size = 8
+training.max_steps = 4
+training.checkpoint_every = 1
+training.log_every = 1
+training.precision = "fp32"
+
+[[rows]]
+name = "plain"
+published.dev = 80
+
+[[rows]]
+name = "half"
+method.mask_ratio = {ratio}
+{more}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A tiny model, a text and a dev set."""
+    folder = tmp_path_factory.mktemp("ablate")
+    save_tiny(folder / "model", "bert", hidden=16)
+    (folder / "text.txt").write_text("\n".join(SENTENCES[:40]))
+    pairs = zip(range(40), SENTENCES[40:], SENTENCES[:40], strict=True)
+    (folder / "dev.tsv").write_text("".join(f"{i * 7 % 11 / 2}\t{a}\t{b}\n" for i, a, b in pairs))
+    return folder
+
+
+def made(place, output, *, columns='["dev", "dev_last"]', ratio=0.5, more="", seeds=(1, 2), **shared):
+    grid = parse_grid(GRID.format(model=place / "model", columns=columns, ratio=ratio, more=more).encode(), "a.toml")
+    shared = Shared((str(place / "text.txt"),), str(place / "dev.tsv"), columns=grid.columns, **shared)
+    configs = {row.name: grid.config(row) for row in grid.rows}
+    return grid, cells_of(grid, configs, shared, seeds, output), shared
+
+
+def ended(cells, shared, **options):
+    """The (row, seed) of the cells that were run."""
+    seen = []
+    run_cells(cells, shared, report=lambda cell, event, facts: event == "end" and seen.append((cell.row, cell.seed)))
+    return seen
+
+
+def table_of(grid, cells, shared):
+    return tabulate(grid, cells, shared, skipped={}, facts={"command": "x", "seeds": [1, 2]})
+
+
+@pytest.fixture(scope="module")
+def done(place, tmp_path_factory):
+    output = tmp_path_factory.mktemp("done")
+    grid, cells, shared = made(place, output)
+    assert ended(cells, shared) == [("plain", 1), ("plain", 2), ("half", 1), ("half", 2)]
+    return output, grid, cells, shared
+
+
+def test_a_cell_is_an_ordinary_run_that_keeps_records_and_scores(done):
+    output, *_ = done
+    folder = output / "cells" / "half" / "seed-2"
+    record = read_record(folder / "run.json")
+    assert (record.status, record.seed, record.config["method"]["mask_ratio"]) == ("complete", 2, 0.5)
+    assert sorted(path.name for path in folder.iterdir()) == ["log.jsonl", "recipe.toml", "run.json"]
+    outcome = json.loads((output / "cells" / "half" / "seed-2.json").read_text())
+    assert outcome["scores"]["dev"]["value"] == record.scores["dev"]["best"]
+    assert outcome["scores"]["dev_last"]["value"] == record.scores["dev"]["last"]
+
+
+def test_a_finished_cell_is_never_run_again_and_another_one_is(place, done):
+    output, _, cells, shared = done
+    before = cells[0].record.stat().st_mtime_ns
+    assert ended(cells, shared) == []
+    assert cells[0].record.stat().st_mtime_ns == before
+    # Other seeds, other log intervals: only what is new is missing.
+    _, more, shared = made(place, output, seeds=(1, 2, 3), more="training.log_every = 2")
+    assert [(c.row, c.seed) for c in more if not is_finished(c, shared)] == [("plain", 3), ("half", 3)]
+    _, other, shared = made(place, output, ratio=0.4)
+    assert [(c.row, c.seed) for c in other if not is_finished(c, shared)] == [("half", 1), ("half", 2)]
+    _, longer, shared = made(place, output, columns='["dev", "dev_last", "uniformity_dev"]')
+    assert not any(is_finished(c, shared) for c in longer)
+
+
+@pytest.mark.parametrize("what", ["text", "dev"])
+def test_other_data_are_another_cell(place, tmp_path, what):
+    _, cells, _ = made(place, tmp_path)
+    text, dev = tmp_path / "text.txt", tmp_path / "dev.tsv"
+    text.write_text((place / "text.txt").read_text() + ("\none more" if what == "text" else ""))
+    dev.write_text((place / "dev.tsv").read_text() + ("5\tone more\tanother\n" if what == "dev" else ""))
+    grid = made(place, tmp_path)[0]
+    shared = Shared((str(text),), str(dev), columns=grid.columns)
+    others = cells_of(grid, {row.name: grid.config(row) for row in grid.rows}, shared, (1, 2), tmp_path)
+    assert not {cell.identity for cell in cells} & {cell.identity for cell in others}
+
+
+def test_a_killed_cell_goes_on_and_ends_as_if_it_had_not_been(place, done, tmp_path):
+    _, _, whole, shared = done
+    _, cells, _ = made(place, tmp_path)
+
+    def kill(cell, event, facts):
+        if event == "log" and facts["step"] == 3 and "loss" in facts:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(cells[:1], shared, report=kill)
+    assert outcome_of(cells[0])["status"] == "running"
+    assert not is_finished(cells[0], shared)
+    events = []
+    run_cells(cells[:1], shared, report=lambda cell, event, facts: events.append((event, facts)))
+    assert next(facts for event, facts in events if event == "start")["resumed"] == "step-00000002"
+    assert outcome_of(cells[0])["scores"] == outcome_of(whole[0])["scores"]
+
+
+def test_a_begun_run_of_other_settings_is_swept_away(place, tmp_path):
+    _, cells, shared = made(place, tmp_path, ratio=0.5)
+    run_cells(cells[2:3], shared)
+    _, other, shared = made(place, tmp_path, ratio=0.2)
+    assert ended(other[2:3], shared) == [("half", 1)]
+    assert read_record(tmp_path / "cells/half/seed-1/run.json").config["method"]["mask_ratio"] == 0.2
+
+
+def test_a_failing_cell_says_why_and_the_others_go_on(place, tmp_path):
+    grid, cells, shared = made(place, tmp_path, more="training.max_tokens = 1000", seeds=(1,))
+    chosen = [cells[1], cells[0]]
+    assert ended(chosen, shared) == [("half", 1), ("plain", 1)]
+    failed, well = (outcome_of(cell) for cell in chosen)
+    assert (failed["status"], well["status"]) == ("failed", "complete")
+    assert failed["message"].startswith("training.max_tokens = 1000:")
+    assert ended(chosen, shared) == [("half", 1)]  # tried again, and only it
+    table = table_of(grid, cells, shared)
+    row = table["rows"][1]
+    assert (row["runs"][0]["status"], row["runs"][0]["message"]) == ("failed", failed["message"])
+    assert table["columns"]["dev"]["rows"]["half"]["n"] == 0
+
+
+def test_an_error_of_ours_does_not_end_the_table(place, tmp_path, monkeypatch):
+    _, cells, shared = made(place, tmp_path, seeds=(1,))
+    monkeypatch.setattr(ablate, "_trained", lambda *_: 1 / 0)
+    assert ended(cells, shared) == [("plain", 1), ("half", 1)]
+    assert outcome_of(cells[0])["message"] == "ZeroDivisionError: division by zero"
+    assert "1 / 0" in outcome_of(cells[0])["traceback"]
+
+
+def test_models_are_kept_on_request(place, tmp_path):
+    _, cells, shared = made(place, tmp_path, seeds=(1,), keep_models=True)
+    run_cells(cells[:1], shared)
+    dev = read_pairs(place / "dev.tsv")
+    score = score_sts(load(tmp_path / "cells/plain/seed-1/model"), dev).all.spearman
+    assert outcome_of(cells[0])["scores"]["dev"]["value"] == pytest.approx(score, abs=1e-3)
+    # A column more is then measured without training.
+    _, more, shared = made(place, tmp_path, seeds=(1,), columns='["dev", "uniformity_dev"]', keep_models=True)
+    events = []
+    run_cells(more[:1], shared, report=lambda cell, event, facts: events.append(event))
+    assert "log" not in events
+    assert outcome_of(more[0])["scores"]["uniformity_dev"]["value"] < 0
+
+
+def test_an_untrained_row_is_the_checkpoint_measured_once(place, tmp_path):
+    grid, cells, shared = made(place, tmp_path, more="trained = false")
+    assert [(cell.row, cell.seed) for cell in cells] == [("plain", 1), ("plain", 2), ("half", 1)]
+    run_cells(cells[2:], shared)
+    expected = score_sts(load(place / "model", pooling="mean"), read_pairs(place / "dev.tsv")).all.spearman
+    assert outcome_of(cells[2])["scores"]["dev"]["value"] == pytest.approx(expected, abs=1e-3)
+    assert table_of(grid, cells, shared)["rows"][1]["runs"][0]["seed"] is None
+
+
+def tiny_method(place, **choices):
+    config = load_recipe("mini_cpu")
+    method = dataclasses.replace(config.method, model=str(place / "model"), **choices)
+    return build(method, seed=0)
+
+
+def test_log_losses_are_those_of_conditional_gain(place):
+    model, tokenizer = tiny_method(place, generator=str(place / "model"))
+    losses = rtd_losses(model, tokenizer, SENTENCES[:30], 32)
+    import random
+
+    order = SENTENCES[:30]
+    random.Random(0).shuffle(order)
+    gain = conditional_gain(model, [Collate(tokenizer, 32)(order)])
+    assert losses["rtd_own"] == pytest.approx(gain.own, abs=1e-6)
+    assert losses["rtd_shuffled"] == pytest.approx(gain.shuffled, abs=1e-6)
+    assert abs(losses["rtd_none"] - losses["rtd_own"]) > 1e-4
+    with torch.no_grad():  # a head that says nothing: all three are ln 2
+        for weight in model.head.parameters():
+            weight.zero_()
+    assert rtd_losses(model, tokenizer, SENTENCES[:30], 32) == pytest.approx(
+        dict.fromkeys(("rtd_own", "rtd_shuffled", "rtd_none"), math.log(2)), abs=1e-6
+    )
+
+
+def test_no_log_losses_where_nothing_is_judged(place):
+    model, tokenizer = tiny_method(place, difference="none")
+    assert rtd_losses(model, tokenizer, SENTENCES[:30], 32) == {}
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+def written(cells, shared, values):
+    """Outcomes on disk as if the cells had these dev scores."""
+    jobs = ablate.column_jobs(shared)
+    for cell in cells:
+        if (cell.row, cell.seed) in values:
+            score = {"value": values[cell.row, cell.seed], "data": ablate._jobs_hash(jobs["dev"])}
+            cell.record.parent.mkdir(parents=True, exist_ok=True)
+            outcome = {"identity": cell.identity, "status": "complete", "scores": {"dev": score}}
+            cell.record.write_text(json.dumps(outcome))
+
+
+def scored(place, output, values, seeds=(1, 2, 3), column="dev"):
+    grid, cells, shared = made(place, output, seeds=seeds, columns='["dev"]')
+    written(cells, shared, values)
+    return table_of(grid, cells, shared)["columns"]["dev"]["rows"]["half"]
+
+
+def test_differences_are_between_runs_of_one_seed(place, tmp_path):
+    values = {("plain", 1): 50.0, ("plain", 2): 60.0, ("plain", 3): 70.0}
+    values |= {("half", 1): 51.0, ("half", 2): 61.1, ("half", 3): 70.9}
+    score = scored(place, tmp_path, values)
+    assert (score["mean"], score["n"]) == (pytest.approx(61.0), 3)
+    effect = score["effect"]
+    # By hand: differences 1, 1.1, 0.9: mean 1, standard error 0.1 / sqrt 3, t quantile 4.303.
+    assert effect["difference"] == pytest.approx(1.0)
+    assert effect["low"] == pytest.approx(1 - 4.302653 * 0.1 / math.sqrt(3), abs=1e-4)
+    assert (score["verdict"], effect["seeds"]) == ("better", 3)
+    values[("half", 3)] = 60.0
+    assert scored(place, tmp_path / "b", values)["verdict"] == "tie"
+
+
+def test_one_seed_never_gets_a_verdict(place, tmp_path):
+    score = scored(place, tmp_path, {("plain", 1): 10.0, ("half", 1): 90.0}, seeds=(1,))
+    assert score["effect"]["difference"] == 80.0
+    assert (score["verdict"], score["effect"]["low"], score["sd"]) == (None, None, None)
+    score = scored(place, tmp_path / "b", {("plain", 1): 10.0, ("plain", 2): 11.0, ("half", 1): 90.0})
+    assert (score["verdict"], score["effect"]["low"]) == (None, None)
+
+
+def test_scores_on_other_data_do_not_count(place, tmp_path):
+    grid, cells, shared = made(place, tmp_path, seeds=(1,), columns='["dev"]')
+    written(cells, shared, {("half", 1): 50.0})
+    outcome = json.loads(cells[1].record.read_text())
+    outcome["scores"]["dev"]["data"] = "other"
+    cells[1].record.write_text(json.dumps(outcome))
+    assert table_of(grid, cells, shared)["columns"]["dev"]["rows"]["half"]["n"] == 0
+
+
+def test_agreement_is_of_the_order_of_rows_that_have_both():
+    both = lambda *pairs: [{"mean": mean, "published": published} for mean, published in pairs]  # noqa: E731
+    assert ablate._agreement(both((1, 10), (2, 20), (3, 30), (None, 5), (4, None))) == {
+        "n": 3, "spearman": 1.0, "kendall": 1.0,
+    }  # fmt: skip
+    found = ablate._agreement(both((1, 30), (2, 20), (3, 40), (4, 10)))
+    assert found == {"n": 4, "spearman": pytest.approx(-0.4), "kendall": pytest.approx(-1 / 3)}
+    assert ablate._agreement(both((1, 10), (2, 20))) is None
+
+
+def test_lower_is_better_where_it_is(place, tmp_path, monkeypatch):
+    column = dataclasses.replace(ablate.COLUMNS["dev"], lower_is_better=True)
+    monkeypatch.setitem(ablate.COLUMNS, "dev", column)
+    values = {("plain", 1): 50.0, ("plain", 2): 60.0, ("half", 1): 51.0, ("half", 2): 61.0}
+    assert scored(place, tmp_path, values, seeds=(1, 2))["verdict"] == "worse"
+    monkeypatch.setitem(ablate.COLUMNS, "dev", dataclasses.replace(column, lower_is_better=None))
+    assert scored(place, tmp_path, values, seeds=(1, 2))["verdict"] is None
+
+
+# ---- worker processes ------------------------------------------------------------------------------------------------
+
+
+def served(cells, shared, environment):
+    pending = queue.SimpleQueue()
+    for cell in cells:
+        pending.put(cell)
+    events = []
+    with ablate._workers([environment]) as (worker,):
+        worker.serve(pending, shared, lambda cell, event, facts: events.append((cell.seed, event)))
+    assert worker.broken is None
+    return events
+
+
+def test_a_worker_process_runs_cells_as_this_one_does(place, done, tmp_path):
+    _, _, whole, shared = done
+    _, cells, _ = made(place, tmp_path)
+    events = served(cells[:2], shared, {"OMP_NUM_THREADS": "1"})
+    assert [event for event in events if event[1] == "end"] == [(1, "end"), (2, "end")]
+    assert (1, "start") in events
+    assert [outcome_of(c)["scores"] for c in cells[:2]] == [outcome_of(c)["scores"] for c in whole[:2]]
+
+
+def test_a_worker_that_dies_is_a_failed_cell(place, tmp_path):
+    _, cells, shared = made(place, tmp_path)
+    events = served(cells[:2], shared, {"PYTHONHOME": str(tmp_path / "nowhere")})
+    assert events == [(1, "end"), (2, "end")]
+    assert outcome_of(cells[1])["status"] == "failed"
+    assert outcome_of(cells[1])["message"].startswith("the process that ran it ended (")
+
+
+def test_no_more_processes_than_there_is_room_for(place, tmp_path, monkeypatch):
+    _, cells, shared = made(place, tmp_path)
+    with pytest.raises(InputError, match="--parallel 0: must be at least 1"):
+        run_cells(cells, shared, parallel=0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(InputError, match=r"--parallel 5000: there are \d+ cores"):
+        run_cells(cells, shared, parallel=5000)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="--parallel 3: there are 2 GPUs"):
+        run_cells(cells, shared, parallel=3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert ablate._environments(2) == [{"CUDA_VISIBLE_DEVICES": "5"}, {"CUDA_VISIBLE_DEVICES": "7"}]

@@ -1,0 +1,226 @@
+"""Grids as files: every shipped cell is a valid run with the published figures, every mistake is named by its line."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffcse.errors import InputError
+from diffcse.training.grid import COLUMNS, cost, grid_names, load_grid, parse_grid
+
+GRID = """\
+title = "A table"
+reference = "plain"
+columns = ["dev", "dev_last"]
+
+[base]
+method.rtd_weight = 0.01
+
+[needs.small]
+what = "a small generator"
+
+[[rows]]
+name = "plain"
+published.dev = 80.5
+
+[[rows]]
+name = "half"
+method.mask_ratio = 0.50
+method.generator = "{small}"
+"""
+
+PUBLISHED = {
+    "main": {
+        "simcse": (81.47, 83.91, 76.25, 85.81),
+        "diffcse": (84.56, 85.95, 78.49, 86.86),
+        "simcse_roberta": (76.57, 84.84),
+        "diffcse_roberta": (78.21, 87.04),
+    },
+    "objective": {
+        "diffcse": (84.56, 85.95),
+        "no_contrast": (54.48, 83.46),
+        "next": (82.91, 85.83),
+        "both": (83.41, 85.82),
+        "mlm_same": (83.08, 84.43),
+        "mlm_next": (75.82, 85.68),
+        "mlm_both": (82.88, 84.82),
+        "corrective_lm": (79.79, 85.30),
+    },
+    "edits": {
+        "mlm": (84.48, 85.95),
+        "insert": (82.20, 85.96),
+        "delete": (82.59, 85.97),
+        "all_three": (82.80, 85.92),
+        "causal_lm": (),
+        "replace": (),
+        "insert_random": (),
+        "positive_mlm": (73.59, 83.33),
+        "positive_insert": (80.39, 83.92),
+        "positive_delete": (78.58, 81.80),
+        "negative_mlm": (83.02, 84.49),
+        "negative_insert": (55.65, 79.86),
+        "negative_delete": (55.13, 82.56),
+    },
+    "pooler": {
+        "diffcse": (84.56, 85.95),
+        "diffcse_tanh": (83.23, 85.24),
+        "simcse": (82.22, 85.66),
+        "simcse_tanh": (81.47, 83.91),
+    },
+    "generator": {
+        "recipe": (),
+        "large": (82.93, 85.88),
+        "base": (83.63, 85.85),
+        "distil": (84.56, 85.95),
+        "medium": (82.25, 85.80),
+        "small": (82.64, 85.66),
+        "mini": (82.12, 85.90),
+        "tiny": (81.40, 85.23),
+    },
+    "mask_ratio": {"15": (84.48,), "20": (84.04,), "25": (84.49,), "30": (84.56,), "40": (84.48,), "50": (83.91,)},
+    "lambda": {
+        "0": (82.22,),
+        "0.0001": (83.90,),
+        "0.0005": (84.40,),
+        "0.001": (84.24,),
+        "0.005": (84.56,),
+        "0.01": (83.44,),
+        "0.05": (84.11,),
+        "0.1": (83.66,),
+    },
+    "retrieval": {
+        "start": (0.172, -1.468),
+        "simcse": (77.84, 92.78, 95.88, 0.177, -2.313),
+        "diffcse": (78.87, 95.36, 97.42, 0.097, -1.438),
+    },
+    "fidelity": dict.fromkeys(
+        ("clean", "argmax", "edits_everywhere", "padding_counted", "generator_dropout", "all"), ()
+    ),
+    "supervised": dict.fromkeys(("simcse", "diffcse", "diffcse_anchor", "diffcse_positive"), ()),
+}
+"""The paper's figures, in the order of the columns that have one: written down a second time."""
+
+
+def test_every_table_is_there():
+    assert grid_names() == sorted(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED))
+def test_shipped_grids_say_what_was_published(name):
+    grid = load_grid(name)
+    assert {row.name: tuple(row.published.values()) for row in grid.rows} == PUBLISHED[name]
+    for row in grid.rows:
+        # "transfer_dev" after "dev", as above: the order of the figures is that of the columns
+        assert list(row.published) == [column for column in grid.columns if column in row.published]
+        assert (grid.against(row) is None) == (row.name == grid.reference)
+    assert bool(grid.paper) == any(PUBLISHED[name].values())
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED))
+@pytest.mark.parametrize("recipe", ["", "diffcse_bert_base_sts"])
+def test_every_shipped_cell_is_a_valid_run_that_differs_from_the_others(name, recipe):
+    grid = load_grid(name)
+    configs = [grid.config(row, recipe=recipe, given=dict.fromkeys(grid.needs, "made")) for row in grid.rows]
+    for row, config in zip(grid.rows, configs, strict=True):
+        assert config.name == row.name
+        assert config.reproduces == ""
+        if not recipe:
+            idle = config.method.unused()
+            assert idle == [], f"{row.name} sets {idle} in vain"
+    trained = [c.method for row, c in zip(grid.rows, configs, strict=True) if row.trained]
+    if name != "generator":  # all placeholders were filled alike
+        assert len(set(trained)) == len(trained)
+
+
+def test_a_recipe_that_a_row_contradicts_is_refused():
+    with pytest.raises(InputError, match=r'^objective.toml:.* method.pairing = "next" .*\(row .next.\)$'):
+        load_grid("objective").config(load_grid("objective").row("next"), recipe="mini_documents")
+
+
+def test_the_fidelity_rows_change_one_thing_each_and_the_last_all():
+    grid = load_grid("fidelity")
+    clean, *single, together = [grid.config(row, recipe="diffcse_bert_base_sts").method for row in grid.rows]
+    fields = ("sampling", "edit_scope", "rtd_padding", "generator_dropout")
+    changed = [[key for key in fields if getattr(one, key) != getattr(clean, key)] for one in single]
+    assert changed == [[key] for key in fields]
+    assert all(getattr(together, key) != getattr(clean, key) for key in fields)
+
+
+def test_only_named_columns_look_at_test_sets():
+    test = {name: [c for c in load_grid(name).columns if "test" in c] for name in grid_names()}
+    assert {name for name, columns in test.items() if columns} == {"main", "retrieval"}
+
+
+def test_a_grid_is_read_in_order_recipe_base_changes_row():
+    grid = parse_grid(GRID.encode(), "a.toml")
+    plain, half = grid.rows
+    assert (plain.label, plain.published, grid.against(plain), grid.against(half)) == (
+        "plain", {"dev": 80.5}, None, "plain",
+    )  # fmt: skip
+    assert grid.config(plain).method.rtd_weight == 0.01
+    assert grid.config(plain).method.pooling == "mean"  # mini_cpu's
+    changes = "method.mask_ratio = 0.2\nmethod.rtd_weight = 0.02"
+    assert grid.config(plain, changes=changes).method.mask_ratio == 0.2
+    assert grid.config(plain, changes=changes).method.rtd_weight == 0.02
+    assert grid.config(half, changes=changes).method.mask_ratio == 0.5
+    assert half.placeholders == ["small"]
+    assert grid.config(half, given={"small": "g/model"}).method.generator == "g/model"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("mask_ratio = 0.50", "mask_rato = 0.50", ":17: unknown key method.mask_rato: did you mean method.mask_ratio?"),
+        ("mask_ratio = 0.50", "mask_ratio = 1.50", "a.toml:17: method.mask_ratio = 1.5: must lie"),
+        ("method.mask_ratio = 0.50", "mask_ratio = 0.50", "unknown key mask_ratio: did you mean method.mask_ratio?"),
+        ("method.mask_ratio = 0.50", "method.contrast = false\nmethod.difference = 'none'", "nothing to train"),
+        ("method.rtd_weight", "method.rtd_wieght", ":6: unknown key method.rtd_wieght: did you mean method.rtd_weight"),
+        ('["dev", "dev_last"]', '["dev", "dev_lst"]', "a.toml:3: unknown column 'dev_lst': did you mean 'dev_last'?"),
+        ('reference = "plain"', 'reference = "plan"', ":2: reference = 'plan': no such row: did you mean 'plain'?"),
+        ("published.dev =", "published.dv =", "a.toml:13: published.dv: no column of this grid: did you mean 'dev'?"),
+        ("published.dev = 80.5", "published.dev = '80.5'", "a.toml:13: published: write published.COLUMN = NUMBER"),
+        ('name = "half"', 'name = "plain"', "two rows are called 'plain'"),
+        ('name = "half"', 'name = "../half"', "a.toml:16: name = '../half': name each row by"),
+        ('name = "half"', "", "name each row by"),
+        ('name = "half"', 'name = "half"\nagainst = "plian"', "a.toml:16: against = 'plian': no such row: did you"),
+        ('"{small}"', '"{smal}"', "{smal} is not explained under [needs]: did you mean 'small'?"),
+        ("title = ", "titel = ", "a.toml:1: unknown key 'titel': did you mean 'title'?"),
+        ('title = "A table"', "", "title is missing or empty"),
+        ("[[rows]]", "[[row]]", "a.toml:11: unknown key 'row': did you mean 'rows'?"),
+        ("[needs.small]", "[needs.small.x]", "unknown key needs.small.x"),
+        ("[base]\nmethod.rtd_weight = 0.01", "base = 3", "base must be written as [base]"),
+        ("what =", "waht =", "a.toml:9: unknown key needs.small.waht: did you mean needs.small.what?"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named_with_their_line(old, new, message):
+    assert old in GRID
+    with pytest.raises(InputError, match=re.escape(message)):
+        parse_grid(GRID.replace(old, new).encode(), "a.toml")
+
+
+@given(rows=st.integers(1, 6), data=st.data())
+def test_the_line_of_a_mistake_is_found_in_whichever_row(rows, data):
+    bad = data.draw(st.integers(0, rows - 1))
+    lines, wrong = ['title = "t"'], 0
+    for index in range(rows):
+        lines += [""] * data.draw(st.integers(0, 2)) + ["[[rows]]", f'name = "r{index}"']
+        style = data.draw(st.booleans())
+        lines += ["[rows.method]"] * style
+        lines.append(f"{'' if style else 'method.'}{'mask_ration' if index == bad else 'mask_ratio'} = 0.2")
+        wrong = len(lines) if index == bad else wrong
+    with pytest.raises(InputError, match=rf"^g.toml:{wrong}: unknown key method.mask_ration"):
+        parse_grid("\n".join(lines).encode(), "g.toml")
+
+
+def test_an_unknown_grid_or_row_names_the_near_miss():
+    with pytest.raises(InputError, match=r"grid mian: no .* Did you mean 'main'\?"):
+        load_grid("mian")
+    with pytest.raises(InputError, match=r"no row 'simce': did you mean 'simcse'\?"):
+        load_grid("main").row("simce")
+
+
+def test_the_cost_is_half_a_second_a_step():
+    assert cost(load_grid("pooler"), 2) == "about 20 min"  # 4 rows x 2 seeds x 300 steps
+    assert cost(load_grid("fidelity"), 4) == "about 1.0 h"
+    assert set(COLUMNS) >= {column for name in grid_names() for column in load_grid(name).columns}
