@@ -26,9 +26,9 @@ noise fell on all of it. "× other" is how many times as fast as the other a row
 rounds (in brackets the least and the greatest). Absolute times are medians of this machine at that hour. CPU seconds
 are those of all threads.
 
-"Ours" is what the commands do, "plain" [the step as one writes it from the paper](../benchmarks/speed/plain.py). Freed
-memory is kept by all, as the commands have it, since a process cannot take that back; which library multiplies float32
-is the commands' choice for ours and torch's own for the others. "% of GEMM peak" is the work of the networks' matrix
+"Ours" is what the commands do, "plain" [the step as one writes it from the paper](../benchmarks/speed/plain.py). What
+becomes of freed memory and which library multiplies float32 are the commands' choice for ours ([which](../src/diffcse/machine.py)),
+and as torch has them for the others. "% of GEMM peak" is the work of the networks' matrix
 products on real tokens ([counted](../benchmarks/speed/work.py), the same for all rows) by the time taken, over the
 fastest single matrix product of that precision in the same run. Where a command names no text, sentences are those of
 the Python standard library's documentation.
