@@ -21,7 +21,7 @@ import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -447,7 +447,9 @@ def _try_out(model: PreTrainedModel) -> Ability:
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             offset = module.padding_idx + 1
     accepted = inspect.signature(model.forward).parameters
-    can = Ability(True, offset=offset, takes_types="token_type_ids" in accepted)
+    # GPT-2 takes them too, and adds word embeddings for them.
+    typed = any(name.endswith("token_type_embeddings") for name, _ in model.named_modules())
+    can = Ability(True, offset=offset, takes_types=typed and "token_type_ids" in accepted)
     rows = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     width = min(12, getattr(model.config, "max_position_embeddings", 12) - offset)
     length_R1 = torch.tensor([[width], [1], [width // 2]], device=model.device)
@@ -472,7 +474,8 @@ def _try_out(model: PreTrainedModel) -> Ability:
                     return Ability(False, "without padding its numbers are others")
             except Exception as error:  # whatever an unknown architecture trips over
                 return Ability(False, f"without padding it fails ({type(error).__name__})")
-            narrow = Ability(True, "", can.offset, can.takes_types, _makers(model, ids_RT, real_RT, can))
+            makers = _makers(model, ids_RT, real_RT, can)
+            narrow = replace(can, narrows=makers)
             some_RT = torch.zeros_like(real_RT)
             some_RT[0, width // 2 :] = some_RT[1, 0] = some_RT[2, 0] = True
             try:
