@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel
 
 import diffcse.method.packing as packing
-from diffcse.method.adapters import add_lora
+from diffcse.method.adapters import add_lora, merged
 from diffcse.method.conditioning import sentence_at_position_0
 from diffcse.method.packing import Layout, ability, hidden_states, layers, logits_at, vectors_at
 from tests.models import tiny_model
@@ -306,6 +306,20 @@ def test_adapters(family):
     assert bool(ability(model).narrows) == (family != "modernbert")
     assert gradients
     assert all("lora_" in name for name in gradients)
+
+
+def test_a_model_whose_layers_were_exchanged_after_it_first_ran():
+    """What was found out of it names modules, and those may be others by now: adapters come and go."""
+    pytest.importorskip("peft")
+    model = tiny_model("bert", masked_lm=False, hidden=16)[0].double()
+    ids, attention = batch(LENGTHS)
+    start = torch.zeros_like(attention, dtype=torch.bool)
+    start[:, 0] = True
+    vectors_at(model, ids, attention, start)
+    model = add_lora(model, 4, seed=1).double()
+    compare(model, lambda packed: vectors_at(model, ids, attention, start, packed=packed))
+    plain = merged(model)
+    compare(plain, lambda packed: vectors_at(plain, ids, attention, start, packed=packed))
 
 
 def test_another_dtype():

@@ -453,7 +453,7 @@ class DiffCSE(nn.Module):
             return
         assert self.discriminator is not None
         if self.packed:
-            ability(self.discriminator.base_model)  # found out before: it must not see the sentences
+            ability(cast(PreTrainedModel, self.discriminator.base_model))  # found out before: it must not see the sentences
         if self.choices.inject == "prepend":
             # The start token once more, to make room; z takes the place of this copy, and its output is not judged.
             ids_RW, attention_RW = (torch.cat([x[:, :1], x], 1) for x in (ids_RW, attention_RW))

@@ -281,6 +281,8 @@ class Ability:
     takes_types: bool = False
     narrows: tuple[nn.Module, ...] = ()
     """The modules that make keys and values in its last layer, where that can run for some tokens only."""
+    last: tuple[nn.Module, ...] = ()
+    """All modules of that layer, if so: once they are others (adapters came or went), this has to be found out anew."""
 
 
 _known: WeakKeyDictionary[nn.Module, Ability] = WeakKeyDictionary()
@@ -288,7 +290,7 @@ _known: WeakKeyDictionary[nn.Module, Ability] = WeakKeyDictionary()
 
 def ability(model: PreTrainedModel) -> Ability:
     """Whether `model` runs without padding."""
-    if model not in _known:
+    if model not in _known or (_known[model].narrows and _known[model].last != _last(model)):
         _known[model] = _try_out(model)
         if not _known[model].packs:
             warnings.warn(f"{type(model).__name__} runs padded: {_known[model].why}", stacklevel=3)
@@ -435,6 +437,12 @@ def layers(encoder: nn.Module) -> nn.ModuleList | None:
     return next(found, None)
 
 
+def _last(model: nn.Module) -> tuple[nn.Module, ...]:
+    """The modules of the last layer."""
+    stack = layers(model)
+    return () if stack is None else tuple(stack[-1].modules())
+
+
 # ---- finding out -----------------------------------------------------------------------------------------------------
 
 
@@ -475,7 +483,7 @@ def _try_out(model: PreTrainedModel) -> Ability:
             except Exception as error:  # whatever an unknown architecture trips over
                 return Ability(False, f"without padding it fails ({type(error).__name__})")
             makers = _makers(model, ids_RT, real_RT, can)
-            narrow = replace(can, narrows=makers)
+            narrow = replace(can, narrows=makers, last=_last(model))
             some_RT = torch.zeros_like(real_RT)
             some_RT[0, width // 2 :] = some_RT[1, 0] = some_RT[2, 0] = True
             try:
