@@ -343,7 +343,13 @@ class Training:
     seed: int = 42
     """Decides batches, masks, samples and dropout."""
     batch_size: int = 64
-    """Sentences in one forward pass of one process. The contrastive loss sees these."""
+    """Sentences that the contrastive loss sees together, each against all others."""
+    mini_batch_size: int | None = None
+    """Sentences (views of sentences, to be exact) that go through a network at once, if not all: memory then grows with
+    this, and batch_size may be large. Same gradients; costs one more forward pass, about a quarter of the speed."""
+    gradient_checkpointing: bool = False
+    """Keep only what enters each layer and compute the rest again: memory for longer texts or deeper models. Same
+    gradients; costs one more forward pass."""
     accumulation: int = 1
     """Forward passes per weight update."""
     max_tokens: int = 32
@@ -387,6 +393,12 @@ class Training:
             value = getattr(self, name)
             _require(value >= least, f"training.{name}", value, f"must be at least {least}")
         _require(self.seed < 2**63, "training.seed", self.seed, "must be below 2^63")
+        _require(
+            self.mini_batch_size is None or 1 <= self.mini_batch_size <= self.batch_size,
+            "training.mini_batch_size",
+            self.mini_batch_size,
+            f"must lie between 1 and batch_size = {self.batch_size}: a batch is taken in parts of this size",
+        )
         _require(self.epochs > 0, "training.epochs", self.epochs, "must be above 0")
         _require(self.max_steps is None or self.max_steps > 0, "training.max_steps", self.max_steps, "must be above 0")
         _require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "must be above 0")

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from diffcse.method import dropout as cheap
+from diffcse.method.memory import kept, recomputed_within
 
 _NAME = "diffcse_packed"
 _PLAIN_WIDTH = 128
@@ -388,15 +389,31 @@ def _inputs(model: PreTrainedModel, ids_RT: Tensor, layout: Layout) -> dict[str,
 
 @contextmanager
 def _packed(model: PreTrainedModel, layout: Layout) -> Iterator[None]:
-    """Within the block `model` takes one packed row, and its last layer runs only where it is read."""
+    """Within the block `model` takes one packed row, and its last layer runs only where it is read.
+
+    Layers that are recomputed run once more in the backward pass, when the block has long ended. All they need of it
+    is the attention function; the last layer, which would need its hooks, is kept.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_attention_of(model))
+        stack.enter_context(recomputed_within(model, lambda: _attention_of(model)))
+        if layout.narrowed:
+            last = cast(nn.ModuleList, layers(model))[-1]
+            stack.enter_context(kept(last))
+            stack.enter_context(_narrow(last, ability(model).narrows, layout))
+        yield
+
+
+@contextmanager
+def _attention_of(model: PreTrainedModel) -> Iterator[None]:
+    """Within the block `model` computes attention our way."""
     config = model.config
     before = config._attn_implementation
-    with ExitStack() as stack:
-        stack.callback(setattr, config, "_attn_implementation", before)
-        config._attn_implementation = _NAME
-        if layout.narrowed:
-            stack.enter_context(_narrow(cast(nn.ModuleList, layers(model))[-1], ability(model).narrows, layout))
+    config._attn_implementation = _NAME
+    try:
         yield
+    finally:
+        config._attn_implementation = before
 
 
 @contextmanager
