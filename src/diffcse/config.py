@@ -345,11 +345,11 @@ class Training:
     batch_size: int = 64
     """Sentences that the contrastive loss sees together, each against all others."""
     mini_batch_size: int | None = None
-    """Sentences (views of sentences, to be exact) that go through a network at once, if not all: memory then grows with
-    this, and batch_size may be large. Same gradients; costs one more forward pass, about a quarter of the speed."""
+    """Sentences (each view counts as one) that go through a network at once; unset: all. Memory grows with this instead
+    of batch_size, the loss still sees the whole batch. Costs one more forward pass: some 30 % of the speed."""
     gradient_checkpointing: bool = False
-    """Keep only what enters each layer and compute the rest again: memory for longer texts or deeper models. Same
-    gradients; costs one more forward pass."""
+    """Keep only what enters each layer, and compute the rest again for the gradient: less memory for long texts and
+    deep models, the same weights. Costs one more forward pass: some 25 % of the speed."""
     accumulation: int = 1
     """Forward passes per weight update."""
     max_tokens: int = 32

@@ -7,8 +7,10 @@ import torch
 
 import diffcse.method.memory as memory
 from diffcse.errors import InputError
+from diffcse.method.adapters import add_lora
 from diffcse.method.conditioning import sentence_at_position_0
 from diffcse.method.dropout import make_cheap
+from diffcse.method.heads import pooled
 from diffcse.method.memory import checkpoint_layers, in_chunks
 from diffcse.method.packing import ability, logits_at, vectors_at
 from tests.models import tiny_model
@@ -218,6 +220,27 @@ def test_autocast():
         found.append((loss, whole.gradients(model)))
     assert torch.equal(found[0][0], found[1][0])
     assert all(torch.equal(g, found[1][1][name]) for name, g in found[0][1].items())
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_adapters(family):
+    """Where the first weights that are trained come after frozen ones."""
+    pytest.importorskip("peft")
+    model = add_lora(tiny_model(family, masked_lm=False, hidden=16, layers=3)[0], 4, seed=1).double().train()
+    ids, attention = batch((9, 1, 14, 5, 3))
+
+    def run(size):
+        torch.manual_seed(2)
+        return in_chunks(lambda x, real: pooled(model, x, real, "mean"), size, ids, attention)
+
+    model.eval()  # parts draw other masks
+    expected = readings(model, lambda: run(None))
+    assert_same(readings(model, lambda: run(2)), expected)
+    model.train()
+    expected = readings(model, lambda: run(2))
+    checkpoint_layers(model)
+    assert_same(readings(model, lambda: run(2)), expected)
+    assert expected[1]
 
 
 def test_refusals():
