@@ -346,7 +346,7 @@ class Training:
     """Sentences that the contrastive loss sees together, each against all others."""
     mini_batch_size: int | None = None
     """Sentences (each view counts as one) that go through a network at once; unset: all. Memory grows with this instead
-    of batch_size, the loss still sees the whole batch. Costs one more forward pass: some 30 % of the speed."""
+    of batch_size, the loss still sees the whole batch. Costs one more forward pass: some 25 % of the speed."""
     gradient_checkpointing: bool = False
     """Keep only what enters each layer, and compute the rest again for the gradient: less memory for long texts and
     deep models, the same weights. Costs one more forward pass: some 25 % of the speed."""
