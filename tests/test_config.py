@@ -53,6 +53,7 @@ RANGES = {
     "edits": st.lists(st.sampled_from(list(EDITS)), min_size=1, unique=True),
     "seed": st.integers(0, 2**63 - 1),
     "batch_size": st.integers(2, 2**40),
+    "mini_batch_size": st.none() | st.integers(1, 2),
     "accumulation": st.integers(1, 2**40),
     "max_tokens": st.integers(4, 2**40),
     "epochs": ABOVE_0,
@@ -328,6 +329,11 @@ def test_a_preset_of_another_type(value):
         ("[training]\n\nwarmup_ratio = 1", "my.toml:3: training.warmup_ratio = 1.0: must lie in [0, 1)"),
         ("[training]\nmax_steps = 0", "my.toml:2: training.max_steps = 0: must be above 0"),
         ("[training]\nbatch_size = 1", "my.toml:2: training.batch_size = 1: must be at least 2"),
+        (
+            "[training]\nbatch_size = 8\nmini_batch_size = 9",
+            "my.toml:3: training.mini_batch_size = 9: must lie between 1 and batch_size = 8: a batch is taken in parts "
+            "of this size",
+        ),
         ("[training]\nmax_tokens = 3", "my.toml:2: training.max_tokens = 3: must be at least 4"),
         ("[training]\nseed = -1", "my.toml:2: training.seed = -1: must be at least 0"),
         (

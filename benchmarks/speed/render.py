@@ -27,7 +27,7 @@ rounds (in brackets the least and the greatest). Absolute times are medians of t
 are those of all threads.
 
 "Ours" is what the commands do, "plain" [the step as one writes it from the paper](../benchmarks/speed/plain.py). What
-becomes of freed memory and which library multiplies float32 are the commands' choice for ours ([which](../src/diffcse/machine.py)),
+becomes of freed memory and which library multiplies float32 are [ours to choose](../src/diffcse/machine.py) for ours,
 and as torch has them for the others. "% of GEMM peak" is the work of the networks' matrix
 products on real tokens ([counted](../benchmarks/speed/work.py), the same for all rows) by the time taken, over the
 fastest single matrix product of that precision in the same run. Where a command names no text, sentences are those of

@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from transformers import AutoModel
 from diffcse.encoder.encode import Encoder, _batches, position_limit
 from diffcse.encoder.load import load
 from diffcse.errors import InputError
-from diffcse.method.heads import pool
+from diffcse.method.heads import pool, pooled
 from tests.models import FAMILIES, SENTENCES, save_with_pooler, tiny_model
 
 ODD = ["", "a", "\u00e9\U0001f600", "the cat " * 40, "\n\t", "\0"]
@@ -60,15 +59,15 @@ def test_batches_change_nothing(batch_tokens):
     np.testing.assert_allclose(encoder(SENTENCES, batch_tokens=batch_tokens), encoder(SENTENCES), atol=1e-5)
 
 
-def test_batches_are_as_large_as_said():
+def test_batches_are_as_large_as_said(monkeypatch):
     encoder, shapes = tiny_encoder(), []
-    handle = encoder.model.register_forward_pre_hook(
-        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
-    )
-    try:
-        encoder(SENTENCES, batch_tokens=60)
-    finally:
-        handle.remove()
+
+    def noted(model, ids, *args, **options):
+        shapes.append(tuple(ids.shape))
+        return pooled(model, ids, *args, **options)
+
+    monkeypatch.setattr("diffcse.encoder.encode.pooled", noted)
+    encoder(SENTENCES, batch_tokens=60)
     assert sum(rows for rows, _ in shapes) == len(SENTENCES)
     assert all(rows * width <= 60 for rows, width in shapes)
     assert [width for _, width in shapes] == sorted((width for _, width in shapes), reverse=True)
@@ -106,7 +105,7 @@ def test_the_empty_sentence_is_its_special_tokens():
     ids = torch.tensor([[encoder.tokenizer.cls_token_id, encoder.tokenizer.sep_token_id]])
     with torch.no_grad():
         expected = encoder.model.eval()(input_ids=ids).last_hidden_state[0].mean(0)
-    np.testing.assert_allclose(encoder([""])[0], expected, atol=1e-6)
+    np.testing.assert_allclose(encoder([""])[0], expected, atol=5e-6)
     np.testing.assert_allclose(encoder([*SENTENCES, ""])[-1], expected, atol=1e-5)
 
 
@@ -219,10 +218,10 @@ def test_bf16_is_close(pooling):
     assert not np.array_equal(exact, fast)
 
 
-def test_means_are_not_rounded_to_bf16():
+def test_means_are_not_rounded_to_bf16(monkeypatch):
     model, tokenizer = tiny_model("bert", masked_lm=False, positions=400)
     hidden = torch.randn(1, 301, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
-    model.forward = lambda input_ids, attention_mask: SimpleNamespace(last_hidden_state=hidden)
+    monkeypatch.setattr("diffcse.method.heads.hidden_states", lambda *_, **__: (hidden,))
     found = Encoder(model, tokenizer, "mean", 400)(["the " * 299], bf16=True)
     np.testing.assert_allclose(found[0], hidden[0].float().mean(0), atol=1e-6)
 

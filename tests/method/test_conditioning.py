@@ -7,6 +7,7 @@ from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, Elect
 
 from diffcse.errors import InputError
 from diffcse.method.conditioning import first_layer, sentence_at_position_0
+from diffcse.method.memory import checkpoint_layers
 
 SIZES = {
     "vocab_size": 30,
@@ -94,6 +95,21 @@ def test_refusals():
     with pytest.raises(InputError, match="ran 2 times"), sentence_at_position_0(model, torch.randn(2, 8)):  # noqa: PT012
         model(input_ids=X, attention_mask=REAL)
         model(input_ids=X, attention_mask=REAL)
-    model.gradient_checkpointing_enable()
-    with pytest.raises(InputError, match="gradient checkpointing"), sentence_at_position_0(model, torch.randn(2, 8)):
-        pass
+
+
+def test_a_layer_that_is_recomputed_saw_the_sentence():
+    """The first layer's recomputation would run after the hook is gone; it is kept instead, and only meanwhile."""
+    gradients = []
+    for recomputing in (False, True):
+        model, z = bert().train(), torch.randn(2, 8, requires_grad=True, generator=torch.Generator().manual_seed(1))
+        if recomputing:
+            checkpoint_layers(model)
+        torch.manual_seed(3)
+        with sentence_at_position_0(model, z):
+            # Which hooks a recomputation runs through, transformers has changed its mind about.
+            assert [layer.gradient_checkpointing for layer in model.encoder.layer] == [False, recomputing]
+            hidden = model(input_ids=X, attention_mask=REAL).last_hidden_state
+        (hidden * torch.arange(8)).sum().backward()
+        gradients.append([z.grad, *(p.grad for p in model.parameters() if p.grad is not None)])
+        assert all(layer.gradient_checkpointing is recomputing for layer in model.encoder.layer)
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

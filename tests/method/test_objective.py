@@ -883,15 +883,20 @@ def test_a_batch_of_one_pair_has_nothing_to_tell_apart():
 # ---- metrics
 
 
-def test_metrics_of_a_conditional_language_model():
+def test_metrics_of_a_conditional_language_model(monkeypatch):
     model = make(**BASE, difference="mlm")
     terms = model(batch(), step=0)
     assert set(terms.metrics) == {"positive_cosine", "negative_cosine", "lm_accuracy", "lm_log_loss", "lm_tokens"}
     torch.testing.assert_close(terms.metrics["lm_log_loss"], terms.difference.detach())
     assert not any(value.requires_grad for value in terms.metrics.values())
     logits = torch.tensor([[0.0, 9.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 9.0], [0.0, 9.0, 0.0]])
-    _, metrics = objective._language_model_loss(logits, torch.tensor([1, 0, 2, 2]))
+    monkeypatch.setattr(objective, "logits_at", lambda *_, **__: logits)
+    where = torch.tensor([[True, False, True], [False, True, True]])
+    tokens = torch.tensor([[1, 7, 0], [7, 2, 2]])
+    loss, metrics = model.restore(tokens, torch.ones_like(tokens), None, where, tokens)
     assert (metrics["lm_accuracy"], metrics["lm_tokens"]) == (0.75, 4)
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor([1, 0, 2, 2]))
+    torch.testing.assert_close((loss, metrics["lm_log_loss"]), (expected, expected))
 
 
 # ---- saving

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from diffcse.errors import InputError
+from diffcse.method.memory import kept
 from diffcse.method.packing import Layout, layers
 
 
@@ -75,12 +76,11 @@ def sentence_at_position_0(encoder: nn.Module, sentence_RH: Tensor) -> Iterator[
             return (swapped_RTH, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": swapped_RTH}
 
-    if any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules()):
-        # A recomputed layer would run after the hook is gone, and see another input than the first time.
-        raise InputError("gradient checkpointing on the discriminator is not supported: switch it off there")
-    handle = first_layer(encoder).register_forward_pre_hook(swap, with_kwargs=True)
+    first = first_layer(encoder)
+    handle = first.register_forward_pre_hook(swap, with_kwargs=True)
     try:
-        yield
+        with kept(first):
+            yield
         if calls != 1:
             raise InputError(
                 f"{type(encoder).__name__}: its first layer ran {calls} times in one forward pass, so a sentence "

@@ -106,6 +106,8 @@ class Tools:
     """A causal language model."""
     packed: bool = True
     """Run them without padding, where their architecture can."""
+    rows: int | None = None
+    """How many rows they read at once; None: all."""
 
 
 class Editor(ABC):
@@ -140,13 +142,15 @@ def edit(ids_RT: Tensor, attention_RT: Tensor, editors: Sequence[str], tools: To
     if not len(ids_RT):  # no model runs on no rows
         nowhere_RT = torch.zeros_like(ids_RT, dtype=torch.bool)
         return Edited(ids_RT, attention_RT, torch.zeros_like(ids_RT), nowhere_RT, ids_RT, ids_RT, nowhere_RT)
-    if len(editors) == 1:
+    size = tools.rows or len(ids_RT)
+    if len(editors) == 1 and size >= len(ids_RT):
         return Editor.registry[editors[0]](ids_RT, attention_RT, tools, draw)
     which_R = draw.integers(_EDITOR, 1, len(editors)).squeeze(1)
     parts, order = [], []
     for index, name in enumerate(editors):
-        rows_N = (which_R == index).nonzero().squeeze(1)
-        if len(rows_N):
+        for rows_N in (which_R == index).nonzero().squeeze(1).split(size):
+            if not len(rows_N):
+                continue
             own = Draw(draw.address, draw.rows_R[rows_N])
             parts.append(Editor.registry[name](ids_RT[rows_N], attention_RT[rows_N], tools, own))
             order.append(rows_N)

@@ -36,6 +36,7 @@ from diffcse.method.conditioning import first_layer, sentence_at_position_0
 from diffcse.method.dropout import make_cheap
 from diffcse.method.edits import Draw, Edited, Tools, Vocabulary, edit, mask_tokens
 from diffcse.method.heads import at_least_float
+from diffcse.method.memory import checkpoint_layers, in_chunks
 from diffcse.method.packing import ability, logits_at, vectors_at
 
 # Row numbers of each further view of a sentence start here, far above any batch: every view gets edits of its own.
@@ -130,12 +131,8 @@ def rtd_loss(logits_RT2: Tensor, labels_RT: Tensor, counted_RT: Tensor) -> Tenso
     >>> round(rtd_loss(logits, torch.tensor([[0, 1, 0]]), torch.tensor([[True, True, False]])).item(), 4)  # log 2
     0.6931
     """
-    return _mean_cross_entropy(logits_RT2[counted_RT], labels_RT[counted_RT])
-
-
-def _mean_cross_entropy(logits_MV: Tensor, labels_M: Tensor) -> Tensor:
-    """In nats; 0, with a gradient of 0, where nothing is to be judged."""
-    return F.cross_entropy(at_least_float(logits_MV), labels_M, reduction="sum") / max(len(labels_M), 1)
+    logits_M2, labels_M = at_least_float(logits_RT2[counted_RT]), labels_RT[counted_RT]
+    return F.cross_entropy(logits_M2, labels_M, reduction="sum") / max(len(labels_M), 1)
 
 
 def rtd_weight(config: Method, progress: float) -> float:
@@ -162,6 +159,7 @@ class DiffCSE(nn.Module):
             for the differences "mlm" and "corrective_lm". Needed unless `config.difference` is "none".
         seed: decides the random start of projector and head, and every mask and sample.
         packed: run encoder, generators and discriminator without padding, where their architecture can.
+        mini_batch_size: rows that go through a network at once, see `memory`; None: all.
 
     `parts.build` makes one from checkpoints.
     """
@@ -177,6 +175,7 @@ class DiffCSE(nn.Module):
         discriminator: PreTrainedModel | None = None,
         seed: int = 42,
         packed: bool = True,
+        mini_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         # Not named `config`: transformers' Trainer takes that for a model configuration, and writes to it.
@@ -184,6 +183,7 @@ class DiffCSE(nn.Module):
         self.vocabulary = vocabulary
         self.seed = seed
         self.packed = packed
+        self.mini_batch_size = mini_batch_size
         width = encoder.config.hidden_size
         self.encoder = encoder
         self.projector = heads.fresh(lambda: heads.projector(config.projector, width), draws.key(seed, 1))
@@ -296,7 +296,11 @@ class DiffCSE(nn.Module):
 
     def embed(self, x_RT: Tensor, attention_RT: Tensor) -> Tensor:
         """h = f(x), pooled: (R, H)."""
-        return heads.pooled(self.encoder, x_RT, attention_RT, self.choices.pooling, packed=self.packed)
+
+        def run(x_RT: Tensor, attention_RT: Tensor) -> Tensor:
+            return heads.pooled(self.encoder, x_RT, attention_RT, self.choices.pooling, packed=self.packed)
+
+        return in_chunks(run, self.mini_batch_size, x_RT, attention_RT)
 
     def contrast(
         self, z_RH: Tensor, size: int, keys: Mapping[str, Tensor], unchanged_B: Tensor | None = None
@@ -384,12 +388,10 @@ class DiffCSE(nn.Module):
         if self.choices.difference == "mlm":
             draw = Draw((self.seed, step), rows_R)
             masked_NT, chosen_NT = mask_tokens(x_NT, attention_NT, self.vocabulary, self.choices.mask_ratio, draw)
-            logits_MV = self.restore(masked_NT, attention_NT, condition_NH, chosen_NT)
-            return _language_model_loss(logits_MV, x_NT[chosen_NT])
+            return self.restore(masked_NT, attention_NT, condition_NH, chosen_NT, x_NT)
         edited = self.edit(x_NT, attention_NT, step=step, rows_R=rows_R)
         if self.choices.difference == "corrective_lm":
-            logits_MV = self.restore(edited.ids, edited.attention, condition_NH, edited.editable)
-            return _language_model_loss(logits_MV, edited.original[edited.editable])
+            return self.restore(edited.ids, edited.attention, condition_NH, edited.editable, edited.original)
         logits_NW2 = self.discriminate(edited.ids, edited.attention, condition_NH)
         counted_NW = torch.ones_like(edited.ids, dtype=torch.bool)
         if self.choices.rtd_padding == "ignore":
@@ -413,6 +415,7 @@ class DiffCSE(nn.Module):
             generator=self.generator,
             causal_generator=self.causal_generator,
             packed=self.packed,
+            rows=self.mini_batch_size,
         )
         return edit(x_RT, attention_RT, choices.edits, tools, Draw((self.seed, step), rows_R))
 
@@ -427,6 +430,11 @@ class DiffCSE(nn.Module):
         if not len(edited_RW):  # no encoder runs on no rows
             width = self.discriminator.config.hidden_size
             return self.head(next(self.head.parameters()).new_zeros(*edited_RW.shape, width))
+        return in_chunks(self._discriminate, self.mini_batch_size, edited_RW, attention_RW, condition_RH)
+
+    def _discriminate(self, edited_RW: Tensor, attention_RW: Tensor, condition_RH: Tensor | None) -> Tensor:
+        assert self.discriminator is not None
+        assert self.head is not None
         # Padding is judged only where it counts as "original"; else D runs for the real tokens alone.
         judged_RW = attention_RW.bool() | (self.choices.rtd_padding == "include")
         packed = self.packed and self.choices.rtd_padding == "ignore"
@@ -436,16 +444,38 @@ class DiffCSE(nn.Module):
         logits_M2 = at_least_float(self.head(hidden_MH))
         return logits_M2.new_zeros(*judged_RW.shape, 2).masked_scatter(judged_RW[:, :, None], logits_M2)
 
-    def restore(self, ids_RW: Tensor, attention_RW: Tensor, condition_RH: Tensor | None, where_RW: Tensor) -> Tensor:
-        """D as a conditional language model: its logits at the given positions, (M, V)."""
+    def restore(
+        self, ids_RW: Tensor, attention_RW: Tensor, condition_RH: Tensor | None, where_RW: Tensor, tokens_RW: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """D as a conditional language model: its loss where `where_RW` on the tokens to be said there, with metrics.
+
+        The loss is the mean cross-entropy in nats; over no positions 0, with a gradient of 0.
+        """
         assert self.discriminator is not None
-        if not len(ids_RW):
-            vocabulary_head = cast(nn.Linear, self.discriminator.get_output_embeddings())
-            return vocabulary_head(vocabulary_head.weight.new_zeros(0, vocabulary_head.weight.shape[1]))
+        if len(ids_RW):
+            columns = ids_RW, attention_RW, condition_RH, where_RW, tokens_RW
+            sums_2 = in_chunks(self._restore, self.mini_batch_size, *columns).sum(0)
+        else:  # no encoder runs on no rows
+            weight = cast(nn.Linear, self.discriminator.get_output_embeddings()).weight
+            sums_2 = weight.sum() * weight.new_zeros(2)
+        count = where_RW.sum()
+        loss, right = sums_2[0] / count.clamp(min=1), sums_2[1].detach() / count
+        return loss, {"lm_accuracy": right, "lm_log_loss": loss.detach(), "lm_tokens": count}
+
+    def _restore(
+        self, ids_RW: Tensor, attention_RW: Tensor, condition_RH: Tensor | None, where_RW: Tensor, tokens_RW: Tensor
+    ) -> Tensor:
+        """Summed cross-entropy and number of right answers, of some rows together: (1, 2).
+
+        Summed here, because the logits of a whole batch would be the largest thing to keep.
+        """
+        assert self.discriminator is not None
         with self._told(ids_RW, attention_RW, condition_RH) as (told_RW, mask_RW):
-            room = told_RW.shape[1] - ids_RW.shape[1]
-            where_RW = F.pad(where_RW, (room, 0))
-            return logits_at(self.discriminator, told_RW, mask_RW, where_RW, packed=self.packed)
+            told_where_RW = F.pad(where_RW, (told_RW.shape[1] - ids_RW.shape[1], 0))
+            logits_MV = logits_at(self.discriminator, told_RW, mask_RW, told_where_RW, packed=self.packed)
+        logits_MV, tokens_M = at_least_float(logits_MV), tokens_RW[where_RW]
+        right = (logits_MV.argmax(-1) == tokens_M).sum()
+        return torch.stack([F.cross_entropy(logits_MV, tokens_M, reduction="sum"), right.to(logits_MV.dtype)])[None]
 
     @contextmanager
     def _told(
@@ -457,9 +487,8 @@ class DiffCSE(nn.Module):
             return
         assert self.discriminator is not None
         if self.packed:
-            ability(
-                cast(PreTrainedModel, self.discriminator.base_model)
-            )  # found out before: it must not see the sentences
+            # Found out before: it must not see the sentences.
+            ability(cast(PreTrainedModel, self.discriminator.base_model))
         if self.choices.inject == "prepend":
             # The start token once more, to make room; z takes the place of this copy, and its output is not judged.
             ids_RW, attention_RW = (torch.cat([x[:, :1], x], 1) for x in (ids_RW, attention_RW))
@@ -472,6 +501,16 @@ class DiffCSE(nn.Module):
         networks = {name: getattr(self, name) for name in parts if self.packed and getattr(self, name) is not None}
         found = {name: ability(network.base_model) for name, network in networks.items()}
         return {name: can.why for name, can in found.items() if not can.packs}
+
+    def checkpoint_layers(self) -> None:
+        """Encoder and discriminator recompute their layers in the backward pass instead of keeping activations.
+
+        Raises:
+            InputError: transformers cannot do this with their architecture.
+        """
+        for part in (self.encoder, self.discriminator):
+            if part is not None:
+                checkpoint_layers(part)
 
     # ---- saving ----------------------------------------------------------------------------------------------------
 
@@ -503,13 +542,6 @@ def _together(blocks: Sequence[tuple[Tensor, ...]], pad: int) -> tuple[Tensor, T
         for part, value in ((0, pad), (1, 0))
     )
     return ids, attention
-
-
-def _language_model_loss(logits_MV: Tensor, tokens_M: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    loss = _mean_cross_entropy(logits_MV, tokens_M)
-    right_M = (logits_MV.detach().argmax(-1) == tokens_M).float()
-    count = tokens_M.new_tensor(len(tokens_M))
-    return loss, {"lm_accuracy": right_M.mean(), "lm_log_loss": loss.detach(), "lm_tokens": count}
 
 
 @torch.no_grad()

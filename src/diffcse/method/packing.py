@@ -21,7 +21,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from diffcse.method import dropout as cheap
+from diffcse.method.memory import kept, recomputed_within
 
 _NAME = "diffcse_packed"
 _PLAIN_WIDTH = 128
@@ -281,6 +282,8 @@ class Ability:
     takes_types: bool = False
     narrows: tuple[nn.Module, ...] = ()
     """The modules that make keys and values in its last layer, where that can run for some tokens only."""
+    last: tuple[nn.Module, ...] = ()
+    """All modules of that layer, if so: once they are others (adapters came or went), this has to be found out anew."""
 
 
 _known: WeakKeyDictionary[nn.Module, Ability] = WeakKeyDictionary()
@@ -288,7 +291,7 @@ _known: WeakKeyDictionary[nn.Module, Ability] = WeakKeyDictionary()
 
 def ability(model: PreTrainedModel) -> Ability:
     """Whether `model` runs without padding."""
-    if model not in _known:
+    if model not in _known or (_known[model].narrows and _known[model].last != _last(model)):
         _known[model] = _try_out(model)
         if not _known[model].packs:
             warnings.warn(f"{type(model).__name__} runs padded: {_known[model].why}", stacklevel=3)
@@ -423,37 +426,31 @@ def _inputs(model: PreTrainedModel, ids_RT: Tensor, layout: Layout) -> dict[str,
 
 @contextmanager
 def _packed(model: PreTrainedModel, layout: Layout) -> Iterator[None]:
-    """Within the block `model` takes one packed row, and its last layer runs only where it is read."""
-    config = model.config
-    before = config._attn_implementation
+    """Within the block `model` takes one packed row, and its last layer runs only where it is read.
+
+    Layers that are recomputed run once more in the backward pass, when the block has long ended. All they need of it
+    is the attention function; the last layer, which would need its hooks, is kept.
+    """
     with ExitStack() as stack:
-        stack.callback(setattr, config, "_attn_implementation", before)
-        config._attn_implementation = _NAME
-        stack_of_layers = layers(model)
-        if (kind := _autocast_dtype(next(model.parameters()))) is not None and stack_of_layers is not None:
-            stack.enter_context(_in_one_type(stack_of_layers[0], kind))
+        stack.enter_context(_attention_of(model))
+        stack.enter_context(recomputed_within(model, lambda: _attention_of(model)))
         if layout.narrowed:
-            stack.enter_context(_narrow(cast(nn.ModuleList, layers(model))[-1], ability(model).narrows, layout))
+            last = cast(nn.ModuleList, layers(model))[-1]
+            stack.enter_context(kept(last))
+            stack.enter_context(_narrow(last, ability(model).narrows, layout))
         yield
 
 
 @contextmanager
-def _in_one_type(first: nn.Module, kind: torch.dtype) -> Iterator[None]:
-    """Within the block what enters the layer `first` is cast to `kind`, and so stays all the way up.
-
-    Autocast alone leaves the residual stream in float32, and casts it before every linear layer and after it again.
-    """
-
-    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (args[0].to(kind), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": kwargs["hidden_states"].to(kind)}
-
-    handle = first.register_forward_pre_hook(enter, with_kwargs=True)
+def _attention_of(model: PreTrainedModel) -> Iterator[None]:
+    """Within the block `model` computes attention our way."""
+    config = model.config
+    before = config._attn_implementation
+    config._attn_implementation = _NAME
     try:
         yield
     finally:
-        handle.remove()
+        config._attn_implementation = before
 
 
 @contextmanager
@@ -494,6 +491,12 @@ def layers(encoder: nn.Module) -> nn.ModuleList | None:
     return next(found, None)
 
 
+def _last(model: nn.Module) -> tuple[nn.Module, ...]:
+    """The modules of the last layer."""
+    stack = layers(model)
+    return () if stack is None else tuple(stack[-1].modules())
+
+
 _ends_in_vocabulary: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 """Whether a language model's logits are what its output embeddings give, and nothing follows them."""
 
@@ -510,7 +513,9 @@ def _try_out(model: PreTrainedModel) -> Ability:
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             offset = module.padding_idx + 1
     accepted = inspect.signature(model.forward).parameters
-    can = Ability(True, offset=offset, takes_types="token_type_ids" in accepted)
+    # GPT-2 takes them too, and adds word embeddings for them.
+    typed = any(name.endswith("token_type_embeddings") for name, _ in model.named_modules())
+    can = Ability(True, offset=offset, takes_types=typed and "token_type_ids" in accepted)
     ids_RT, attention_RT = _some_rows(model, min(12, getattr(model.config, "max_position_embeddings", 12) - offset))
     real_RT, width = attention_RT.bool(), ids_RT.shape[1]
     try:
@@ -529,7 +534,8 @@ def _try_out(model: PreTrainedModel) -> Ability:
                     return Ability(False, "without padding its numbers are others")
             except Exception as error:  # whatever an unknown architecture trips over
                 return Ability(False, f"without padding it fails ({type(error).__name__})")
-            narrow = Ability(True, "", can.offset, can.takes_types, _makers(model, ids_RT, real_RT, can))
+            makers = _makers(model, ids_RT, real_RT, can)
+            narrow = replace(can, narrows=makers, last=_last(model))
             some_RT = torch.zeros_like(real_RT)
             some_RT[0, width // 2 :] = some_RT[1, 0] = some_RT[2, 0] = True
             try:

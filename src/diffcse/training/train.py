@@ -117,6 +117,9 @@ def run(
             config.method, seed=training.seed, pairs=config.text.supervised, packed=training.packing
         )
         padded = model.padded()
+    model.mini_batch_size = training.mini_batch_size
+    if training.gradient_checkpointing:
+        model.checkpoint_layers()
     limit = position_limit(model.encoder, tokenizer)
     _check_lengths(config, model, tokenizer, limit)
     encoder = Encoder(model.encoder, tokenizer, config.method.pooling, limit)
@@ -323,7 +326,7 @@ def _scores(trainer: DiffCSETrainer, training: Training) -> dict[str, Any]:
     return scores
 
 
-_ANY_TIME = ("training.log_every", "training.checkpoint_every")
+_ANY_TIME = ("training.log_every", "training.checkpoint_every", "training.gradient_checkpointing")
 """What a resumed run may do otherwise: it changes no weight."""
 
 
