@@ -34,31 +34,33 @@ def lowered(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     return twin
 
 
-class _Linear(nn.Module):
+class _Linear(nn.Linear):
+    """Looks like the layer it stands for, which models and their users may ask about."""
+
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight, self.dtype = linear.weight, dtype  # some models look at a layer's weight
-        self.low = linear.weight.detach().to(dtype)
-        self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
-        self.laid_out = _oneDNN_takes(self.low)
-        if self.laid_out:
-            self.low = torch.ops.mkldnn._reorder_linear_weight(self.low, None)
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.training, self.dtype = False, dtype
+        low = linear.weight.detach().to(dtype)
+        self.low_bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+        self.laid_out = _laid_out(low)
+        self.low = low if self.laid_out is None else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.dtype)
-        if self.laid_out:
-            return torch.ops.mkldnn._linear_pointwise(x, self.low, self.bias, "none", [], "")
-        return F.linear(x, self.low, self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        x = input.to(self.dtype)
+        if self.laid_out is not None:
+            return torch.ops.mkldnn._linear_pointwise(x, self.laid_out, self.low_bias, "none", [], "")
+        return F.linear(x, cast(Tensor, self.low), self.low_bias)
 
 
-def _oneDNN_takes(weight: Tensor) -> bool:  # noqa: N802
-    """Whether this machine's oneDNN has the layout and the product: torch's own compiler uses the same two."""
+def _laid_out(weight: Tensor) -> Tensor | None:
+    """`weight` as this machine's oneDNN reads it fastest, or None: torch's own compiler uses the same two functions."""
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
-        return False
+        return None
     try:
-        probe = weight.new_zeros(16, weight.shape[1])
-        laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.new_zeros(16, weight.shape[1]), None)
-        torch.ops.mkldnn._linear_pointwise(probe, laid_out, None, "none", [], "")
-    except (AttributeError, RuntimeError, NotImplementedError):
-        return False
-    return True
+        laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        torch.ops.mkldnn._linear_pointwise(weight.new_zeros(1, weight.shape[1]), laid_out, None, "none", [], "")
+    except (AttributeError, RuntimeError):
+        return None
+    return laid_out
