@@ -312,7 +312,7 @@ def ability(model: PreTrainedModel) -> Ability:
 
 
 def like(twin: PreTrainedModel, model: PreTrainedModel) -> None:
-    """Let `twin`, a copy of `model` that rounds more, run as `model` does: trying would find its numbers to be others."""
+    """Let `twin`, a copy of `model` that rounds more, run as `model` does: trying would find its numbers other."""
     can = ability(model)
     path = {module: name for name, module in model.named_modules()}
     _known[twin] = replace(can, narrows=tuple(twin.get_submodule(path[module]) for module in can.narrows))
