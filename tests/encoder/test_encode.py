@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.modules import Pooling as ReferencePooling
 from transformers import AutoModel
 
+from diffcse.encoder import encode
 from diffcse.encoder.encode import Encoder, _batches, position_limit
 from diffcse.encoder.load import load
 from diffcse.errors import InputError
@@ -61,7 +62,8 @@ def test_batches_change_nothing(batch_tokens):
 
 
 @pytest.mark.parametrize("family", ["bert", "mpnet"])  # runs packed; does not
-def test_batches_are_as_large_as_said(family):
+def test_batches_are_as_large_as_said(family, monkeypatch):
+    monkeypatch.setattr(encode, "_EVEN", 1)
     encoder, sizes = tiny_encoder(family), []
     encoder(["a"])  # what it can do is tried out at its first call
     handle = encoder.model.register_forward_pre_hook(
@@ -90,6 +92,23 @@ def test_each_row_is_in_one_batch(lengths, batch_tokens, packed):
     for rows, following in pairwise(batches):  # no batch could have taken one row more
         assert not fits([*rows, following[0]])
         assert min(lengths[row] for row in rows) >= max(lengths[row] for row in following)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_shapes_are_few(bf16):
+    encoder, sizes = tiny_encoder(), []
+    encoder(["a"])
+    handle = encoder.model.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    try:
+        for count in range(1, 80):
+            assert len(encoder(SENTENCES[:count], bf16=bf16)) == count
+    finally:
+        handle.remove()
+    assert {rows for rows, _ in sizes} == {1}
+    assert all(tokens % (64 if tokens >= 512 else 8) == 0 for _, tokens in sizes)
+    assert max(sizes)[1] >= 512
 
 
 def test_one_long_sentence_among_short_ones_does_not_widen_them():
@@ -237,7 +256,7 @@ def test_means_are_not_rounded_to_bf16():
     hidden = torch.randn(1, 301, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
     model.forward = lambda input_ids, attention_mask: SimpleNamespace(last_hidden_state=hidden)
     model._supports_attention_backend = False  # or its forward would be asked for more
-    found = Encoder(model, tokenizer, "mean", 400)(["the " * 299], bf16=True)
+    found = Encoder(model, tokenizer, "mean", 301)(["the " * 299], bf16=True)
     np.testing.assert_allclose(found[0], hidden[0].float().mean(0), atol=1e-6)
 
 

@@ -26,6 +26,9 @@ from diffcse.method.parts import has_pooler
 
 BATCH_TOKENS = 4096
 """On a CPU every number from 1024 to 4096 is as fast; above, a layer's output no longer stays in the cache."""
+_EVEN = 8
+"""A batch's width is a multiple of this, and its tokens too, or of eight times as many where they are many. oneDNN
+keeps kernels for every shape that a product had: `mini` would grow by 800 MB, not 130, before it had seen them all."""
 _ATTENTION_PADDING = 1.25
 """Padded tokens of a batch that runs packed, at most, in units of its budget of real ones."""
 
@@ -112,12 +115,17 @@ class Encoder:
             self.model.train(was_training)
 
     def _embed(self, tokens: list[np.ndarray]) -> Tensor:
-        """h of one batch."""
+        """h of one batch, to which rows without meaning are added so that shapes are few."""
+        rows, longest = len(tokens), max(map(len, tokens))
+        most = max(longest, self.max_tokens)
+        total = sum(map(len, tokens))
+        missing = -total % (_EVEN if total < 64 * _EVEN else 8 * _EVEN)
+        tokens = [*tokens, *(tokens[0][: missing - i] for i in range(0, missing, longest))]
         length_R1 = torch.tensor([[len(ids)] for ids in tokens])
-        attention_RT = (torch.arange(int(length_R1.max())) < length_R1).long()
+        attention_RT = (torch.arange(min(longest + -longest % _EVEN, most)) < length_R1).long()
         ids_RT = torch.full_like(attention_RT, self.tokenizer.pad_token_id or 0)
         ids_RT[attention_RT.bool()] = torch.from_numpy(np.concatenate(tokens)).long()
-        h = self._pooled(ids_RT.to(self.model.device), attention_RT.to(self.model.device))
+        h = self._pooled(ids_RT.to(self.model.device), attention_RT.to(self.model.device))[:rows]
         return F.normalize(h, dim=-1) if self.normalised else h
 
     def _pooled(self, x_RT: Tensor, mask_RT: Tensor) -> Tensor:
