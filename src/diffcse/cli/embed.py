@@ -37,7 +37,7 @@ class Embed:
     """Tokens in one forward pass, at most; padding counts only with models that cannot run without it."""
     workers: int | None = None
     """Processes to embed with, which share the CPU's cores or take a GPU each; one for each GPU if not given. On two
-    cores a second one gains a twentieth and takes its own ten seconds to start, on four or more try it."""
+    cores a second one saves at most a twentieth of the time, with a tiny model a fifth, and takes seconds to start."""
 
     def __call__(self, console: Console) -> None:
         if not self.files:

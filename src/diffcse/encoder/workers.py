@@ -9,13 +9,16 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shutil
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any, cast
 
 import cloudpickle
@@ -85,6 +88,7 @@ _run: Callable[[list[str]], np.ndarray] | None = None
 def _begin(shape: bytes, folder: Path, workers: int, threads: int, batch_tokens: int, bf16: bool) -> None:
     global _run
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who pressed Ctrl-C is answered by the process that was started
+    Thread(target=_end_with, args=(os.getppid(), folder), daemon=True).start()
     torch.set_num_threads(threads)
     encoder = _unpack(shape, folder / "weights.safetensors")
     if torch.cuda.is_available():
@@ -96,6 +100,14 @@ def _begin(shape: bytes, folder: Path, workers: int, threads: int, batch_tokens:
         return run(encoder.tokens(block), batch_tokens)
 
     _run = rows
+
+
+def _end_with(parent: int, folder: Path) -> None:
+    """A worker whose parent was killed would wait for the next block for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
 
 
 def _rows(block: list[str]) -> np.ndarray:
