@@ -88,7 +88,9 @@ def test_the_share_that_was_given(tmp_path, suffix):
     assert shares[-1] == 1
     if suffix == ".txt":
         assert shares == pytest.approx([0.25, 0.5, 0.75, 1], abs=0.01)
+    assert sentences.share_of(50_000) == pytest.approx(0.25, abs=0.01)
     assert Sentences(["-"]).share is None
+    assert Sentences(["-"]).share_of(1) is None
 
 
 BAD = {

@@ -1,9 +1,13 @@
 """Row i is sentence i, whatever the number of blocks; a file is there whole or not at all."""
 
 import tracemalloc
+from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from diffcse.encoder import stream
@@ -86,18 +90,54 @@ def test_other_suffixes(encoder, tmp_path):
             embed(encoder, TEXTS, tmp_path / name)
 
 
-def test_memory_does_not_grow_with_the_text(tmp_path):
-    class Quick:
-        """Stands for an encoder of 256 dimensions that costs no time."""
+class Quick:
+    """Stands for an encoder of 256 dimensions that costs no time; a row says its sentence's number."""
 
-        width, pooling, max_tokens = 256, "mean", 64
+    width, pooling, max_tokens = 256, "mean", 64
 
-        def __call__(self, sentences, batch_tokens, bf16):
-            return np.full((len(sentences), 256), len(sentences[0]), dtype=np.float32)
+    def tokens(self, sentences):
+        return [np.array([int(sentence)]) for sentence in sentences]
+
+    @contextmanager
+    def ready(self, bf16):
+        yield lambda tokens, batch_tokens: np.repeat(np.array(tokens, dtype=np.float32), 256, axis=1)
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "BLOCK", 1024)
+    taken, ahead = [0], []
+
+    def sentences():
+        for number in range(60_000):
+            taken[0] += 1
+            yield str(number)
 
     tracemalloc.start()
-    embed(Quick(), (f"sentence {i:6}" for i in range(60_000)), tmp_path / "out.npy")  # 61 MB of rows
+    embed(Quick(), sentences(), tmp_path / "out.npy", report=lambda done: ahead.append(taken[0] - done))  # 61 MB
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert np.load(tmp_path / "out.npy", mmap_mode="r").shape == (60_000, 256)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy", mmap_mode="r")[:, 0], np.arange(60_000))
+    assert max(ahead) <= 3 * 1024
     assert peak < 12e6
+
+
+@given(st.integers(0, 40), st.integers(1, 50), st.integers(1, 60))
+def test_any_blocks_keep_the_order(tmp_path_factory, count, block, characters):
+    path = tmp_path_factory.getbasetemp() / "blocks.npy"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "BLOCK", block)
+        patch.setattr(stream, "_BLOCK_CHARACTERS", characters)
+        told = []
+        assert embed(Quick(), map(str, range(count)), path, report=told.append) == count
+    assert np.load(path)[:, 0].tolist() == [*range(count)]
+    assert told == sorted(set(told))
+    assert all(after - before <= block for before, after in pairwise([0, *told]))
+
+
+def test_a_wrong_sentence_is_told_by_its_number_among_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "BLOCK", 2)
+    with pytest.raises(InputError, match="sentence 5 is a NoneType"):
+        embed(Quick(), [*"01234", None], tmp_path / "out.npy")
+    with pytest.raises(InputError, match="workers = 0: must be at least 1"):
+        embed(Quick(), [], tmp_path / "out.npy", workers=0)
+    assert [*tmp_path.iterdir()] == []

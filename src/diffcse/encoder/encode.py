@@ -1,25 +1,36 @@
 """Sentences -> embeddings, with what ships: encoder, tokenizer, pooling.
 
-Sentences are encoded longest first in batches bounded by tokens, not by count, so that padding stays small and
-memory flat; results come back in the order given.
+Sentences are encoded longest first in batches bounded by tokens, not by count, so that rows of a batch are of nearly
+one length and memory is flat; results come back in the order given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diffcse.config import EncoderPooling, Precision
+from diffcse.encoder.lowered import lowered
 from diffcse.errors import InputError
 from diffcse.method.heads import pooled
+from diffcse.method.packing import ability
 from diffcse.method.parts import has_pooler
+
+BATCH_TOKENS = 4096
+"""On a CPU every number from 1024 to 4096 is as fast; above, a layer's output no longer stays in the cache."""
+_EVEN = 8
+"""A batch's width is a multiple of this, and its tokens too, or of eight times as many where they are many. oneDNN
+keeps kernels for every shape that a product had: `mini` would grow by 800 MB, not 130, before it had seen them all."""
+_ATTENTION_PADDING = 1.25
+"""Padded tokens of a batch that runs packed, at most, in units of its budget of real ones."""
 
 
 @dataclass(frozen=True)
@@ -52,52 +63,70 @@ class Encoder:
         """H, the embedding's dimension."""
         return int(self.model.config.hidden_size)
 
-    def __call__(self, sentences: Sequence[str], *, batch_tokens: int = 4096, bf16: bool = False) -> np.ndarray:
+    def __call__(self, sentences: Sequence[str], *, batch_tokens: int = BATCH_TOKENS, bf16: bool = False) -> np.ndarray:
         """Embeddings, (len(sentences), H) float32, without dropout.
 
         Args:
             sentences: any Unicode strings, the empty one included.
-            batch_tokens: padded tokens in one forward pass, at most (one sentence always fits).
-            bf16: compute in bf16 autocast: faster where the hardware has it, cosines exact to about 1e-3.
+            batch_tokens: tokens in one forward pass, at most (one sentence always fits): real ones, or where the
+                model cannot run without padding (`method.packing`), padded ones.
+            bf16: multiply in bf16: faster where the hardware has it, cosines to the exact embeddings above 0.9999.
 
         Raises:
             InputError: an item is not a Unicode string, or one string was given where a list is asked.
         """
-        if isinstance(sentences, str):
-            raise InputError("one string was given, not a list of sentences: put it in [ ]")
-        for index, sentence in enumerate(sentences):
-            if not isinstance(sentence, str):
-                raise InputError(f"sentence {index} is a {type(sentence).__name__}, not a string")
-            if sentence.encode(errors="ignore").decode() != sentence:
-                raise InputError(
-                    f"sentence {index} holds a lone surrogate, which is no Unicode text: {sentence[:60]!r}"
-                )
-        result = np.zeros((len(sentences), self.width), dtype=np.float32)
+        check_sentences(sentences)
+        with self.ready(bf16) as run:
+            return run(self.tokens(sentences), batch_tokens)
+
+    def tokens(self, sentences: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each sentence, cut to `max_tokens`, special ones included: int32."""
         if not len(sentences):
-            return result
+            return []
         encoded = self.tokenizer(
             list(sentences), truncation=True, max_length=self.max_tokens, return_attention_mask=False
         )["input_ids"]
-        device = self.model.device
+        return [np.array(ids, dtype=np.int32) for ids in encoded]
+
+    @contextmanager
+    def ready(self, bf16: bool = False) -> Iterator[Callable[[Sequence[np.ndarray], int], np.ndarray]]:
+        """Within the block: what makes embeddings of `tokens`, with the weights as they are at its beginning."""
         was_training = self.model.training
-        self.model.eval()
+        device = self.model.device
         autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
-        try:
+        encoder = replace(self, model=lowered(self.model, torch.bfloat16)) if bf16 else self
+        encoder.model.eval()
+
+        def run(tokens: Sequence[np.ndarray], batch_tokens: int = BATCH_TOKENS) -> np.ndarray:
+            result = np.zeros((len(tokens), self.width), dtype=np.float32)
+            packs = self.pooling != "pooler" and ability(encoder.model).packs
             with torch.inference_mode(), autocast:
-                for rows in _batches([len(ids) for ids in encoded], batch_tokens):
-                    batch = self.tokenizer.pad(
-                        {"input_ids": [encoded[row] for row in rows]},
-                        padding_side="right",
-                        return_attention_mask=True,
-                        return_tensors="pt",
-                    ).to(device)
-                    h = self._pooled(batch["input_ids"], batch["attention_mask"])
-                    if self.normalised:
-                        h = torch.nn.functional.normalize(h, dim=-1)
-                    result[rows] = h.cpu().numpy()
+                found = [
+                    (rows, encoder._embed([tokens[row] for row in rows]))
+                    for rows in _batches([len(ids) for ids in tokens], batch_tokens, packed=packs)
+                ]
+            for rows, h in found:  # a GPU is not waited for before all its work is given out
+                result[rows] = h.cpu().numpy()
+            return result
+
+        try:
+            yield run
         finally:
             self.model.train(was_training)
-        return result
+
+    def _embed(self, tokens: list[np.ndarray]) -> Tensor:
+        """h of one batch, to which rows without meaning are added so that shapes are few."""
+        rows, longest = len(tokens), max(map(len, tokens))
+        most = max(longest, self.max_tokens)
+        total = sum(map(len, tokens))
+        missing = -total % (_EVEN if total < 64 * _EVEN else 8 * _EVEN)
+        tokens = [*tokens, *(tokens[0][: missing - i] for i in range(0, missing, longest))]
+        length_R1 = torch.tensor([[len(ids)] for ids in tokens])
+        attention_RT = (torch.arange(min(longest + -longest % _EVEN, most)) < length_R1).long()
+        ids_RT = torch.full_like(attention_RT, self.tokenizer.pad_token_id or 0)
+        ids_RT[attention_RT.bool()] = torch.from_numpy(np.concatenate(tokens)).long()
+        h = self._pooled(ids_RT.to(self.model.device), attention_RT.to(self.model.device))[:rows]
+        return F.normalize(h, dim=-1) if self.normalised else h
 
     def _pooled(self, x_RT: Tensor, mask_RT: Tensor) -> Tensor:
         """h, (R, H) float32; sums are taken in float32 also under autocast."""
@@ -116,12 +145,35 @@ def use_bf16(precision: Precision) -> bool:
     return any(check is not None and check() for check in checks)
 
 
-def _batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
-    """Row numbers in batches, longest first; rows x longest <= batch_tokens unless it is a single row."""
+def check_sentences(sentences: Sequence[str], first: int = 0) -> None:
+    """Refuse what is no list of Unicode strings; `first` is the number of the first one.
+
+    Raises:
+        InputError: says which one.
+    """
+    if isinstance(sentences, str):
+        raise InputError("one string was given, not a list of sentences: put it in [ ]")
+    for index, sentence in enumerate(sentences, first):
+        if not isinstance(sentence, str):
+            raise InputError(f"sentence {index} is a {type(sentence).__name__}, not a string")
+        if not sentence.isascii() and sentence.encode(errors="ignore").decode() != sentence:
+            raise InputError(f"sentence {index} holds a lone surrogate, which is no Unicode text: {sentence[:60]!r}")
+
+
+def _batches(lengths: list[int], batch_tokens: int, *, packed: bool) -> list[list[int]]:
+    """Row numbers in batches, longest first, of at most `batch_tokens` tokens unless it is a single row.
+
+    Where a batch runs packed its real tokens count; attention's products are padded all the same, so that rows much
+    shorter than the longest begin another batch.
+    """
     batches: list[list[int]] = []
+    padded_limit = batch_tokens * _ATTENTION_PADDING if packed else batch_tokens
+    real = longest = 0
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > batch_tokens:
+        real += lengths[row]
+        if not batches or real > batch_tokens or (len(batches[-1]) + 1) * longest > padded_limit:
             batches.append([])
+            real = longest = lengths[row]
         batches[-1].append(row)
     return batches
 

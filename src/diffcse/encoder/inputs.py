@@ -56,18 +56,23 @@ class Sentences:
             for source in self.sources
         )
         self._bytes = sum(map(unpacked_bytes, self.sources)) if known else None
-        self._given = 0.0
+        self._given, self._sentences = 0.0, 0
 
     @property
     def share(self) -> float | None:
         """Share of the files' bytes that was given, 0 to 1; None where sizes do not tell (packed, tables, -)."""
         return None if self._bytes is None else min(1.0, self._given / max(1, self._bytes))
 
+    def share_of(self, done: int) -> float | None:
+        """The same of the first `done` sentences, for whoever takes more than he has finished."""
+        return None if self.share is None else self.share * done / max(1, self._sentences)
+
     def __iter__(self) -> Iterator[str]:
         for source in self.sources:
             for rows, size in self._rows(source):
                 for sentence in rows.cells[0]:
                     self._given += size / len(rows)
+                    self._sentences += 1
                     yield sentence
 
     def _rows(self, source: Source) -> Iterator[tuple[Rows, int]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diffcse.config import EncoderPooling, Precision
-from diffcse.encoder.encode import Encoder, use_bf16
+from diffcse.encoder.encode import BATCH_TOKENS, Encoder, use_bf16
 from diffcse.encoder.load import load
 from diffcse.errors import InputError
 
@@ -21,7 +21,7 @@ def encode(
     pooling: EncoderPooling | None = None,
     normalise: bool = False,
     precision: Precision = "fp32",
-    batch_tokens: int = 4096,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> np.ndarray:
     """Embeddings of `sentences`, (N, H) float32, in their order.
 
@@ -29,8 +29,9 @@ def encode(
         model: an encoder, or what `load` takes: a folder, "mini", or a hub id. Load it once for several calls.
         pooling: as in `load`, where `model` is to be loaded.
         normalise: scale each embedding to length 1, so that a dot product is a cosine.
-        precision: "bf16" is faster where the hardware has it, cosines exact to about 1e-3; "auto" takes it there.
-        batch_tokens: padded tokens in one forward pass, at most.
+        precision: "bf16" is faster where the hardware has it, cosines to the exact embeddings above 0.9999; "auto"
+            takes it there.
+        batch_tokens: tokens in one forward pass, at most; as `Encoder.__call__` counts them.
 
     Raises:
         InputError: the model cannot be loaded, or a sentence is no Unicode string.

@@ -6,20 +6,28 @@ Row i belongs to sentence i: nothing is left out or put in another order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 
-from diffcse.encoder.encode import Encoder
+from diffcse.encoder.encode import BATCH_TOKENS, Encoder, check_sentences
 from diffcse.encoder.similarity import to_unit
+from diffcse.encoder.workers import rows_by_workers
 from diffcse.errors import InputError
 from diffcse.files import staged_file
 
-BLOCK = 1024
+BLOCK = 4096
 """Sentences embedded and written at once: enough to make batches of even length, few enough to tell of soon."""
+_BLOCK_CHARACTERS = 1 << 22
+"""Long sentences make a block of fewer."""
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 class _Writer(Protocol):
@@ -33,40 +41,94 @@ def embed(
     output: str | Path,
     *,
     normalise: bool = False,
-    batch_tokens: int = 4096,
+    batch_tokens: int = BATCH_TOKENS,
     bf16: bool = False,
+    workers: int | None = None,
     report: Callable[[int], None] = lambda done: None,
 ) -> int:
     """Write one embedding for each sentence to `output`, in one indivisible step; -> how many.
+
+    Sentences are tokenised ahead of the model and rows written behind it, each in a thread of its own. Rows do not
+    depend on blocks or workers beyond rounding (1e-6 of a row's length in float32).
 
     Args:
         output: ends in ".npy": an array (N, H) float32, to be opened by `numpy.load(output, mmap_mode="r")`. In
             ".parquet": columns `text` and `embedding` (a list of H float32), a row group for each block.
         normalise: scale each embedding to length 1.
+        workers: processes to embed with, which share the CPU's cores or take a GPU each. 1: this one. None: one for
+            each GPU; this one where there are fewer than two.
         report: told the number of sentences done after each block.
 
     Raises:
-        InputError: another suffix, an item that is no Unicode string, or a file that cannot be written.
+        InputError: another suffix, an item that is no Unicode string, a file that cannot be written, or a worker that
+            was killed.
     """
     output = Path(output)
+    if workers is None:
+        workers = max(1, torch.cuda.device_count())
+    if workers < 1:
+        raise InputError(f"workers = {workers}: must be at least 1")
     open_writer = check_output(output)
     done = 0
     with staged_file(output) as staging:
         writer = open_writer(staging, encoder)
+
+        def write(embedded: tuple[list[str], np.ndarray]) -> int:
+            block, rows = embedded
+            writer.write(block, to_unit(rows) if normalise else rows)
+            return len(block)
+
+        blocks = _blocks(sentences)
+        rows = (
+            _rows_here(encoder, blocks, batch_tokens, bf16)
+            if workers == 1
+            else rows_by_workers(encoder, blocks, workers, batch_tokens=batch_tokens, bf16=bf16)
+        )
         try:
-            for block in _blocks(sentences):
-                rows = encoder(block, batch_tokens=batch_tokens, bf16=bf16)
-                writer.write(block, to_unit(rows) if normalise else rows)
-                done += len(block)
-                report(done)
+            with closing(rows), closing(_ahead(write, rows)) as written:
+                for count in written:
+                    done += count
+                    report(done)
         finally:
             writer.close()
     return done
 
 
+def _rows_here(
+    encoder: Encoder, blocks: Iterator[list[str]], batch_tokens: int, bf16: bool
+) -> Generator[tuple[list[str], np.ndarray], None, None]:
+    def tokenise(block: list[str]) -> tuple[list[str], list[np.ndarray]]:
+        return block, encoder.tokens(block)
+
+    with encoder.ready(bf16) as run, closing(_ahead(tokenise, blocks)) as prepared:
+        for block, tokens in prepared:
+            yield block, run(tokens, batch_tokens)
+
+
+def _ahead(function: Callable[[In], Out], items: Iterable[In]) -> Generator[Out, None, None]:
+    """`map(function, items)`, with `function` at work in a thread while the next item is made."""
+    with ThreadPoolExecutor(1) as thread:
+        before: Future[Out] | None = None
+        for item in items:
+            now = thread.submit(function, item)
+            if before is not None:
+                yield before.result()
+            before = now
+        if before is not None:
+            yield before.result()
+
+
 def _blocks(sentences: Iterable[str]) -> Iterator[list[str]]:
-    rest = iter(sentences)
-    while block := list(islice(rest, BLOCK)):
+    block: list[str] = []
+    characters = 0
+    for number, sentence in enumerate(sentences):
+        check_sentences([sentence], number)
+        block.append(sentence)
+        characters += len(sentence)
+        if len(block) == BLOCK or characters >= _BLOCK_CHARACTERS:
+            yield block
+            block, characters = [], 0
+    if block:
         yield block
 
 

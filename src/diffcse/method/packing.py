@@ -37,6 +37,8 @@ from diffcse.method.memory import kept, recomputed_within
 _NAME = "diffcse_packed"
 _PLAIN_WIDTH = 128
 """Up to this many tokens plain products beat the fused attention kernel on a CPU; beyond, scores fill the memory."""
+_VECTOR = 32
+"""Rows shorter than this many bf16 numbers, one vector register, are no rows for torch's kernels: six times slower."""
 
 
 # ---- where the tokens stand ------------------------------------------------------------------------------------------
@@ -204,7 +206,7 @@ class _Products(torch.autograd.Function):
         k_BTD, v_BTD = (_by_head(x).index_select(0, from_k).view(-1, width, size) for x in (key, value))
         scores = torch.bmm(q_BTD, k_BTD.transpose(1, 2)).mul_(scaling)
         scores.view(rows, heads, width, width).add_(bias[:, None])
-        weights = torch.softmax(scores, -1)
+        weights = _softmax(scores)
         mask = cheap.keep(weights.shape, p) if p else None
         out = torch.bmm(weights if mask is None else cheap.apply(weights, mask, p), v_BTD).view(-1, size)
         ctx.save_for_backward(q_BTD, k_BTD, v_BTD, weights, mask)
@@ -223,7 +225,7 @@ class _Products(torch.autograd.Function):
         w_gradient = torch.bmm(out, v_BTD.transpose(1, 2))
         if mask is not None:
             w_gradient = cheap.apply(w_gradient, mask, p)
-        s_gradient = torch._softmax_backward_data(w_gradient, weights, -1, weights.dtype).mul_(ctx.scaling)
+        s_gradient = _softmax_backward(w_gradient, weights).mul_(ctx.scaling)
         q_gradient = torch.bmm(s_gradient, k_BTD)
         k_gradient = torch.bmm(s_gradient.transpose(1, 2), q_BTD)
         back = [
@@ -231,6 +233,20 @@ class _Products(torch.autograd.Function):
             for x, to in ((q_gradient, to_q), (k_gradient, to_k), (v_gradient, to_k))
         ]
         return (*back, None, None, None, None)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """By way of float32 where scores are narrower: on a CPU torch's kernel for bf16 takes two to five times as long."""
+    if scores.element_size() >= 4:
+        return torch.softmax(scores, -1)
+    return torch.softmax(scores, -1, dtype=torch.float32).to(scores.dtype)
+
+
+def _softmax_backward(gradient: Tensor, weights: Tensor) -> Tensor:
+    if weights.element_size() >= 4 or weights.shape[-1] >= _VECTOR:
+        return torch._softmax_backward_data(gradient, weights, -1, weights.dtype)
+    wide = torch._softmax_backward_data(gradient.float(), weights.float(), -1, torch.float32)
+    return wide.to(weights.dtype)
 
 
 def _by_head(x: Tensor) -> Tensor:
@@ -296,6 +312,14 @@ def ability(model: PreTrainedModel) -> Ability:
         if not _known[model].packs:
             warnings.warn(f"{type(model).__name__} runs padded: {_known[model].why}", stacklevel=3)
     return _known[model]
+
+
+def like(twin: PreTrainedModel, model: PreTrainedModel) -> None:
+    """Let `twin`, a copy of `model` that rounds more, run as `model` does: trying would find its numbers other."""
+    can = ability(model)
+    path = {module: name for name, module in model.named_modules()}
+    narrows = tuple(twin.get_submodule(path[module]) for module in can.narrows)
+    _known[twin] = replace(can, narrows=narrows, last=_last(twin) if can.narrows else ())
 
 
 def vectors_at(

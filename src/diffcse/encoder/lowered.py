@@ -1,0 +1,66 @@
+"""An encoder that multiplies in half precision, for the length of one job.
+
+Autocast alone casts weights for every batch anew and multiplies by them in the order in which they happen to lie. Here
+each linear layer's weights are cast once and, on a CPU, laid out as oneDNN reads them, which is another eighth faster.
+What passes from layer to layer, the norms and the pooling stay in float32: that keeps cosines to the exact embeddings
+above 0.9999 and costs nothing that could be measured.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from diffcse.method import packing
+
+
+def lowered(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A twin of `model`, without dropout, whose linear layers multiply in `dtype`; to be run under autocast.
+
+    It shares embeddings and norms with `model` and holds the linear layers' weights once more, as they are now.
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin: Any = copy.deepcopy(model, cast(dict[int, Any], shared)).eval()
+    for parent in list(twin.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.Linear:
+                setattr(parent, name, _Linear(child, dtype))
+    packing.like(twin, model)
+    return twin
+
+
+class _Linear(nn.Linear):
+    """Looks like the layer it stands for, which models and their users may ask about."""
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.training, self.dtype = False, dtype
+        low = linear.weight.detach().to(dtype)
+        self.low_bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+        self.laid_out = _laid_out(low)
+        self.low = low if self.laid_out is None else None
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = input.to(self.dtype)
+        if self.laid_out is not None:
+            return torch.ops.mkldnn._linear_pointwise(x, self.laid_out, self.low_bias, "none", [], "")
+        return F.linear(x, cast(Tensor, self.low), self.low_bias)
+
+
+def _laid_out(weight: Tensor) -> Tensor | None:
+    """`weight` as this machine's oneDNN reads it fastest, or None: torch's own compiler uses the same two functions."""
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+        return None
+    try:
+        laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        torch.ops.mkldnn._linear_pointwise(weight.new_zeros(1, weight.shape[1]), laid_out, None, "none", [], "")
+    except (AttributeError, RuntimeError):
+        return None
+    return laid_out

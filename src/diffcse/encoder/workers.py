@@ -1,0 +1,126 @@
+"""One encoder in several processes.
+
+Each is given a block of sentences and gives back their rows; blocks come back in the order in which they were given.
+The encoder comes to them as it would come to anybody: saved to a folder, whose weights all of them map into memory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from diffcse.encoder.encode import Encoder
+from diffcse.encoder.load import load
+from diffcse.encoder.save import save
+from diffcse.errors import InputError
+from diffcse.machine import tune
+
+_NAME = "encoder"
+_AHEAD = 2
+"""Blocks for each process that are begun or wait, at most."""
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def rows_by_workers(
+    encoder: Encoder, blocks: Iterator[list[str]], workers: int, *, batch_tokens: int, bf16: bool
+) -> Generator[tuple[list[str], np.ndarray], None, None]:
+    """Each block with its embeddings, made by `workers` processes that share the CPU's cores, or have a GPU each.
+
+    Raises:
+        InputError: a process was ended from outside.
+    """
+    from loky import ProcessPoolExecutor  # its processes do not import the caller's script, as the stock ones do
+    from loky.process_executor import TerminatedWorkerError
+
+    threads = max(1, cores() // workers)
+    env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads}
+    waiting: deque[tuple[list[str], Any]] = deque()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="diffcse-")))
+        save(encoder, folder / _NAME, "")
+        pool = ProcessPoolExecutor(
+            workers,
+            initializer=_begin,
+            initargs=(folder, workers, threads, batch_tokens, bf16),
+            env={name: str(value) for name, value in env.items()}
+            | {"TOKENIZERS_PARALLELISM": str(threads > 1).lower()},
+        )
+        stack.callback(pool.shutdown, kill_workers=True)  # after the last row they have nothing to do
+        try:
+            for block in blocks:
+                waiting.append((block, pool.submit(_rows, block)))
+                if len(waiting) > _AHEAD * workers:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            while waiting:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        except TerminatedWorkerError as error:
+            raise InputError(
+                f"one of {workers} worker processes was ended from outside, perhaps because memory ran out. Nothing "
+                "was written: try again with fewer workers"
+            ) from error
+
+
+# ---- in a worker -----------------------------------------------------------------------------------------------------
+
+_run: Callable[[list[str]], np.ndarray] | None = None
+
+
+def _begin(folder: Path, workers: int, threads: int, batch_tokens: int, bf16: bool) -> None:
+    global _run
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who pressed Ctrl-C is answered by the process that was started
+    Thread(target=_end_with, args=(os.getppid(), folder), daemon=True).start()
+    torch.set_num_threads(threads)
+    tune()
+    encoder = load(folder / _NAME)
+    if torch.cuda.is_available():
+        number = _claim(folder, workers) % torch.cuda.device_count()
+        encoder = replace(encoder, model=cast(Any, encoder.model).to(f"cuda:{number}"))
+    run = ExitStack().enter_context(encoder.ready(bf16))
+
+    def rows(block: list[str]) -> np.ndarray:
+        return run(encoder.tokens(block), batch_tokens)
+
+    _run = rows
+
+
+def _end_with(parent: int, folder: Path) -> None:
+    """A worker whose parent was killed would wait for the next block for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
+def _rows(block: list[str]) -> np.ndarray:
+    assert _run is not None
+    return _run(block)
+
+
+def _claim(folder: Path, workers: int) -> int:
+    """This worker's number: the first that no other has taken."""
+    for number in range(workers):
+        try:
+            (folder / f"worker-{number}").mkdir()
+        except FileExistsError:
+            continue
+        return number
+    return 0  # one was started anew
