@@ -17,7 +17,6 @@ import time
 import torch
 
 from diffcse.config import Method
-from diffcse.method.dropout import make_cheap
 from diffcse.method.parts import MINI, build
 from diffcse.training.collate import Collate
 
@@ -34,7 +33,6 @@ def main() -> None:
     options = parser.parse_args()
 
     model, tokenizer = build(Method(model=str(MINI), difference=options.difference), seed=options.seed)
-    make_cheap(model)
     model.train()
     model.mini_batch_size = options.mini_batch_size
     if options.gradient_checkpointing:

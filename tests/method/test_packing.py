@@ -503,3 +503,29 @@ def test_both_ways_give_the_same_losses_and_gradients(family, choices):
     compare(model, run, 1e-9)
     for part in (model.encoder, model.generator, model.causal_generator, model.discriminator):
         assert part is None or ability(part.base_model).packs
+
+
+@pytest.mark.parametrize("lengths", [(5, 1, 3), (4,), (2, 2, 2)])
+def test_a_gpus_kernel_is_told_where_sentences_begin(lengths, monkeypatch):
+    """In its place a loop over sentences, which knows of the batch only what the kernel would be given."""
+
+    def loop(q_MAD, k_NAD, v_NAD, q_edges, k_edges, longest, dropout, scaling):
+        assert q_edges.dtype == k_edges.dtype == torch.int32
+        assert longest >= max(lengths)
+        out = torch.empty_like(q_MAD)
+        for row in range(len(lengths)):
+            q = q_MAD[q_edges[row] : q_edges[row + 1]]
+            k, v = (x[k_edges[row] : k_edges[row + 1]] for x in (k_NAD, v_NAD))
+            weights = (torch.einsum("mad,nad->amn", q, k) * scaling).softmax(-1)
+            out[q_edges[row] : q_edges[row + 1]] = torch.einsum("amn,nad->mad", weights, v)
+        return out
+
+    model = tiny_model("bert", masked_lm=False, hidden=16)[0].double()
+    ids, attention = batch(lengths)
+    where = attention.bool() & (ids % 2 == 0)
+    where[0, 0] = True
+    expected = vectors_at(model, ids, attention, where)
+    calls = []
+    monkeypatch.setattr(packing, "_variable_length_kernel", lambda *_: lambda *a: calls.append(a) or loop(*a))
+    torch.testing.assert_close(vectors_at(model, ids, attention, where), expected, atol=1e-12, rtol=1e-10)
+    assert len(calls) == model.config.num_hidden_layers

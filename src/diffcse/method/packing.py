@@ -95,6 +95,11 @@ class Layout:
         whole = self.read_M is None or count == len(self.token_N)
         return self.token_N if whole else self.token_N[self.read_M]
 
+    def edges(self, count: int) -> Tensor:
+        """Where each row's queries begin among all `count`, and where the last ends: (R + 1,) int32."""
+        rows, width = self.real_RT.shape
+        return F.pad((self.tokens(count) // width).bincount(minlength=rows).cumsum(0), (1, 0)).int()
+
     def places(self, heads: int, count: int) -> tuple[Tensor, Tensor]:
         """How attention's rows (R, A, T) are made of tokens' heads (N, A), and the other way: two index vectors.
 
@@ -166,10 +171,39 @@ def _attention(
         if sliding_window is not None:
             banned_TT |= ahead_TT.abs() >= sliding_window
         banned_RTT = banned_TT | ~packing.real_RT[:, None, :]
-    plain = query.device.type == "cpu" and width <= _PLAIN_WIDTH
     with torch.autocast(query.device.type, enabled=False):
+        kernel = None if banned_RTT is not None else _variable_length_kernel(query, dropout)
+        if kernel is not None:
+            q_MAD, k_NAD, v_NAD = (x[0].transpose(0, 1) for x in (query, key, value))
+            edges = packing.edges(len(q_MAD)), packing.edges(len(k_NAD))
+            return kernel(q_MAD, k_NAD, v_NAD, *edges, width, dropout, scaling)[None], None
+        plain = query.device.type == "cpu" and width <= _PLAIN_WIDTH
         run = _plain_products if plain else _fused
         return run(query, key, value, packing, banned_RTT, scaling, dropout), None
+
+
+def _variable_length_kernel(query: Tensor, dropout: float) -> Callable[..., Tensor] | None:
+    """Attention that takes sentences end to end, (N, A, D), as GPUs have it; None where there is none.
+
+    It is called with query, key, value, the rows' edges among queries and among keys, the longest row, dropout and
+    scaling. Torch's own has no dropout, so in training flash-attn's is used, if that is installed.
+    """
+    if query.device.type != "cuda" or query.element_size() != 2:
+        return None
+    try:
+        if dropout == 0:
+            from torch.nn.attention.varlen import varlen_attn
+
+            return lambda q, k, v, q_edges, k_edges, longest, _, scaling: cast(
+                Tensor, varlen_attn(q * (scaling * q.shape[-1] ** 0.5), k, v, q_edges, k_edges, longest, longest)
+            )
+        from flash_attn import flash_attn_varlen_func
+
+        return lambda q, k, v, q_edges, k_edges, longest, p, scaling: flash_attn_varlen_func(
+            q, k, v, q_edges, k_edges, longest, longest, dropout_p=p, softmax_scale=scaling
+        )
+    except ImportError:
+        return None
 
 
 def _plain_products(
