@@ -20,6 +20,7 @@ from diffcse.encoder.similarity import to_unit
 from diffcse.encoder.workers import rows_by_workers
 from diffcse.errors import InputError
 from diffcse.files import staged_file
+from diffcse.machine import release_memory
 
 BLOCK = 4096
 """Sentences embedded and written at once: enough to make batches of even length, few enough to tell of soon."""
@@ -88,6 +89,7 @@ def embed(
             with closing(rows), closing(_ahead(write, rows)) as written:
                 for count in written:
                     done += count
+                    release_memory()  # batches of many shapes leave holes of many sizes
                     report(done)
         finally:
             writer.close()

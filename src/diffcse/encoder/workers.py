@@ -26,7 +26,7 @@ from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
-from diffcse.machine import tune
+from diffcse.machine import release_memory, tune
 
 _NAME = "encoder"
 _AHEAD = 2
@@ -97,7 +97,9 @@ def _begin(folder: Path, workers: int, threads: int, batch_tokens: int, bf16: bo
     run = ExitStack().enter_context(encoder.ready(bf16))
 
     def rows(block: list[str]) -> np.ndarray:
-        return run(encoder.tokens(block), batch_tokens)
+        found = run(encoder.tokens(block), batch_tokens)
+        release_memory()
+        return found
 
     _run = rows
 
