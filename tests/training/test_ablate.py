@@ -126,6 +126,23 @@ def test_other_data_are_another_cell(place, tmp_path, what):
     assert not {cell.identity for cell in cells} & {cell.identity for cell in others}
 
 
+@pytest.mark.parametrize(("part", "rest"), [("model", ""), ("generator", ""), ("model", "trained = false")])
+def test_other_weights_in_the_same_folder_are_another_cell(place, tmp_path, part, rest):
+    folder = tmp_path / "changed"
+    save_tiny(folder, "bert", hidden=16)
+    more = f'method.{part} = "{folder}"\n{rest}'
+
+    def identities():
+        return [cell.identity for cell in made(place, tmp_path, more=more)[1]]
+
+    before = identities()
+    assert identities() == before
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    same = [old == new for old, new in zip(before, identities(), strict=True)]
+    assert same == [True, True, *[False] * (len(same) - 2)]
+
+
 def test_a_killed_cell_goes_on_and_ends_as_if_it_had_not_been(place, done, tmp_path):
     _, _, whole, shared = done
     _, cells, _ = made(place, tmp_path)
