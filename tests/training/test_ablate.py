@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import queue
+import subprocess
 
 import pytest
 import torch
@@ -343,6 +344,21 @@ def test_a_worker_that_dies_is_a_failed_cell(place, tmp_path):
     assert events == [(1, "end"), (2, "end")]
     assert outcome_of(cells[1])["status"] == "failed"
     assert outcome_of(cells[1])["message"].startswith("the process that ran it ended (")
+
+
+def test_a_process_that_starts_while_all_are_stopped_does_not_outlive_it(place, tmp_path, monkeypatch):
+    _, cells, shared = made(place, tmp_path)
+    worker, started = ablate._Worker({"OMP_NUM_THREADS": "1"}), []
+
+    class Slow(subprocess.Popen):
+        def __init__(self, *words, **options):
+            worker.stop()  # Ctrl-C, just now
+            super().__init__(*words, **options)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Slow)
+    assert worker._run(cells[0], shared, lambda *_: pytest.fail("it ran")) is None
+    assert started[0].wait(timeout=10) != 0
 
 
 def test_no_more_processes_than_there_is_room_for(place, tmp_path, monkeypatch):

@@ -494,6 +494,8 @@ class _Worker:
                 text=True,
             )
         process = self._process
+        if self._stopped:  # while it was started: `stop` did not see it, and nobody else will end it
+            process.kill()
         assert process.stdin is not None
         assert process.stdout is not None
         try:
