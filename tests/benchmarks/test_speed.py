@@ -280,6 +280,20 @@ def test_the_page_says_what_the_results_say():
     assert len(pictures) == 2
 
 
+def test_ours_leaves_out_what_the_page_says_it_is_credited_with(tokenizer):
+    module, _ = tiny(tokenizer)
+    x_RT = torch.randint(10, 1000, (3, 9))
+    x_RT[:, 0], x_RT[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
+    batch = {"input_ids": x_RT, "attention_mask": torch.ones_like(x_RT)}
+    module(batch, step=0)  # the first call tries out what the model can do
+    layers, rows = module.encoder.encoder.layer, []
+    for layer in (layers[0], layers[-1]):
+        layer.intermediate.dense.register_forward_pre_hook(lambda _, given: rows.append(given[0].numel() // 64))
+    module(batch, step=0)
+    assert rows == [2 * 3 * 9, 2 * 3]
+    assert "Ours is credited with work that it finds needless" in render.render([])[render.PAGE]
+
+
 def test_bars_are_as_long_as_their_values():
     picture = ElementTree.fromstring(render.bars("t & u", {"ours": {"": 4.0}, "<plain>": {"": 1.0}}))
     lengths = [float(rect.get("width")) for rect in picture.iter("{http://www.w3.org/2000/svg}rect")][1:]

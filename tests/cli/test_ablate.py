@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -105,6 +106,23 @@ def test_ctrl_c_leaves_the_table_so_far_and_says_how_to_go_on(place, capsys, mon
     assert [run["status"] for run in table["rows"][0]["runs"]] == ["complete", "not run"]
 
 
+def test_runs_of_other_settings_are_not_replaced_unsaid(place, capsys, monkeypatch):
+    command(capsys, *ASKED, "--seeds", "7", "9", "--only", "plain")
+    monkeypatch.setattr(ablate, "run_cells", lambda cells, shared, **options: None)
+    _, out, _ = command(capsys, *ASKED, "--seeds", "7", "9", "11")
+    assert "had other settings" not in out
+    _, out, _ = command(capsys, *ASKED, "--seeds", "7", "9", "11", "--set", "method.temperature=0.1")
+    assert "2 runs there had other settings or data: they are replaced" in out
+
+
+def test_a_missing_package_is_known_before_anything_runs(place, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    monkeypatch.setattr(ablate, "run_cells", lambda *_, **__: pytest.fail("it ran"))
+    code, _, err = command(capsys, *ASKED)
+    assert (code, (place / "out").exists()) == (2, False)
+    assert 'pip install "diffcse[report]"' in err
+
+
 def test_the_list_names_every_grid(capsys):
     code, out, _ = command(capsys, "ablate", "--list")
     assert code == 0
@@ -133,6 +151,8 @@ def test_a_dry_run_shows_rows_and_what_is_missing(place, capsys):
         (["a.toml", "--only", "hlaf"], "no row 'hlaf': did you mean 'half'?"),
         (["a.toml", "--set", "smal=x"], "--set smal=x: this grid needs small"),
         (["a.toml", "--set", "small"], "--set small: write NAME=VALUE"),
+        (["a.toml", "--set", "training.seed=3"], "--set training.seed=3: give --seeds"),
+        (["a.toml", "--set", "training.dev=x.tsv"], "--set training.dev=x.tsv: give --dev FILE"),
         (["a.toml", "--set", "method.poling=cls"], "unknown key method.poling: did you mean method.pooling?"),
         (["a.toml", "--set", "method.pooling=clz"], "method.pooling = 'clz': must be one of"),
         (["a.toml", "text.txt", "--output", "x", "--seeds", "0"], "--seeds 0: give a count from 1 on"),

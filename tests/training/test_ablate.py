@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import queue
+import subprocess
 
 import pytest
 import torch
@@ -124,6 +125,23 @@ def test_other_data_are_another_cell(place, tmp_path, what):
     shared = Shared((str(text),), str(dev), columns=grid.columns)
     others = cells_of(grid, {row.name: grid.config(row) for row in grid.rows}, shared, (1, 2), tmp_path)
     assert not {cell.identity for cell in cells} & {cell.identity for cell in others}
+
+
+@pytest.mark.parametrize(("part", "rest"), [("model", ""), ("generator", ""), ("model", "trained = false")])
+def test_other_weights_in_the_same_folder_are_another_cell(place, tmp_path, part, rest):
+    folder = tmp_path / "changed"
+    save_tiny(folder, "bert", hidden=16)
+    more = f'method.{part} = "{folder}"\n{rest}'
+
+    def identities():
+        return [cell.identity for cell in made(place, tmp_path, more=more)[1]]
+
+    before = identities()
+    assert identities() == before
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    same = [old == new for old, new in zip(before, identities(), strict=True)]
+    assert same == [True, True, *[False] * (len(same) - 2)]
 
 
 def test_a_killed_cell_goes_on_and_ends_as_if_it_had_not_been(place, done, tmp_path):
@@ -326,6 +344,21 @@ def test_a_worker_that_dies_is_a_failed_cell(place, tmp_path):
     assert events == [(1, "end"), (2, "end")]
     assert outcome_of(cells[1])["status"] == "failed"
     assert outcome_of(cells[1])["message"].startswith("the process that ran it ended (")
+
+
+def test_a_process_that_starts_while_all_are_stopped_does_not_outlive_it(place, tmp_path, monkeypatch):
+    _, cells, shared = made(place, tmp_path)
+    worker, started = ablate._Worker({"OMP_NUM_THREADS": "1"}), []
+
+    class Slow(subprocess.Popen):
+        def __init__(self, *words, **options):
+            worker.stop()  # Ctrl-C, just now
+            super().__init__(*words, **options)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Slow)
+    assert worker._run(cells[0], shared, lambda *_: pytest.fail("it ran")) is None
+    assert started[0].wait(timeout=10) != 0
 
 
 def test_no_more_processes_than_there_is_room_for(place, tmp_path, monkeypatch):

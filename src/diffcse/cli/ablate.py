@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from rich.console import Console
 from tyro.conf import Positional, UseAppendAction, arg
 
-from diffcse.config import Config, override, read_toml
+from diffcse.config import Config, read_toml
 from diffcse.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _PAIRS = Path(__file__).parent.parent / "assets" / "pairs" / "pairs.tsv"
 _MOST = 20
 _FIRST = 42
+_OWN_OPTIONS = {"training.seed": "--seeds", "training.dev": "--dev FILE"}
+"""Fields that every cell gets from an option, whatever else is set."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,12 @@ class Ablate:
         console: Console,
     ) -> None:
         from diffcse.files import write_text
+        from diffcse.report.parts import template_and_plotly
         from diffcse.terminal import CellsView, say
-        from diffcse.training.ablate import cells_of, column_jobs, is_finished, run_cells, tabulate
+        from diffcse.training.ablate import cells_of, column_jobs, is_finished, outcome_of, run_cells, tabulate
         from diffcse.training.train import check_output
 
+        template_and_plotly("ablation.html")  # that a package is missing is to be known before hours of runs
         check_output(output, resume=True, begun="grid.toml")
         _check_grid(output / "grid.toml", grid)
         write_text(output / "grid.toml", grid.text)
@@ -111,6 +115,12 @@ class Ablate:
         rows = len({cell.row for cell in chosen})
         said = f"{len(chosen)} runs of {rows} rows, {len(finished)} of them finished before" if finished else ""
         say(console, f"grid     {grid.title}: {said or f'{len(chosen)} runs of {rows} rows'}")
+        others = sum(cell.record.is_file() and outcome_of(cell) is None for cell in chosen)
+        if others:
+            say(
+                console,
+                f"note     {others} runs there had other settings or data: they are replaced. Ctrl-C keeps them",
+            )
         for row, reason in skipped.items():
             say(console, f"left out {row}: {reason}")
         for column in lacking:
@@ -188,6 +198,8 @@ class Ablate:
             name, found, value = text.partition("=")
             if not found:
                 raise InputError(f"--set {text}: write NAME=VALUE")
+            if name.strip() in _OWN_OPTIONS:
+                raise InputError(f"--set {text}: give {_OWN_OPTIONS[name.strip()]}")
             if "." in name:
                 try:
                     read_toml(text.encode(), "--set")
@@ -203,9 +215,7 @@ class Ablate:
                 )
         if self.model is not None:
             changes.append(f"method.model = {json.dumps(self.model)}")
-        joined = "\n".join(changes)
-        override(Config(), {}, joined, "--set")
-        return given, joined
+        return given, "\n".join(changes)
 
     def _facts(self, grid: Grid, configs: Mapping[str, Config], shared: Shared) -> dict[str, Any]:
         own = Path(shared.dev) == _PAIRS

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffcse.config import Config, Text, differences, parse_recipe, to_dict, to_toml
 from diffcse.errors import InputError
-from diffcse.files import write_json
+from diffcse.files import sha256_of, write_json
 from diffcse.record import finite, read_record, versions
 from diffcse.training.grid import COLUMNS, Grid, Row
 
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from diffcse.method.objective import DiffCSE
 
 METHOD = 1
-"""Raised where the same Config no longer trains the same encoder: finished cells are then run again."""
+"""Raised where the same Config no longer trains the same encoder (a new bundled model too): finished cells are then run
+again."""
 SCHEMA = "diffcse-ablation/1"
 
 Report = Callable[["Cell", str, dict[str, Any]], None]
@@ -103,6 +104,7 @@ def cells_of(
 
     dev = read_pairs(Path(shared.dev))
     texts: dict[tuple[Text, bool], str] = {}
+    folders: dict[str, str] = {}
     cells = []
     for row in grid.rows:
         if row.name not in configs:
@@ -122,6 +124,9 @@ def cells_of(
                 if kind not in texts:
                     texts[kind] = _text_sha256(shared.corpus, *kind)
                 data.append(texts[kind])
+            for source in _checkpoints(config):
+                folders[source] = folders.get(source) or _folder_sha256(Path(source))
+                data.append(folders[source])
             name = f"seed-{seed}" if row.trained else "start"
             cells.append(
                 Cell(
@@ -158,6 +163,18 @@ def _text_sha256(corpus: tuple[str, ...], text: Text, documents: bool) -> str:
         return read_examples(corpus, text=text).sha256
     # Documents decide which sentence follows which, and that is no part of the corpus's own hash.
     return read_corpus(corpus, text=text, documents=documents).sha256 + (" documents" if documents else "")
+
+
+def _checkpoints(config: Config) -> list[str]:
+    """The user's own model folders that a run starts from; other weights may be in them tomorrow."""
+    method = config.method
+    named = (method.model, method.generator, method.discriminator, method.causal_generator)
+    return [source for source in named if source not in (None, "mini") and Path(source).is_dir()]
+
+
+def _folder_sha256(folder: Path) -> str:
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model", ".safetensors"))
+    return hashlib.sha256("".join(f"{path.name} {sha256_of(path)}\n" for path in files).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=1)
@@ -477,6 +494,8 @@ class _Worker:
                 text=True,
             )
         process = self._process
+        if self._stopped:  # while it was started: `stop` did not see it, and nobody else will end it
+            process.kill()
         assert process.stdin is not None
         assert process.stdout is not None
         try:
