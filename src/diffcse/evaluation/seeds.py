@@ -137,7 +137,8 @@ def _interval(
         return math.nan, math.nan, math.nan
     variance = sum(error**2 for error in known)
     if variance == 0:
-        return difference, difference, 0.5 if difference == 0 else 1.0
+        # Scores in coarse steps can differ alike by chance: that no seed varied is no certainty.
+        return (0.0, 0.0, 0.5) if difference == 0 else (math.nan, math.nan, math.nan)
     # The bootstrap's own degrees of freedom (pairs - 1) are so many that they do not show.
     seeds_part = 0.0 if error_seeds is None or math.isinf(freedom) else error_seeds**4 / freedom
     together = variance**2 / seeds_part if seeds_part else math.inf
@@ -149,7 +150,7 @@ def _interval(
 
 def _two_sided(difference: float, error: float, freedom: float) -> float:
     if error == 0:
-        return 1.0 if difference == 0 else 0.0
+        return 1.0 if difference == 0 else math.nan
     return float(2 * stats.t(freedom).sf(abs(difference) / error))
 
 
