@@ -529,3 +529,28 @@ def test_a_gpus_kernel_is_told_where_sentences_begin(lengths, monkeypatch):
     monkeypatch.setattr(packing, "_variable_length_kernel", lambda *_: lambda *a: calls.append(a) or loop(*a))
     torch.testing.assert_close(vectors_at(model, ids, attention, where), expected, atol=1e-12, rtol=1e-10)
     assert len(calls) == model.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("lengths", [(5, 1, 3), (4,)])
+def test_edges_are_those_of_a_count(lengths):
+    """Also where some rows have no query at all; found once for all layers."""
+    attention = batch(lengths)[1]
+    where = torch.zeros_like(attention, dtype=torch.bool)
+    where[0, 1:3] = True
+    layout = Layout.of(attention, where, narrowed=True)
+    total = sum(lengths)
+    assert layout.edges(total).tolist() == [sum(lengths[:row]) for row in range(len(lengths) + 1)]
+    assert layout.edges(2).tolist() == [0] + [2] * len(lengths)
+    assert layout.edges(2) is layout.edges(2)
+
+
+def test_which_inputs_a_gpus_kernel_can_take():
+    """Flash attention knows heads of a multiple of 8, up to 256 wide; others go another way."""
+    from torch._subclasses import FakeTensorMode
+
+    def kernel(size, dtype=torch.bfloat16):
+        with FakeTensorMode():
+            return packing._variable_length_kernel(torch.empty(1, 2, 3, size, device="cuda", dtype=dtype), 0.0)
+
+    assert kernel(64) is not None
+    assert [kernel(12), kernel(264), kernel(64, torch.float32)] == [None] * 3

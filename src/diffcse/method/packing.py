@@ -60,6 +60,8 @@ class Layout:
     """All tokens' keys and values of a last layer that runs for M of them, each (1, N, A * D)."""
     rows_of: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
     """`places`, computed once for all layers."""
+    edges_of: dict[int, Tensor] = field(default_factory=dict)
+    """`edges`, likewise."""
 
     @classmethod
     def of(cls, attention_RT: Tensor, where_RT: Tensor | None = None, *, narrowed: bool = False) -> Layout:
@@ -97,8 +99,12 @@ class Layout:
 
     def edges(self, count: int) -> Tensor:
         """Where each row's queries begin among all `count`, and where the last ends: (R + 1,) int32."""
-        rows, width = self.real_RT.shape
-        return F.pad((self.tokens(count) // width).bincount(minlength=rows).cumsum(0), (1, 0)).int()
+        if count not in self.edges_of:
+            rows, width = self.real_RT.shape
+            row_M = self.tokens(count) // width
+            # Searched for, not counted: a GPU would be waited for to count.
+            self.edges_of[count] = torch.searchsorted(row_M, torch.arange(rows + 1, device=row_M.device)).int()
+        return self.edges_of[count]
 
     def places(self, heads: int, count: int) -> tuple[Tensor, Tensor]:
         """How attention's rows (R, A, T) are made of tokens' heads (N, A), and the other way: two index vectors.
@@ -188,7 +194,7 @@ def _variable_length_kernel(query: Tensor, dropout: float) -> Callable[..., Tens
     It is called with query, key, value, the rows' edges among queries and among keys, the longest row, dropout and
     scaling. Torch's own has no dropout, so in training flash-attn's is used, if that is installed.
     """
-    if query.device.type != "cuda" or query.element_size() != 2:
+    if query.device.type != "cuda" or query.element_size() != 2 or query.shape[-1] % 8 or query.shape[-1] > 256:
         return None
     try:
         if dropout == 0:
