@@ -6,12 +6,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    EuroBertConfig,
+    EuroBertModel,
+    MobileBertConfig,
+    MobileBertForMaskedLM,
+    ModernBertConfig,
+    ModernBertModel,
+)
 
 import diffcse.method.packing as packing
 from diffcse.method.adapters import add_lora, merged
 from diffcse.method.conditioning import sentence_at_position_0
-from diffcse.method.packing import Layout, ability, hidden_states, layers, logits_at, vectors_at
+from diffcse.method.packing import Layout, ability, before_vocabulary, hidden_states, layers, logits_at, vectors_at
 from tests.models import tiny_model
 
 from . import test_objective as whole
@@ -350,6 +359,41 @@ def test_autocast(family, lengths):
 
     for ours, theirs in zip(off(True), off(False), strict=True):
         assert ours < 1.5 * theirs + 0.002
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, (140, 3)])
+def test_autocast_where_keys_are_rotated_in_float32(lengths):
+    """Families that turn queries and keys by a float32 rotation hand attention two types under autocast."""
+    config = EuroBertConfig(
+        vocab_size=150, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        intermediate_size=32, max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        mask_token_id=3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = EuroBertModel(config).eval()
+    ids, attention = batch(lengths)
+
+    def run(packed):
+        with torch.autocast("cpu", torch.bfloat16):
+            return vectors_at(model, ids, attention, attention.bool(), packed=packed)
+
+    compare(model, run, 0.03)
+    assert ability(model).packs
+
+
+@pytest.mark.filterwarnings("ignore:.*runs padded")
+def test_a_head_that_never_calls_its_output_embeddings():
+    config = MobileBertConfig(
+        vocab_size=150, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        embedding_size=8, intra_bottleneck_size=8, true_hidden_size=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = MobileBertForMaskedLM(config).eval()
+    ids, attention = batch(LENGTHS)
+    expected = model(input_ids=ids, attention_mask=attention).logits[attention.bool()]
+    for _ in range(2):  # what was found out is kept
+        x, to_logits = before_vocabulary(model, ids, attention, attention.bool())
+        torch.testing.assert_close(to_logits(x), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_dropout_drops_and_its_mean_is_none():
