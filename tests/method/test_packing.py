@@ -1,6 +1,7 @@
 """One row of real tokens gives the numbers, and the gradients, of a padded batch; and leaves the model as it was."""
 
 import warnings
+from threading import Event, Thread, current_thread
 
 import pytest
 import torch
@@ -447,6 +448,44 @@ def test_trying_out_changes_nothing():
     assert modes == [m.training for m in model.modules()]
     assert hooks(model) == 0
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_threads_that_share_a_model():
+    """One enters while the other is inside, and is still there when that has left."""
+    model = tiny_model("bert", masked_lm=False, hidden=16)[0].double()
+    ids, attention = batch(LENGTHS)
+    before = model.config._attn_implementation
+    expected = vectors_at(model, ids, attention, attention.bool(), packed=False)
+    assert ability(model).packs
+    first_is_in, second_is_in, first_is_out = Event(), Event(), Event()
+
+    def wait(*_):
+        if current_thread() is not first:
+            second_is_in.set()
+            first_is_out.wait(2)
+        else:
+            first_is_in.set()
+            second_is_in.wait(0.5)
+
+    def run(done=None):
+        found.append(vectors_at(model, ids, attention, attention.bool()))
+        if done is not None:
+            done.set()
+
+    found = []
+    handle = layers(model)[0].register_forward_pre_hook(wait)
+    first, second = Thread(target=run, args=[first_is_out]), Thread(target=run)
+    first.start()
+    assert first_is_in.wait(2)
+    second.start()
+    for thread in (first, second):
+        thread.join()
+    handle.remove()
+    for x in found:
+        torch.testing.assert_close(x, expected)
+    assert len(found) == 2
+    assert model.config._attn_implementation == before
+    assert hooks(model) == 0
 
 
 def test_two_models_in_turn():

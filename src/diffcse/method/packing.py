@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from threading import RLock
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -346,15 +347,18 @@ class Ability:
 
 
 _known: WeakKeyDictionary[nn.Module, Ability] = WeakKeyDictionary()
+_alone = RLock()
+"""Held while a model runs packed: its configuration and hooks say so to every thread that would use it."""
 
 
 def ability(model: PreTrainedModel) -> Ability:
     """Whether `model` runs without padding."""
-    if model not in _known or (_known[model].narrows and _known[model].last != _last(model)):
-        _known[model] = _try_out(model)
-        if not _known[model].packs:
-            warnings.warn(f"{type(model).__name__} runs padded: {_known[model].why}", stacklevel=3)
-    return _known[model]
+    with _alone:
+        if model not in _known or (_known[model].narrows and _known[model].last != _last(model)):
+            _known[model] = _try_out(model)
+            if not _known[model].packs:
+                warnings.warn(f"{type(model).__name__} runs padded: {_known[model].why}", stacklevel=3)
+        return _known[model]
 
 
 def like(twin: PreTrainedModel, model: PreTrainedModel) -> None:
@@ -512,12 +516,13 @@ def _packed(model: PreTrainedModel, layout: Layout) -> Iterator[None]:
 def _attention_of(model: PreTrainedModel) -> Iterator[None]:
     """Within the block `model` computes attention our way."""
     config = model.config
-    before = config._attn_implementation
-    config._attn_implementation = _NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+    with _alone:
+        before = config._attn_implementation
+        config._attn_implementation = _NAME
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
 
 
 @contextmanager
