@@ -1,10 +1,12 @@
 """Several processes give the rows of one, in its order; one that dies leaves nothing half written."""
 
 import signal
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from diffcse.encoder import stream, workers
 from diffcse.encoder.encode import Encoder
@@ -67,3 +69,19 @@ def test_a_worker_that_is_killed(tmp_path, monkeypatch):
 
 def test_each_worker_has_its_number(tmp_path):
     assert [workers._claim(tmp_path, 3) for _ in range(4)] == [0, 1, 2, 0]
+
+
+def test_each_worker_takes_its_gpu_before_it_loads(tmp_path, monkeypatch):
+    encoder, taken = tiny(), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(workers, "load", lambda _: taken.append("loaded") or encoder)
+    for name in ("Thread", "tune"):
+        monkeypatch.setattr(workers, name, Mock())
+    monkeypatch.setattr(signal, "signal", Mock())
+    monkeypatch.setattr(torch, "set_num_threads", Mock())
+    monkeypatch.setattr(workers, "_run", None)
+    for _ in range(3):
+        workers._begin(tmp_path, 3, 1, 100, False)
+    assert taken == [0, "loaded", 1, "loaded", 0, "loaded"]

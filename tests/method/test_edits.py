@@ -121,6 +121,13 @@ def test_samples_follow_the_distribution(temperature):
     assert ((counts - expected) ** 2 / expected).sum() < 31.3, "11 degrees of freedom, p = 0.001"
 
 
+def test_logits_at_once():
+    """A core's cache holds two megabytes of them; a GPU takes the thousand positions of an ordinary batch together."""
+    assert edits._rows_at_once(torch.device("cpu"), 30_522) == 17
+    assert 1000 < edits._rows_at_once(torch.device("cuda"), 30_522) < 1200
+    assert edits._rows_at_once(torch.device("cpu"), 1 << 20) == 1
+
+
 def test_ratio_and_80_10_10():
     x = torch.tensor([[2, *[5 + i % 7 for i in range(40)], 3]]).expand(3000, -1)
     masked, chosen = mask_tokens(x, torch.ones_like(x), VOCABULARY, 0.3, Draw((1,), torch.arange(3000)))

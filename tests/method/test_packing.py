@@ -1,17 +1,27 @@
 """One row of real tokens gives the numbers, and the gradients, of a padded batch; and leaves the model as it was."""
 
 import warnings
+from threading import Event, Thread, current_thread
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    EuroBertConfig,
+    EuroBertModel,
+    MobileBertConfig,
+    MobileBertForMaskedLM,
+    ModernBertConfig,
+    ModernBertModel,
+)
 
 import diffcse.method.packing as packing
 from diffcse.method.adapters import add_lora, merged
 from diffcse.method.conditioning import sentence_at_position_0
-from diffcse.method.packing import Layout, ability, hidden_states, layers, logits_at, vectors_at
+from diffcse.method.packing import Layout, ability, before_vocabulary, hidden_states, layers, logits_at, vectors_at
 from tests.models import tiny_model
 
 from . import test_objective as whole
@@ -352,6 +362,41 @@ def test_autocast(family, lengths):
         assert ours < 1.5 * theirs + 0.002
 
 
+@pytest.mark.parametrize("lengths", [LENGTHS, (140, 3)])
+def test_autocast_where_keys_are_rotated_in_float32(lengths):
+    """Families that turn queries and keys by a float32 rotation hand attention two types under autocast."""
+    config = EuroBertConfig(
+        vocab_size=150, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        intermediate_size=32, max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        mask_token_id=3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = EuroBertModel(config).eval()
+    ids, attention = batch(lengths)
+
+    def run(packed):
+        with torch.autocast("cpu", torch.bfloat16):
+            return vectors_at(model, ids, attention, attention.bool(), packed=packed)
+
+    compare(model, run, 0.03)
+    assert ability(model).packs
+
+
+@pytest.mark.filterwarnings("ignore:.*runs padded")
+def test_a_head_that_never_calls_its_output_embeddings():
+    config = MobileBertConfig(
+        vocab_size=150, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        embedding_size=8, intra_bottleneck_size=8, true_hidden_size=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = MobileBertForMaskedLM(config).eval()
+    ids, attention = batch(LENGTHS)
+    expected = model(input_ids=ids, attention_mask=attention).logits[attention.bool()]
+    for _ in range(2):  # what was found out is kept
+        x, to_logits = before_vocabulary(model, ids, attention, attention.bool())
+        torch.testing.assert_close(to_logits(x), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_dropout_drops_and_its_mean_is_none():
     model = tiny_model("bert", masked_lm=False, hidden=16, dropout=0.1)[0].double()
     ids, attention = batch((6, 3))
@@ -403,6 +448,44 @@ def test_trying_out_changes_nothing():
     assert modes == [m.training for m in model.modules()]
     assert hooks(model) == 0
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_threads_that_share_a_model():
+    """One enters while the other is inside, and is still there when that has left."""
+    model = tiny_model("bert", masked_lm=False, hidden=16)[0].double()
+    ids, attention = batch(LENGTHS)
+    before = model.config._attn_implementation
+    expected = vectors_at(model, ids, attention, attention.bool(), packed=False)
+    assert ability(model).packs
+    first_is_in, second_is_in, first_is_out = Event(), Event(), Event()
+
+    def wait(*_):
+        if current_thread() is not first:
+            second_is_in.set()
+            first_is_out.wait(2)
+        else:
+            first_is_in.set()
+            second_is_in.wait(0.5)
+
+    def run(done=None):
+        found.append(vectors_at(model, ids, attention, attention.bool()))
+        if done is not None:
+            done.set()
+
+    found = []
+    handle = layers(model)[0].register_forward_pre_hook(wait)
+    first, second = Thread(target=run, args=[first_is_out]), Thread(target=run)
+    first.start()
+    assert first_is_in.wait(2)
+    second.start()
+    for thread in (first, second):
+        thread.join()
+    handle.remove()
+    for x in found:
+        torch.testing.assert_close(x, expected)
+    assert len(found) == 2
+    assert model.config._attn_implementation == before
+    assert hooks(model) == 0
 
 
 def test_two_models_in_turn():
@@ -529,3 +612,28 @@ def test_a_gpus_kernel_is_told_where_sentences_begin(lengths, monkeypatch):
     monkeypatch.setattr(packing, "_variable_length_kernel", lambda *_: lambda *a: calls.append(a) or loop(*a))
     torch.testing.assert_close(vectors_at(model, ids, attention, where), expected, atol=1e-12, rtol=1e-10)
     assert len(calls) == model.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("lengths", [(5, 1, 3), (4,)])
+def test_edges_are_those_of_a_count(lengths):
+    """Also where some rows have no query at all; found once for all layers."""
+    attention = batch(lengths)[1]
+    where = torch.zeros_like(attention, dtype=torch.bool)
+    where[0, 1:3] = True
+    layout = Layout.of(attention, where, narrowed=True)
+    total = sum(lengths)
+    assert layout.edges(total).tolist() == [sum(lengths[:row]) for row in range(len(lengths) + 1)]
+    assert layout.edges(2).tolist() == [0] + [2] * len(lengths)
+    assert layout.edges(2) is layout.edges(2)
+
+
+def test_which_inputs_a_gpus_kernel_can_take():
+    """Flash attention knows heads of a multiple of 8, up to 256 wide; others go another way."""
+    from torch._subclasses import FakeTensorMode
+
+    def kernel(size, dtype=torch.bfloat16):
+        with FakeTensorMode():
+            return packing._variable_length_kernel(torch.empty(1, 2, 3, size, device="cuda", dtype=dtype), 0.0)
+
+    assert kernel(64) is not None
+    assert [kernel(12), kernel(264), kernel(64, torch.float32)] == [None] * 3

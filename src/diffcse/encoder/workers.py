@@ -13,11 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,10 +89,8 @@ def _begin(folder: Path, workers: int, threads: int, batch_tokens: int, bf16: bo
     Thread(target=_end_with, args=(os.getppid(), folder), daemon=True).start()
     torch.set_num_threads(threads)
     tune()
+    _take_gpu(folder, workers)
     encoder = load(folder / _NAME)
-    if torch.cuda.is_available():
-        number = _claim(folder, workers) % torch.cuda.device_count()
-        encoder = replace(encoder, model=cast(Any, encoder.model).to(f"cuda:{number}"))
     run = ExitStack().enter_context(encoder.ready(bf16))
 
     def rows(block: list[str]) -> np.ndarray:
@@ -115,6 +112,12 @@ def _end_with(parent: int, folder: Path) -> None:
 def _rows(block: list[str]) -> np.ndarray:
     assert _run is not None
     return _run(block)
+
+
+def _take_gpu(folder: Path, workers: int) -> None:
+    """Make one GPU, if there are any, this worker's own: loaded before, its encoder would lie on the first one too."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(_claim(folder, workers) % torch.cuda.device_count())
 
 
 def _claim(folder: Path, workers: int) -> int:

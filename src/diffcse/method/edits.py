@@ -402,13 +402,18 @@ def _fill(
 ) -> Tensor:
     """The generator's tokens at the given positions, drawn at `points_RT`: (M,)."""
     x_MH, to_logits = before_vocabulary(_given(generator), ids_RT, attention_RT, where_RT, packed=tools.packed)
-    rows = max(1, _LOGITS_AT_ONCE // tools.vocabulary.size)
+    rows = _rows_at_once(x_MH.device, tools.vocabulary.size)
     parts = zip(x_MH.split(rows), points_RT[where_RT].split(rows), strict=True)
     return torch.cat([_tokens(to_logits(x_CH), points_C, tools) for x_CH, points_C in parts])
 
 
-_LOGITS_AT_ONCE = 1 << 19
-"""Few enough to stay in a core's cache, many enough to multiply well."""
+def _rows_at_once(device: torch.device, vocabulary: int) -> int:
+    """How many positions' logits are made together.
+
+    On a CPU few enough to stay in a core's cache, many enough to multiply well. Elsewhere every part costs the start
+    of a dozen kernels, so a batch's are one part unless they take more than 128 MB.
+    """
+    return max(1, (1 << (19 if device.type == "cpu" else 25)) // vocabulary)
 
 
 def _tokens(logits_MV: Tensor, points_M: Tensor, tools: Tools) -> Tensor:

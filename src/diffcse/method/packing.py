@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from threading import RLock
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -60,6 +61,8 @@ class Layout:
     """All tokens' keys and values of a last layer that runs for M of them, each (1, N, A * D)."""
     rows_of: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
     """`places`, computed once for all layers."""
+    edges_of: dict[int, Tensor] = field(default_factory=dict)
+    """`edges`, likewise."""
 
     @classmethod
     def of(cls, attention_RT: Tensor, where_RT: Tensor | None = None, *, narrowed: bool = False) -> Layout:
@@ -97,8 +100,12 @@ class Layout:
 
     def edges(self, count: int) -> Tensor:
         """Where each row's queries begin among all `count`, and where the last ends: (R + 1,) int32."""
-        rows, width = self.real_RT.shape
-        return F.pad((self.tokens(count) // width).bincount(minlength=rows).cumsum(0), (1, 0)).int()
+        if count not in self.edges_of:
+            rows, width = self.real_RT.shape
+            row_M = self.tokens(count) // width
+            # Searched for, not counted: a GPU would be waited for to count.
+            self.edges_of[count] = torch.searchsorted(row_M, torch.arange(rows + 1, device=row_M.device)).int()
+        return self.edges_of[count]
 
     def places(self, heads: int, count: int) -> tuple[Tensor, Tensor]:
         """How attention's rows (R, A, T) are made of tokens' heads (N, A), and the other way: two index vectors.
@@ -161,6 +168,9 @@ def _attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.shape[2] < len(packing.token_N):
         key, value = (x.view(1, -1, *key.shape[1::2]).transpose(1, 2) for x in packing.whole)
+    # Rotations and norms leave queries and keys in float32, values not; autocast gives stock attention one type.
+    kind = _autocast_dtype(query)
+    query, key, value = (x if kind is None or x.dtype == torch.float64 else x.to(kind) for x in (query, key, value))
     width = packing.real_RT.shape[1]
     banned_RTT = None
     if getattr(module, "is_causal", False) or (sliding_window is not None and sliding_window < width):
@@ -188,7 +198,7 @@ def _variable_length_kernel(query: Tensor, dropout: float) -> Callable[..., Tens
     It is called with query, key, value, the rows' edges among queries and among keys, the longest row, dropout and
     scaling. Torch's own has no dropout, so in training flash-attn's is used, if that is installed.
     """
-    if query.device.type != "cuda" or query.element_size() != 2:
+    if query.device.type != "cuda" or query.element_size() != 2 or query.shape[-1] % 8 or query.shape[-1] > 256:
         return None
     try:
         if dropout == 0:
@@ -337,15 +347,18 @@ class Ability:
 
 
 _known: WeakKeyDictionary[nn.Module, Ability] = WeakKeyDictionary()
+_alone = RLock()
+"""Held while a model runs packed: its configuration and hooks say so to every thread that would use it."""
 
 
 def ability(model: PreTrainedModel) -> Ability:
     """Whether `model` runs without padding."""
-    if model not in _known or (_known[model].narrows and _known[model].last != _last(model)):
-        _known[model] = _try_out(model)
-        if not _known[model].packs:
-            warnings.warn(f"{type(model).__name__} runs padded: {_known[model].why}", stacklevel=3)
-    return _known[model]
+    with _alone:
+        if model not in _known or (_known[model].narrows and _known[model].last != _last(model)):
+            _known[model] = _try_out(model)
+            if not _known[model].packs:
+                warnings.warn(f"{type(model).__name__} runs padded: {_known[model].why}", stacklevel=3)
+        return _known[model]
 
 
 def like(twin: PreTrainedModel, model: PreTrainedModel) -> None:
@@ -503,12 +516,13 @@ def _packed(model: PreTrainedModel, layout: Layout) -> Iterator[None]:
 def _attention_of(model: PreTrainedModel) -> Iterator[None]:
     """Within the block `model` computes attention our way."""
     config = model.config
-    before = config._attn_implementation
-    config._attn_implementation = _NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+    with _alone:
+        before = config._attn_implementation
+        config._attn_implementation = _NAME
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
 
 
 @contextmanager
@@ -633,8 +647,11 @@ def _try_out_head(model: PreTrainedModel) -> bool:
     with _calm(model):
         wanted_NV = logits_at(model, ids_RT, attention_RT, attention_RT.bool(), packed=False)
         _ends_in_vocabulary[model] = True
-        x_NH, last = before_vocabulary(model, ids_RT, attention_RT, attention_RT.bool(), packed=False)
-        found_NV = last(x_NH)
+        try:
+            x_NH, last = before_vocabulary(model, ids_RT, attention_RT, attention_RT.bool(), packed=False)
+            found_NV = last(x_NH)
+        except Exception:  # MobileBERT, for one, multiplies by the weights of a layer that it never calls
+            return False
     return found_NV.shape == wanted_NV.shape and torch.allclose(found_NV, wanted_NV, rtol=1e-3, atol=1e-3)
 
 
