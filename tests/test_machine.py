@@ -71,3 +71,19 @@ def test_other_processors_keep_their_library(monkeypatch):
     before = torch.backends.mkldnn.matmul.fp32_precision
     assert not machine.use_fast_float32()
     assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_training_leaves_products_as_they_were():
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    try:
+        products.fp32_precision = "ieee"
+
+        @machine.tuned()
+        def within():
+            return products.fp32_precision
+
+        assert within() == ("bf16" if machine._is_amd() else "ieee")
+        assert products.fp32_precision == "ieee"
+    finally:
+        products.fp32_precision = before

@@ -1,7 +1,8 @@
 """What this process asks of the computer it runs on, before it computes for long.
 
 Two settings of PyTorch's surroundings cost a CPU much and change no result beyond rounding. They are the process's,
-so a program makes them (training, pretraining, and the commands that embed), never an import of this package:
+so they are made by what computes for long (training and pretraining, while they last, and the commands that embed),
+never by an import of this package:
 
 - Memory that is freed goes back to the system and is fetched again, page by page, at the next step: a tenth to a third
   of a training step. glibc is told to keep it; what a process holds is then the most it ever needed.
@@ -18,6 +19,8 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +29,28 @@ _NEVER = 2**31 - 1
 
 
 def tune() -> None:
-    """Make both settings, where they apply. Safe to call again."""
+    """Make both settings, where they apply. Safe to call again.
+
+    While float32 products are switched, `torch.get_float32_matmul_precision()` raises: PyTorch has two ways to say what
+    it is switched by, and refuses to be asked in one what was said in the other.
+    """
     keep_memory()
     use_fast_float32()
+
+
+@contextmanager
+def tuned() -> Iterator[None]:
+    """Within the block, or the function it decorates, as after `tune`; then float32 products are as they were."""
+    import torch
+
+    products: Any = getattr(torch.backends.mkldnn, "matmul", None)
+    before = getattr(products, "fp32_precision", None)
+    tune()
+    try:
+        yield
+    finally:
+        if before is not None:
+            products.fp32_precision = before
 
 
 def keep_memory() -> bool:

@@ -627,13 +627,14 @@ def test_edges_are_those_of_a_count(lengths):
     assert layout.edges(2) is layout.edges(2)
 
 
-def test_which_inputs_a_gpus_kernel_can_take():
-    """Flash attention knows heads of a multiple of 8, up to 256 wide; others go another way."""
+def test_which_inputs_a_gpus_kernel_can_take(monkeypatch):
+    """Flash attention knows heads of a multiple of 8, up to 256 wide, on Ampere and later; others go another way."""
     from torch._subclasses import FakeTensorMode
 
-    def kernel(size, dtype=torch.bfloat16):
+    def kernel(size, dtype=torch.bfloat16, capability=(8, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
         with FakeTensorMode():
             return packing._variable_length_kernel(torch.empty(1, 2, 3, size, device="cuda", dtype=dtype), 0.0)
 
     assert kernel(64) is not None
-    assert [kernel(12), kernel(264), kernel(64, torch.float32)] == [None] * 3
+    assert [kernel(12), kernel(264), kernel(64, torch.float32), kernel(64, capability=(7, 5))] == [None] * 4

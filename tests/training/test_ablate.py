@@ -309,7 +309,7 @@ def test_agreement_is_of_the_order_of_rows_that_have_both():
 def test_lower_is_better_where_it_is(place, tmp_path, monkeypatch):
     column = dataclasses.replace(ablate.COLUMNS["dev"], lower_is_better=True)
     monkeypatch.setitem(ablate.COLUMNS, "dev", column)
-    values = {("plain", 1): 50.0, ("plain", 2): 60.0, ("half", 1): 51.0, ("half", 2): 61.0}
+    values = {("plain", 1): 50.0, ("plain", 2): 60.0, ("half", 1): 51.0, ("half", 2): 61.01}
     assert scored(place, tmp_path, values, seeds=(1, 2))["verdict"] == "worse"
     monkeypatch.setitem(ablate.COLUMNS, "dev", dataclasses.replace(column, lower_is_better=None))
     assert scored(place, tmp_path, values, seeds=(1, 2))["verdict"] is None

@@ -101,12 +101,8 @@ class Encoder:
             result = np.zeros((len(tokens), self.width), dtype=np.float32)
             packs = self.pooling != "pooler" and ability(encoder.model).packs
             with torch.inference_mode(), autocast:
-                found = [
-                    (rows, encoder._embed([tokens[row] for row in rows]))
-                    for rows in _batches([len(ids) for ids in tokens], batch_tokens, packed=packs)
-                ]
-            for rows, h in found:  # a GPU is not waited for before all its work is given out
-                result[rows] = h.cpu().numpy()
+                for rows in _batches([len(ids) for ids in tokens], batch_tokens, packed=packs):
+                    result[rows] = encoder._embed([tokens[row] for row in rows]).cpu().numpy()
             return result
 
         try:

@@ -219,11 +219,11 @@ class DiffCSE(nn.Module):
                         "Give copies"
                     )
                 part.requires_grad_(False)
+        if encoder is self.discriminator:
+            raise InputError("encoder and discriminator are one module. Give copies")
         for network in (encoder, discriminator):
             if network is not None:
                 make_cheap(network)
-        if encoder is self.discriminator:
-            raise InputError("encoder and discriminator are one module. Give copies")
         self.train(self.training)
 
     def train(self, mode: bool = True) -> DiffCSE:

@@ -180,7 +180,8 @@ def _attention(
             banned_TT |= ahead_TT > 0
         if sliding_window is not None:
             banned_TT |= ahead_TT.abs() >= sliding_window
-        banned_RTT = banned_TT | ~packing.real_RT[:, None, :]
+        # Padding sees everything: a row that saw nothing could come out as NaN.
+        banned_RTT = (banned_TT | ~packing.real_RT[:, None, :]) & packing.real_RT[:, :, None]
     with torch.autocast(query.device.type, enabled=False):
         kernel = None if banned_RTT is not None else _variable_length_kernel(query, dropout)
         if kernel is not None:
@@ -199,6 +200,8 @@ def _variable_length_kernel(query: Tensor, dropout: float) -> Callable[..., Tens
     scaling. Torch's own has no dropout, so in training flash-attn's is used, if that is installed.
     """
     if query.device.type != "cuda" or query.element_size() != 2 or query.shape[-1] % 8 or query.shape[-1] > 256:
+        return None
+    if torch.cuda.get_device_capability(query.device) < (8, 0):
         return None
     try:
         if dropout == 0:

@@ -412,12 +412,17 @@ def run_cells(
             outcome = run_cell(cell, shared, functools.partial(report, cell))
             report(cell, "end", outcome)
         return
-    environments = _environments(parallel)
+    environments, one = _environments(parallel), threading.Lock()
+
+    def told(cell: Cell, event: str, facts: dict[str, Any]) -> None:
+        with one:  # several threads have news
+            report(cell, event, facts)
+
     pending: queue.SimpleQueue[Cell] = queue.SimpleQueue()
     for cell in todo:
         pending.put(cell)
     with _workers(environments[: len(todo)]) as workers:
-        threads = [threading.Thread(target=worker.serve, args=(pending, shared, report)) for worker in workers]
+        threads = [threading.Thread(target=worker.serve, args=(pending, shared, told)) for worker in workers]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -47,7 +47,7 @@ from transformers import (
 from diffcse.config import Pretraining, Text, differences, to_dict, to_toml
 from diffcse.errors import InputError
 from diffcse.files import clear_partials, staged_folder, write_errors, write_json, write_manifest, write_text
-from diffcse.machine import release_memory, tune
+from diffcse.machine import release_memory, tuned
 from diffcse.method import draws
 from diffcse.method.edits import Draw, Vocabulary, mask_tokens
 from diffcse.method.parts import load_tokenizer, quiet, read_vocabulary
@@ -78,6 +78,7 @@ class Pretrained:
     record: Record
 
 
+@tuned()
 def pretrain(
     config: Pretraining,
     corpus: Corpus | Sequence[str | Path],
@@ -102,7 +103,6 @@ def pretrain(
     Raises:
         InputError: unusable text, recipe, tokenizer or folder, or a loss that is no longer finite.
     """
-    tune()
     output = Path(output)
     record_file = output / "run.json"
     _clear_stillborn(output)

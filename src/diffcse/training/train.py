@@ -23,7 +23,7 @@ from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.evaluation.sts import PairSet, read_pairs, score_sts
 from diffcse.files import clear_partials, staged_folder, write_errors, write_text
-from diffcse.machine import tune
+from diffcse.machine import tuned
 from diffcse.method.edits import longest_copy
 from diffcse.method.objective import DiffCSE
 from diffcse.method.parts import build, default_generator
@@ -51,6 +51,7 @@ class Trained:
     record: Record
 
 
+@tuned()
 def run(
     config: Config,
     corpus: Corpus | Examples | Sequence[str | Path],
@@ -73,7 +74,6 @@ def run(
         InputError: unusable text, recipe, model or folder.
     """
     _one_process()
-    tune()
     output = Path(output)
     dev = None if config.training.dev is None else read_pairs(Path(config.training.dev))
     record_file = output / "run.json"
@@ -111,11 +111,9 @@ def run(
         generator = default_generator(config.method.model)
         config = dataclasses.replace(config, method=dataclasses.replace(config.method, generator=generator))
 
+    model, tokenizer = build(config.method, seed=training.seed, pairs=config.text.supervised, packed=training.packing)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # what it would say of padding stands in the record
-        model, tokenizer = build(
-            config.method, seed=training.seed, pairs=config.text.supervised, packed=training.packing
-        )
+        warnings.simplefilter("ignore", UserWarning)  # what it would say stands in the record
         padded = model.padded()
     model.mini_batch_size = training.mini_batch_size
     if training.gradient_checkpointing:
