@@ -41,10 +41,11 @@ VERBS: dict[str, Any] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb. Exit code 0: done; 2: the input cannot be used, with one line that says why and what to do."""
-    # Threads that spin while they wait for each other take the cores from one another as soon as anything else runs
-    # there: training then is tens of times slower (docs/log.md). Read when torch loads its OpenMP, so set before.
+    # Threads that spin for long while they wait for each other take the cores from one another as soon as anything else
+    # runs there: training then is tens of times slower. Those that never spin cost an idle machine a fifth
+    # (docs/log.md). Read when torch loads its OpenMP, so set before.
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ["GOMP_SPINCOUNT"] = "3000"  # some ten microseconds: the next product seldom comes later
     arguments = list(sys.argv[1:] if argv is None else argv)
     # 160 columns where output goes to a file: lines must not be folded at a width nobody looks at.
     console = Console(width=None if sys.stdout.isatty() else 160)
