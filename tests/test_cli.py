@@ -266,7 +266,9 @@ def test_pretrain_print_config_is_a_recipe(capsys, tmp_path):
     assert f"mine.toml:{line}: unknown key layer: did you mean layers?" in err
 
 
-@pytest.mark.parametrize(("given", "policy"), [({}, "3000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"), ({"GOMP_SPINCOUNT": "5"}, "5")])
+@pytest.mark.parametrize(
+    ("given", "policy"), [({}, "3000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"), ({"GOMP_SPINCOUNT": "5"}, "5")]
+)
 def test_threads_do_not_spin_unless_asked_to(given, policy):
     """Seen by torch: its OpenMP reads the environment once, when it is loaded."""
     code = (
