@@ -220,7 +220,7 @@ def test_an_unknown_grid_or_row_names_the_near_miss():
         load_grid("main").row("simce")
 
 
-def test_the_cost_is_half_a_second_a_step():
-    assert cost(load_grid("pooler"), 2) == "about 20 min"  # 4 rows x 2 seeds x 300 steps
-    assert cost(load_grid("fidelity"), 4) == "about 1.0 h"
+def test_the_cost_is_a_third_of_a_second_a_step():
+    assert cost(load_grid("pooler"), 2) == "about 14 min"  # 4 rows x 2 seeds x 300 steps
+    assert cost(load_grid("edits"), 4) == "about 1.5 h"  # 13 rows
     assert set(COLUMNS) >= {column for name in grid_names() for column in load_grid(name).columns}
