@@ -106,13 +106,18 @@ def test_ctrl_c_leaves_the_table_so_far_and_says_how_to_go_on(place, capsys, mon
     assert [run["status"] for run in table["rows"][0]["runs"]] == ["complete", "not run"]
 
 
-def test_runs_of_other_settings_are_not_replaced_unsaid(place, capsys, monkeypatch):
+def test_runs_of_other_settings_are_replaced_only_when_asked(place, capsys, monkeypatch):
     command(capsys, *ASKED, "--seeds", "7", "9", "--only", "plain")
     monkeypatch.setattr(ablate, "run_cells", lambda cells, shared, **options: None)
     _, out, _ = command(capsys, *ASKED, "--seeds", "7", "9", "11")
     assert "had other settings" not in out
-    _, out, _ = command(capsys, *ASKED, "--seeds", "7", "9", "11", "--set", "method.temperature=0.1")
-    assert "2 runs there had other settings or data: they are replaced" in out
+    before = (place / "out/grid.toml").read_text()
+    other = (*ASKED, "--seeds", "7", "9", "11", "--set", "method.temperature=0.1")
+    code, _, err = command(capsys, *other)
+    assert code == 2
+    assert "2 finished runs there had other settings or data" in err
+    assert (place / "out/grid.toml").read_text() == before
+    assert command(capsys, *other, "--replace")[0] != 2
 
 
 def test_a_missing_package_is_known_before_anything_runs(place, capsys, monkeypatch):
@@ -127,7 +132,7 @@ def test_the_list_names_every_grid(capsys):
     code, out, _ = command(capsys, "ablate", "--list")
     assert code == 0
     assert [line.split()[1] for line in out.splitlines() if line.startswith("│")] == grid_names()
-    assert re.search(r"│ pooler +│ +4 │ about 50 min │", out)
+    assert re.search(r"│ pooler +│ +4 │ about 35 min │", out)
 
 
 def test_a_dry_run_shows_rows_and_what_is_missing(place, capsys):

@@ -56,6 +56,8 @@ class Ablate:
     keep_models: bool = False
     """Keep each run's model/ and last/. Without, records and scores stay, and a score that is asked for later (other
     --data) trains the run again."""
+    replace: bool = False
+    """Make anew the runs in --output that had other settings or data; without, these are an error."""
     show_list: Annotated[bool, arg(name="list")] = False
     """Show the grids that come along, and stop."""
     dry_run: bool = False
@@ -106,7 +108,6 @@ class Ablate:
         template_and_plotly("ablation.html")  # that a package is missing is to be known before hours of runs
         check_output(output, resume=True, begun="grid.toml")
         _check_grid(output / "grid.toml", grid)
-        write_text(output / "grid.toml", grid.text)
         shared = self._shared(grid, text, output)
         cells = cells_of(grid, configs, shared, self._seeds, output)
         lacking = [name for name, jobs in column_jobs(shared).items() if not jobs]
@@ -116,11 +117,12 @@ class Ablate:
         said = f"{len(chosen)} runs of {rows} rows, {len(finished)} of them finished before" if finished else ""
         say(console, f"grid     {grid.title}: {said or f'{len(chosen)} runs of {rows} rows'}")
         others = sum(cell.record.is_file() and outcome_of(cell) is None for cell in chosen)
-        if others:
-            say(
-                console,
-                f"note     {others} runs there had other settings or data: they are replaced. Ctrl-C keeps them",
+        if others and not self.replace:
+            raise InputError(
+                f"{output}: {others} finished runs there had other settings or data: give the options they were made "
+                "with, another --output, or --replace to make them anew"
             )
+        write_text(output / "grid.toml", grid.text)
         for row, reason in skipped.items():
             say(console, f"left out {row}: {reason}")
         for column in lacking:

@@ -83,10 +83,11 @@ def build(
         f = add_lora(f, config.lora_rank, draws.key(seed, 3))
     check_vocabulary_size(f, vocabulary, "encoder")
     _set_dropout(f, config.dropout)
-    if config.contrast and not pairs and not _views_differ(f):
+    if config.contrast and config.positives != "next" and not pairs and not _views_differ(f):
+        whose = "its configuration" if config.dropout is None else "method.dropout"
         raise InputError(
-            f"{_name(encoder)}: runs without dropout (its configuration sets it to 0), so the two views of a sentence "
-            "would be equal and the contrastive loss would teach nothing: set method.dropout = 0.1"
+            f"{_name(encoder)}: runs without dropout, or next to none ({whose} says so), so the two views of a "
+            "sentence would be equal and the contrastive loss would teach nothing: set method.dropout = 0.1"
         )
     trained = [f]
     d = None
