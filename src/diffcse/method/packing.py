@@ -164,7 +164,7 @@ def _attention(
     """
     assert packing is not None, "a model in packed attention was called with padded input"
     if any(kwargs.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
-        raise NotImplementedError("an attention of another kind")
+        raise NotImplementedError("an attention of another kind")  # seen when the model is tried out: it runs padded
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.shape[2] < len(packing.token_N):
         key, value = (x.view(1, -1, *key.shape[1::2]).transpose(1, 2) for x in packing.whole)
