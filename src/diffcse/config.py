@@ -44,7 +44,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 Objective = Literal["mlm", "causal"]
 Decay = Literal["linear", "cosine"]
 Activation = Literal["gelu", "gelu_tanh"]
-StartEmbeddings = Literal["none", "ppmi_svd"]
+StartEmbeddings = Literal["none", "ppmi_svd", "next_sentences"]
 Store = Literal["fp16", "fp32"]
 
 
@@ -486,9 +486,16 @@ class Pretraining:
     dropout: float = 0.0
     """Dropout while pretraining. What is saved says 0.1 whatever stands here: contrastive views need it."""
     start_embeddings: StartEmbeddings = "none"
-    """Token vectors to begin with: random, or the SVD of the corpus's word co-occurrences (PPMI)."""
+    """Token vectors to begin with: random; the SVD of the corpus's word co-occurrences (PPMI); or these, trained until
+    weighted sums of a sentence's tokens tell which sentence comes next."""
     start_tokens: int = 30_000_000
-    """Tokens counted for ppmi_svd, evenly spread over the corpus."""
+    """Tokens counted for the SVD, evenly spread over the corpus."""
+    next_weight: float = 0.0
+    """mlm: weight of a second loss beside the masked tokens', which every weight learns from at once: the mean of the
+    last layer must tell the next sentence from the other sentences of the batch. Above 0, batches are made of sentences
+    and the ones that follow them; so the text must be in its own order."""
+    next_temperature: float = 0.05
+    """tau of that loss."""
     max_tokens: int = 64
     """Longer sentences are cut to this many tokens, special ones included."""
     mask_ratio: float = 0.20
@@ -564,12 +571,25 @@ class Pretraining:
         _require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "must lie in [0, 1)")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must not be negative")
         _require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "must be above 0")
+        _require(self.next_weight >= 0, "next_weight", self.next_weight, "must not be negative")
+        _require(self.next_temperature > 0, "next_temperature", self.next_temperature, "must be above 0")
+        if self.objective == "causal":
+            both_ways = "needs a model that reads both ways: objective = mlm"
+            _require(self.next_weight == 0, "next_weight", self.next_weight, both_ways)
+            _require(self.start_embeddings != "next_sentences", "start_embeddings", self.start_embeddings, both_ways)
+
+    @property
+    def reads_next(self) -> bool:
+        """Whether it matters which sentence follows which."""
+        return self.next_weight > 0 or self.start_embeddings == "next_sentences"
 
     def unused(self) -> list[str]:
         """Names of the fields that are set to something else than by default, and change nothing here."""
         idle: set[str] = set()
         if self.objective == "causal":
             idle |= {"mask_ratio"}
+        if self.next_weight == 0:
+            idle |= {"next_temperature"}
         if self.start_embeddings == "none":
             idle |= {"start_tokens"}
         if self.tokenizer is not None:

@@ -132,6 +132,8 @@ def loss_line(entry: dict[str, Any]) -> str:
         return "–" if entry[name] is None else f"{entry[name]:.1%}"  # no token was judged
 
     parts = [f"loss {entry['loss']:.4f}"]
+    if "next_loss" in entry:
+        parts.append(f"next sentence {entry['next_loss']:.3f}")
     if "contrastive" in entry:
         parts.append(f"contrastive {entry['contrastive']:.4f}")
         parts.append(f"cosine {entry['positive_cosine']:.2f}/{entry['negative_cosine']:.2f}")

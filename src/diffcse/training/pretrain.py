@@ -4,7 +4,8 @@ Not every computer can download a model, and not every encoder comes with a mask
 vocabulary. Both gaps are filled here, at sizes that one core trains in an hour. So everything is arranged for speed:
 
 - the text is tokenised once (`tokens`), and batches are made of groups of sentences of one length: no padding is
-  computed, and attention needs no mask;
+  computed, and attention needs no mask. Where sentences come with the ones that follow them, lengths are mixed, and the
+  groups run packed (`method.packing`), which costs hardly more;
 - the vocabulary's matrix, most of a small model, is multiplied only where a token is predicted;
 - matrices are multiplied in bf16 where the processor can, and the weights are cast once a step for all its groups.
 
@@ -50,11 +51,14 @@ from diffcse.files import clear_partials, staged_folder, write_errors, write_jso
 from diffcse.machine import release_memory, tuned
 from diffcse.method import draws
 from diffcse.method.edits import Draw, Vocabulary, mask_tokens
+from diffcse.method.heads import at_least_float, pool
+from diffcse.method.objective import contrastive_loss
+from diffcse.method.packing import hidden_states
 from diffcse.method.parts import load_tokenizer, quiet, read_vocabulary
 from diffcse.record import Record, finite, read_record
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.training.checkpoints import checkpoint_path, newest_whole, prune, save_weights
-from diffcse.training.token_vectors import ppmi_svd
+from diffcse.training.token_vectors import as_embeddings, learn_from_next, ppmi_svd
 from diffcse.training.tokens import Tokens, tokenise, train_wordpiece
 from diffcse.training.train import Report, check_output, use_bf16
 
@@ -64,6 +68,9 @@ _GROUP_TOKENS = 2048
 _HEAD_ROWS = 448
 """Positions for which the vocabulary's logits are held at once."""
 _TRAIN, _HELD_OUT = range(2)  # streams of masks
+_CALM_POSITIONS, _CALM_LAYERS = 0.1, 0.5
+"""What fresh position vectors and layers' outputs are multiplied by where token vectors already say what sentences
+mean: at BERT's sizes their noise would drown it."""
 _SAVED_DROPOUT = 0.1  # BERT's
 _INIT_RANGE = 0.02  # standard deviation of fresh weights, BERT's and GPT-2's
 _WEIGHTS, _OPTIMIZER, _STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
@@ -108,8 +115,13 @@ def pretrain(
     _clear_stillborn(output)
     check_output(output, resume=resume, begun=record_file.name)
     if not isinstance(corpus, Corpus):
-        corpus = read_corpus(corpus, text=text)
+        corpus = read_corpus(corpus, text=text, documents=config.reads_next)
     report("corpus", {"summary": corpus.summary()})
+    if config.reads_next and corpus.following is None:
+        raise InputError(
+            "next sentences are asked for (next_weight, or start_embeddings = next_sentences), but this corpus does "
+            "not say which sentence follows which: read it with read_corpus(..., documents=True)"
+        )
     if len(corpus) < 2 * config.held_out:
         raise InputError(
             f"the corpus has {len(corpus):,} distinct sentences, of which held_out = {config.held_out:,} would never "
@@ -145,7 +157,11 @@ def pretrain(
     if len(tokens.prefix) + len(tokens.suffix) >= config.max_tokens:
         raise InputError(f"max_tokens = {config.max_tokens}: leaves no room beside the special tokens")
     lengths = tokens.lengths(config.max_tokens)
-    batches = Batches(lengths, trained_on, config.batch_tokens, config.seed)
+    batches: Batches | Pairs
+    if config.next_weight:
+        batches = Pairs(lengths, following_pairs(corpus, trained_on), config.batch_tokens, config.seed)
+    else:
+        batches = Batches(lengths, trained_on, config.batch_tokens, config.seed)
     steps = config.max_steps or max(1, round(config.epochs * batches.per_epoch))
     data |= {
         "held_out_sentences": len(held_out),
@@ -159,9 +175,10 @@ def pretrain(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = new_model(config, tokenizer, tokens)
-    if checkpoint is None and config.start_embeddings == "ppmi_svd":
-        with _timed(record, "start_embeddings_seconds", "token vectors from co-occurrence counts", report):
-            _start_embeddings(model, config, tokens, trained_on, vocabulary)
+    if checkpoint is None and config.start_embeddings != "none":
+        with _timed(record, "start_embeddings_seconds", "token vectors from the text", report):
+            pairs = following_pairs(corpus, trained_on) if config.start_embeddings == "next_sentences" else None
+            _start_embeddings(model, config, tokens, trained_on, vocabulary, pairs)
     model.to(device)  # type: ignore[arg-type]
     run = _Run(model, config, tokens, batches, vocabulary, held_out, steps, output, record, report)
     report(
@@ -235,9 +252,60 @@ class Batches:
         return [self._sentences[self._starts[group] : self._ends[group]] for group in chosen]
 
 
+def following_pairs(corpus: Corpus, trained_on: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The sentences of `trained_on` that are followed by another one of it, and which: (P, 2).
+
+    Raises:
+        InputError: fewer than two.
+    """
+    assert corpus.following is not None
+    follower = np.asarray(corpus.following)[trained_on]
+    known = np.zeros(len(corpus) + 1, dtype=bool)  # one more for those that nothing follows, -1
+    known[trained_on] = True
+    kept = known[follower]
+    if np.count_nonzero(kept) < 2:
+        raise InputError(
+            "no sentence of this text has a next one to learn from (every document is a single sentence, or an empty "
+            "line stands between any two): give running text, or --next-weight 0 --start-embeddings ppmi_svd"
+        )
+    return np.stack([trained_on[kept], follower[kept]], axis=1)
+
+
+class Pairs:
+    """Sentences and the ones that follow them, in an order that (seed, epoch) alone decides; several pairs make a step.
+
+    As many as make `batch_tokens` on the average. Every pair comes once an epoch, but for the last ones that do not
+    make a step; so most sentences come twice, as what follows and as what is followed.
+    """
+
+    def __init__(
+        self, lengths: npt.NDArray[np.int64], pairs_P2: npt.NDArray[np.int64], batch_tokens: int, seed: int
+    ) -> None:
+        self.lengths, self.seed = lengths, seed
+        self._pairs_P2 = pairs_P2
+        wanted = round(batch_tokens / float(lengths[pairs_P2].sum(axis=1).mean()))
+        self._pairs_a_step = min(max(2, wanted), len(pairs_P2))
+        self.per_epoch = len(pairs_P2) // self._pairs_a_step
+        self._epoch = -1
+
+    def __getitem__(self, step: int) -> npt.NDArray[np.int64]:
+        """The pairs of update `step` (counted from 0): (B, 2) numbers of sentences."""
+        epoch, index = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._order = np.random.default_rng([self.seed, 4, epoch]).permutation(len(self._pairs_P2))
+            self._epoch = epoch
+        return self._pairs_P2[self._order[index * self._pairs_a_step : (index + 1) * self._pairs_a_step]]
+
+    def groups(self, numbers_R: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        """Which of `numbers_R` run together: about `_GROUP_TOKENS` of similar length; positions in `numbers_R`."""
+        order = np.argsort(self.lengths[numbers_R], kind="stable")
+        group = (np.cumsum(self.lengths[numbers_R[order]]) - 1) // _GROUP_TOKENS
+        return np.split(order, np.flatnonzero(np.diff(group)) + 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Sentences of one length and what is to be predicted of them."""
+    """Sentences that run together and what is to be predicted of them."""
 
     inputs: Tensor
     """(R, T) token ids the model reads."""
@@ -245,12 +313,22 @@ class Group:
     """(R, T) bool: positions whose hidden state predicts a token."""
     targets: Tensor
     """(M,) the tokens."""
+    attention: Tensor | None = None
+    """(R, T), 1 at tokens and 0 at padding on the right; None where all are of one length."""
 
 
-def mlm_group(ids_RT: Tensor, vocabulary: Vocabulary, ratio: float, address: tuple[int, ...], rows_R: Tensor) -> Group:
+def mlm_group(
+    ids_RT: Tensor,
+    vocabulary: Vocabulary,
+    ratio: float,
+    address: tuple[int, ...],
+    rows_R: Tensor,
+    attention_RT: Tensor | None = None,
+) -> Group:
     """Masked copies; the chosen positions predict what stood there."""
-    masked_RT, chosen_RT = mask_tokens(ids_RT, torch.ones_like(ids_RT), vocabulary, ratio, Draw(address, rows_R))
-    return Group(masked_RT, chosen_RT, ids_RT[chosen_RT])
+    real_RT = torch.ones_like(ids_RT) if attention_RT is None else attention_RT
+    masked_RT, chosen_RT = mask_tokens(ids_RT, real_RT, vocabulary, ratio, Draw(address, rows_R))
+    return Group(masked_RT, chosen_RT, ids_RT[chosen_RT], attention_RT)
 
 
 def causal_group(ids_RT: Tensor) -> Group:
@@ -277,19 +355,65 @@ def backward(model: PreTrainedModel, group: Group, scale: float) -> Tensor:
     would be many times larger than everything else and fall out of every cache.
     """
     hidden_MH = hidden_at(model, group)
-    cut_MH = hidden_MH.detach().requires_grad_()
-    total = torch.zeros((), device=cut_MH.device)
-    for part_MH, targets_M in zip(cut_MH.split(_HEAD_ROWS), group.targets.split(_HEAD_ROWS), strict=True):
-        loss = F.cross_entropy(head_of(model)(part_MH).float(), targets_M, reduction="sum")
-        _backward(loss * scale)
-        total += loss.detach()
-    _backward(hidden_MH, cut_MH.grad)
+    gradient_MH, total = _through_head(model, hidden_MH, group.targets, scale)
+    _backward([hidden_MH], [gradient_MH])
     return total
 
 
-def _backward(value: Tensor, gradient: Tensor | None = None) -> None:
-    with torch.autocast(value.device.type, enabled=False):  # its rules are for forward passes
-        value.backward(gradient)
+def _through_head(model: PreTrainedModel, hidden_MH: Tensor, targets_M: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """(the gradient of `scale` times the summed cross-entropy by `hidden_MH`, that sum); the head's is added to it."""
+    cut_MH = hidden_MH.detach().requires_grad_()
+    total = torch.zeros((), device=cut_MH.device)
+    for part_MH, part_M in zip(cut_MH.split(_HEAD_ROWS), targets_M.split(_HEAD_ROWS), strict=True):
+        loss = F.cross_entropy(head_of(model)(part_MH).float(), part_M, reduction="sum")
+        _backward([loss * scale], [None])
+        total += loss.detach()
+    return torch.zeros_like(cut_MH) if cut_MH.grad is None else cut_MH.grad, total
+
+
+def backward_with_next(
+    model: PreTrainedModel, groups: Sequence[tuple[Tensor, Group]], temperature: float, weight: float
+) -> tuple[Tensor, Tensor]:
+    """Add the gradient of the masked tokens' mean cross-entropy, and `weight` times the contrast of next sentences.
+
+    The contrast is L_contrast both ways, between the means of the last layer's vectors, special tokens included, as
+    `pooling = "mean"` has them. All sentences go through the model before it can be computed, so their layers' inputs
+    are kept; the vocabulary's logits never are.
+
+    Args:
+        groups: which rows of the batch a group holds, and the group. Rows are 0 ... 2B - 1: row i + B follows row i.
+
+    Returns:
+        (summed cross-entropy in nats, contrastive loss in nats).
+    """
+    predicted = sum(len(group.targets) for _, group in groups)
+    total = torch.zeros((), device=groups[0][1].inputs.device)
+    held, means = [], []
+    for rows, group in groups:
+        assert group.attention is not None
+        (hidden_RTH,) = hidden_states(cast(PreTrainedModel, model.base_model), group.inputs, group.attention)
+        mean_RH = pool((at_least_float(hidden_RTH),), group.attention, "mean")
+        hidden_MH = hidden_RTH[group.where]
+        gradient_MH, summed = _through_head(model, hidden_MH, group.targets, 1 / max(predicted, 1))
+        total += summed
+        held.append((rows, hidden_MH, gradient_MH, mean_RH))
+        means.append(mean_RH.detach())
+    rows_R = torch.cat([rows for rows, _ in groups])
+    mean_RH = torch.empty_like(torch.cat(means)).index_copy_(0, rows_R, torch.cat(means)).requires_grad_()
+    with torch.autocast(mean_RH.device.type, enabled=False):
+        first_BH, second_BH = mean_RH.chunk(2)
+        one_way, _ = contrastive_loss(first_BH, second_BH, temperature)
+        other_way, _ = contrastive_loss(second_BH, first_BH, temperature)
+        contrast = (one_way + other_way) / 2
+        (contrast * weight).backward()
+    for rows, hidden_MH, gradient_MH, group_RH in held:
+        _backward([hidden_MH, group_RH], [gradient_MH, cast(Tensor, mean_RH.grad)[rows]])
+    return total, contrast.detach()
+
+
+def _backward(values: list[Tensor], gradients: list[Tensor | None]) -> None:
+    with torch.autocast(values[0].device.type, enabled=False):  # its rules are for forward passes
+        torch.autograd.backward(values, gradients)
 
 
 def cross_entropy(model: PreTrainedModel, group: Group) -> tuple[Tensor, Tensor]:
@@ -357,7 +481,7 @@ class _Run:
         model: PreTrainedModel,
         config: Pretraining,
         tokens: Tokens,
-        batches: Batches,
+        batches: Batches | Pairs,
         vocabulary: Vocabulary,
         held_out: npt.NDArray[np.int64],
         steps: int,
@@ -373,7 +497,7 @@ class _Run:
         self.tokens_seen = 0
         self.training_seconds = 0.0
         self._began, self._before = time.perf_counter(), 0.0
-        self._sums = dict.fromkeys(("loss", "predicted", "tokens", "sentences", "seconds", "steps"), 0.0)
+        self._sums = dict.fromkeys(("loss", "predicted", "next", "tokens", "sentences", "seconds", "steps"), 0.0)
         matrices = [p for p in model.parameters() if p.ndim >= 2]
         others = [p for p in model.parameters() if p.ndim < 2]
         self._optimizer = torch.optim.AdamW(
@@ -409,25 +533,38 @@ class _Run:
         torch.manual_seed(draws.key(self.config.seed, _TRAIN, step) >> 1)
         for part in self._optimizer.param_groups:
             part["lr"] = self.config.learning_rate * rate(step, self.steps, self.config)
-        sentences = self.batches[step]
-        groups = [self._group(numbers, (self.config.seed, _TRAIN, step)) for numbers in sentences]
+        if isinstance(self.batches, Pairs):
+            numbers_R = self.batches[step].T.reshape(-1)  # row i + B follows row i
+            held = [
+                (torch.from_numpy(rows), self._mixed_group(numbers_R[rows], (self.config.seed, _TRAIN, step)))
+                for rows in self.batches.groups(numbers_R)
+            ]
+            groups = [group for _, group in held]
+        else:
+            groups = [self._group(numbers, (self.config.seed, _TRAIN, step)) for numbers in self.batches[step]]
         predicted = sum(len(group.targets) for group in groups)
         device = groups[0].inputs.device
-        total = torch.zeros((), device=device)
+        total = contrast = torch.zeros((), device=device)
         # Weights cast to bf16 are kept while the outer block lasts: once a step, not once a group.
         with self._autocast():
-            for group in groups:
-                if len(group.targets) == 0:
-                    continue
-                total += backward(self.model, group, 1 / predicted)
+            if isinstance(self.batches, Pairs):
+                held = [(rows.to(device), group) for rows, group in held]
+                weight = self.config.next_weight
+                total, contrast = backward_with_next(self.model, held, self.config.next_temperature, weight)
+            else:
+                for group in groups:
+                    if len(group.targets):
+                        total = total + backward(self.model, group, 1 / predicted)
         if predicted:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
-        tokens = sum(group.inputs.numel() for group in groups)
+        tokens = sum(
+            group.inputs.numel() if group.attention is None else int(group.attention.sum()) for group in groups
+        )
         self.tokens_seen += tokens
-        counted = {"loss": float(total), "predicted": predicted, "tokens": tokens, "steps": 1}
-        for name, value in {**counted, "sentences": sum(map(len, sentences))}.items():
+        counted = {"loss": float(total), "predicted": predicted, "next": float(contrast), "tokens": tokens, "steps": 1}
+        for name, value in {**counted, "sentences": sum(len(group.inputs) for group in groups)}.items():
             self._sums[name] += value
 
     def _group(self, numbers: npt.NDArray[np.int64], address: tuple[int, ...]) -> Group:
@@ -438,6 +575,20 @@ class _Run:
             return causal_group(ids_RT)
         rows_R = torch.from_numpy(np.asarray(numbers, dtype=np.int64)).to(device)
         return mlm_group(ids_RT, self.vocabulary, self.config.mask_ratio, address, rows_R)
+
+    def _mixed_group(self, numbers_R: npt.NDArray[np.int64], address: tuple[int, ...]) -> Group:
+        """Sentences of several lengths, padded on the right."""
+        lengths_R = self.batches.lengths[numbers_R]
+        width = int(lengths_R.max())
+        ids_RT = np.full((len(numbers_R), width), self.model.config.pad_token_id, dtype=np.int64)
+        for length in np.unique(lengths_R):
+            chosen = lengths_R == length
+            ids_RT[chosen, :length] = self.tokens.rows(numbers_R[chosen], int(length))
+        attention_RT = (np.arange(width) < lengths_R[:, None]).astype(np.int64)
+        ids, attention, rows = (
+            torch.from_numpy(x).to(self.model.device) for x in (ids_RT, attention_RT, np.ascontiguousarray(numbers_R))
+        )
+        return mlm_group(ids, self.vocabulary, self.config.mask_ratio, address, rows, attention)
 
     def _autocast(self) -> Any:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16)
@@ -491,6 +642,7 @@ class _Run:
             {
                 "step": step,
                 "loss": loss,
+                **({"next_loss": sums["next"] / max(sums["steps"], 1)} if self.config.next_weight else {}),
                 "learning_rate": self._optimizer.param_groups[0]["lr"],
                 "tokens": self.tokens_seen,
                 "tokens_per_second": sums["tokens"] / max(sums["seconds"], 1e-9),
@@ -600,6 +752,7 @@ def _start_embeddings(
     tokens: Tokens,
     trained_on: npt.NDArray[np.int64],
     vocabulary: Vocabulary,
+    pairs_P2: npt.NDArray[np.int64] | None = None,
 ) -> None:
     sizes = np.diff(tokens.offsets)
     share = config.start_tokens / max(int(sizes[trained_on].sum()), 1)
@@ -608,17 +761,37 @@ def _start_embeddings(
     chosen[counted] = True
     ids_N = tokens.ids[np.repeat(chosen, sizes)]
     offsets = np.concatenate([[0], np.cumsum(sizes[counted])])
+    next_too = pairs_P2 is not None
+    length = _INIT_RANGE * config.width**0.5  # as long as fresh vectors are
     vectors_VH = ppmi_svd(
         ids_N,
         offsets,
         vocabulary.size,
-        config.width,
-        length=_INIT_RANGE * config.width**0.5,  # as long as fresh vectors are
+        config.width - 2 * next_too,  # `as_embeddings` adds two
+        length=1.0 if next_too else length,
         skip=vocabulary.special,
         seed=config.seed,
     )
+    if pairs_P2 is not None:
+        learned_VH, weight_V = learn_from_next(
+            vectors_VH, tokens.ids, tokens.offsets, pairs_P2[:, 0], pairs_P2[:, 1], seed=config.seed
+        )
+        weight_V[list(vocabulary.special)] = 0  # [CLS] and [SEP] stand in every sentence and mean nothing
+        vectors_VH = as_embeddings(learned_VH, weight_V, length=length)
+        _calm(model)
     weight = cast(Tensor, model.get_input_embeddings().weight)
     weight[: len(vectors_VH)] = torch.from_numpy(vectors_VH)
+
+
+def _calm(model: Any) -> None:
+    """So that a fresh BERT's mean-pooled embeddings are nearly the weighted sums of `as_embeddings`."""
+    embeddings, layers = model.bert.embeddings, model.bert.encoder.layer
+    for table in (embeddings.position_embeddings, embeddings.token_type_embeddings):
+        table.weight.mul_(_CALM_POSITIONS)
+    for layer in layers:
+        for part in (layer.attention.output, layer.output):
+            part.dense.weight.mul_(_CALM_LAYERS)
+    layers[-1].output.LayerNorm.weight[-2:] = 0
 
 
 def _round_to_half(model: PreTrainedModel, record: Record) -> None:

@@ -1,23 +1,37 @@
-"""Token vectors from counting: which tokens stand near which, compressed.
+"""Token vectors to begin with: what a small model would otherwise spend a short training on finding out.
 
-A small model that starts from such vectors knows from its first step which words are alike, and need not spend a short
-training on finding out. Counts -> positive pointwise mutual information -> truncated SVD, with the choices that Levy,
-Goldberg and Dagan (2015, "Improving Distributional Similarity with Lessons Learned from Word Embeddings") recommend:
-contexts smoothed by the power 0.75, singular values by their square root.
+Counted: which tokens stand near which, compressed. Counts -> positive pointwise mutual information -> truncated SVD,
+with the choices that Levy, Goldberg and Dagan (2015, "Improving Distributional Similarity with Lessons Learned from
+Word Embeddings") recommend: contexts smoothed by the power 0.75, singular values by their square root.
 
-Shape suffixes: V vocabulary, H width, N tokens.
+Then learned, still without any layer: a weight for each token, begun at SIF's (Arora, Liang and Ma, 2017, "A Simple but
+Tough-to-Beat Baseline for Sentence Embeddings"), and the vectors themselves, so that the weighted sum of a sentence's
+tokens is nearer to that of the sentence after it than to others'. `as_embeddings` hands both to a transformer.
+
+Shape suffixes: V vocabulary, H width, N tokens, P pairs of sentences, B pairs of a batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
+from torch import Tensor
+from torch.nn import functional as F
 
 from diffcse.errors import InputError
 
 _CHUNK = 1 << 20  # tokens counted at once: bounds the memory for pairs not yet summed
+_SIF = 1e-3  # a: a token of the share p begins with the weight a / (a + p)
+_LONGEST = 64  # tokens of a sentence that count
+_BATCH, _PASSES, _STEPS = 1024, 4, 500
+"""Pairs in a step; at most so many passes over all of them, and at most so many steps: more begin to lose again."""
+_LEARNING_RATE, _TEMPERATURE = 3e-3, 0.1
+_HEAVIEST = 0.995  # quantile of the weighted vectors' lengths; the few above are cut to it
 
 
 def ppmi_svd(
@@ -109,3 +123,87 @@ def ppmi(counts_VV: sparse.csr_array, smoothing: float) -> sparse.csr_array:
     pmi -= context_logs_V[columns]
     kept = pmi > 0
     return sparse.coo_array((pmi[kept], (rows[kept], columns[kept])), shape=counts.shape).tocsr()
+
+
+@torch.enable_grad()
+def learn_from_next(
+    vectors_VH: npt.NDArray[np.float32],
+    ids_N: npt.NDArray[np.integer],
+    offsets: npt.NDArray[np.int64],
+    first_P: npt.NDArray[np.int64],
+    second_P: npt.NDArray[np.int64],
+    *,
+    seed: int = 42,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Train token vectors and weights on sentences and the ones that follow them: ((V, H), (V,)) float32.
+
+    A sentence is the weighted sum of its tokens' vectors; the loss is L_contrast both ways, its positive the next
+    sentence, its negatives the other next sentences of the batch. About half a minute on one core.
+
+    Args:
+        vectors_VH: where the vectors begin.
+        ids_N: (N,) the text as one row of token ids.
+        offsets: (sentences + 1,) where sentences begin and end in it.
+        first_P: sentences that have a next one.
+        second_P: the next ones.
+        seed: decides which pairs meet.
+
+    Raises:
+        InputError: fewer than two pairs.
+    """
+    if len(first_P) < 2:
+        raise InputError("start_embeddings = next_sentences: fewer than two sentences have a next one to learn from")
+    share_V = np.bincount(ids_N, minlength=len(vectors_VH)) / max(len(ids_N), 1)
+    vectors = torch.nn.Parameter(torch.from_numpy(vectors_VH.copy()))
+    logs = torch.nn.Parameter(torch.from_numpy(np.log(_SIF / (_SIF + share_V)).astype(np.float32)))
+    batch = min(_BATCH, len(first_P))
+    steps = min(_STEPS, max(1, _PASSES * len(first_P) // batch))
+    optimizer = torch.optim.Adam([vectors, logs], lr=_LEARNING_RATE, fused=True)
+    random = np.random.default_rng([seed, 3])
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = _LEARNING_RATE * (1 - step / steps)
+        chosen_B = (
+            random.choice(len(first_P), batch, replace=False)
+            if batch == len(first_P)
+            else random.integers(0, len(first_P), batch)
+        )
+        views = [
+            _weighted_sums(
+                [ids_N[offsets[i] : offsets[i + 1]][:_LONGEST] for i in sentences_P[chosen_B]], vectors, logs
+            )
+            for sentences_P in (first_P, second_P)
+        ]
+        own_B = torch.arange(batch)
+        logits_BB = views[0] @ views[1].T / _TEMPERATURE
+        loss = (F.cross_entropy(logits_BB, own_B) + F.cross_entropy(logits_BB.T, own_B)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return vectors.detach().numpy(), logs.detach().exp().numpy()
+
+
+def _weighted_sums(rows: Sequence[npt.NDArray[np.integer]], vectors_VH: Tensor, logs_V: Tensor) -> Tensor:
+    """Of each row's vectors, exp(logs) their weights, brought to length 1: (B, H)."""
+    ids_N = torch.from_numpy(np.concatenate(rows).astype(np.int64))
+    starts_B = torch.from_numpy(np.cumsum([0, *(len(row) for row in rows[:-1])]))
+    sums_BH = F.embedding_bag(ids_N, vectors_VH, starts_B, mode="sum", per_sample_weights=logs_V.exp()[ids_N])
+    return F.normalize(sums_BH, dim=-1)
+
+
+def as_embeddings(
+    vectors_VH: npt.NDArray[np.float32], weights_V: npt.NDArray[np.float32], *, length: float
+) -> npt.NDArray[np.float32]:
+    """Weighted vectors for a model that normalises every token's vector: (V, H + 2) float32, all of one `length`.
+
+    A LayerNorm would take the weights away: it gives all vectors one length, and the mean 0. So two more coordinates
+    hold what is missing to the heaviest token's length, with opposite signs. As long as the last LayerNorm's gain is 0
+    there, the mean over a sentence's tokens is the weighted sum that `learn_from_next` trained.
+    """
+    weighted_VH = vectors_VH * weights_V[:, None]
+    weighted_VH -= weighted_VH.mean(axis=1, keepdims=True)
+    lengths_V = np.linalg.norm(weighted_VH, axis=1)
+    most = float(np.quantile(lengths_V, _HEAVIEST))
+    weighted_VH *= np.minimum(1, most / np.maximum(lengths_V, 1e-12))[:, None]
+    rest_V = np.sqrt(np.maximum(0, most**2 - np.square(weighted_VH).sum(axis=1)) / 2)
+    whole = np.concatenate([weighted_VH, rest_V[:, None], -rest_V[:, None]], axis=1)
+    return (whole * (length / most)).astype(np.float32)
