@@ -16,6 +16,7 @@ from diffcse.errors import InputError
 from diffcse.files import (
     clear_partials,
     is_whole,
+    only_one,
     sha256_of,
     staged_file,
     staged_folder,
@@ -404,3 +405,36 @@ def test_no_folder_is_not_whole(tmp_path):
     (tmp_path / "file").touch()
     assert not is_whole(tmp_path / "file")
     assert not is_whole(tmp_path)
+
+
+def test_a_folder_is_for_one_process_at_a_time(tmp_path):
+    folder = tmp_path / "out"
+    code = """
+        import sys
+        from pathlib import Path
+        from diffcse.errors import InputError
+        from diffcse.files import only_one
+        try:
+            with only_one(Path(sys.argv[1])):
+                print("mine")
+        except InputError as error:
+            print(error)
+    """
+    with only_one(folder):
+        _, said = killed(code, folder)
+        assert "another process is writing there" in said
+        assert str(folder) in said
+    assert killed(code, folder)[1].strip() == "mine"
+
+
+def test_a_killed_process_gives_its_folder_back(tmp_path):
+    code = """
+        import os, signal, sys
+        from pathlib import Path
+        from diffcse.files import only_one
+        with only_one(Path(sys.argv[1])):
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    assert killed(code, tmp_path / "out")[0] == -signal.SIGKILL
+    with only_one(tmp_path / "out"):
+        pass

@@ -714,15 +714,16 @@ def recipe_file(name_or_path: str, folder: str, option: str = "--recipe") -> tup
         if path.suffix == ".toml" or path.is_file():
             return path.read_bytes(), str(path)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such recipe file") from error
+        raise InputError(f"{path}: no such {option.lstrip('-')} file") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     names = recipe_names(folder)
     if name_or_path not in names:
         near = difflib.get_close_matches(name_or_path, names, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
+        kind = option.lstrip("-")
         raise InputError(
-            f"{option} {name_or_path}: no recipe of that name.{hint} There are: {', '.join(names)}; "
+            f"{option} {name_or_path}: no {kind} of that name.{hint} There are: {', '.join(names)}; "
             "or give a path that ends in .toml"
         )
     file = resources.files("diffcse").joinpath(folder, f"{name_or_path}.toml")

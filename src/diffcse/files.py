@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from diffcse.errors import InputError
 
 _MANIFEST = "manifest.json"
@@ -121,6 +123,28 @@ def staged_folder(target: Path) -> Iterator[Path]:
             _sync(target.parent)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Keep `folder`, made if there is none, for one process at a time. A process that dies gives it back.
+
+    Raises:
+        InputError: another process has it, or it cannot be written to.
+    """
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise InputError(
+                f"{folder}: another process is writing there: wait until it ends, or give another --output"
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def clear_partials(folder: Path) -> None:

@@ -84,7 +84,7 @@ def drawn(table):
 
 
 def test_markdown_says_everything():
-    lines = plain(ablation_markdown(made(agreement={"n": 3, "spearman": 0.5, "kendall": 0.3333})))
+    lines = plain(ablation_markdown(made(agreement={"n": 3, "spearman": 0.5, "kendall": 0.3333, "p": 0.031})))
     assert lines[0] == "# A table"
     for expected in (
         "| row | runs | ours | published | difference | 95 % interval | published difference |",
@@ -93,7 +93,7 @@ def test_markdown_says_everything():
         "| — More — | | | | | | |",
         "| gone | not run | – | 70.00 | – | – | – |",
         "| broken | 0, 2 failed | – | – | – | – | – |",
-        "Order of the 3 rows with a published figure, ours against the published: Spearman +0.50, Kendall +0.33.",
+        "Order of the 3 rows with a published figure, ours against the published: Spearman +0.50, Kendall +0.33 (p = 0.031).",
         "Not measured: it needs STS sets in --data.",
         "- To know.",
         "- other: a remark",

@@ -299,10 +299,12 @@ def test_scores_on_other_data_do_not_count(place, tmp_path):
 def test_agreement_is_of_the_order_of_rows_that_have_both():
     both = lambda *pairs: [{"mean": mean, "published": published} for mean, published in pairs]  # noqa: E731
     assert ablate._agreement(both((1, 10), (2, 20), (3, 30), (None, 5), (4, None))) == {
-        "n": 3, "spearman": 1.0, "kendall": 1.0,
+        "n": 3, "spearman": 1.0, "kendall": 1.0, "p": pytest.approx(2 / 6),  # of six orders, this one and its reverse
     }  # fmt: skip
     found = ablate._agreement(both((1, 30), (2, 20), (3, 40), (4, 10)))
-    assert found == {"n": 4, "spearman": pytest.approx(-0.4), "kendall": pytest.approx(-1 / 3)}
+    # Of the 24 orders of four, 18 are as far from chance as one with four inversions.
+    expected = {"n": 4, "spearman": pytest.approx(-0.4), "kendall": pytest.approx(-1 / 3), "p": pytest.approx(18 / 24)}
+    assert found == expected
     assert ablate._agreement(both((1, 10), (2, 20))) is None
 
 

@@ -99,14 +99,28 @@ class Ablate:
         output: Path,
         console: Console,
     ) -> None:
-        from diffcse.files import write_text
+        from diffcse.files import only_one
         from diffcse.report.parts import template_and_plotly
-        from diffcse.terminal import CellsView, say
-        from diffcse.training.ablate import cells_of, column_jobs, is_finished, outcome_of, run_cells, tabulate
         from diffcse.training.train import check_output
 
         template_and_plotly("ablation.html")  # that a package is missing is to be known before hours of runs
         check_output(output, resume=True, begun="grid.toml")
+        with only_one(output):
+            self._run_alone(grid, configs, skipped, text, output, console)
+
+    def _run_alone(
+        self,
+        grid: Grid,
+        configs: Mapping[str, Config],
+        skipped: Mapping[str, str],
+        text: tuple[str, ...],
+        output: Path,
+        console: Console,
+    ) -> None:
+        from diffcse.files import write_text
+        from diffcse.terminal import CellsView, say
+        from diffcse.training.ablate import cells_of, column_jobs, is_finished, outcome_of, run_cells, tabulate
+
         _check_grid(output / "grid.toml", grid)
         shared = self._shared(grid, text, output)
         cells = cells_of(grid, configs, shared, self._seeds, output)

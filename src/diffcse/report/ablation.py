@@ -117,6 +117,10 @@ def score_rows(table: dict[str, Any], name: str) -> tuple[list[str], list[list[s
     return heads, rows
 
 
+def _chance(found: dict[str, Any]) -> str:
+    return "" if found.get("p") is None else f" (p = {found['p']:.2g})"
+
+
 def agreement(column: dict[str, Any]) -> str | None:
     """Whether ours and the published figures put the rows in the same order."""
     found = column["agreement"]
@@ -124,7 +128,7 @@ def agreement(column: dict[str, Any]) -> str | None:
         return None
     return (
         f"Order of the {found['n']} rows with a published figure, ours against the published: "
-        f"Spearman {found['spearman']:+.2f}, Kendall {found['kendall']:+.2f}."
+        f"Spearman {found['spearman']:+.2f}, Kendall {found['kendall']:+.2f}{_chance(found)}."
     )
 
 

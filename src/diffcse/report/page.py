@@ -7,28 +7,24 @@ missing (a figure that was not finite is null in run.json) as a dash instead of 
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
-from diffcse.errors import InputError
 from diffcse.record import Record
+from diffcse.report.parts import COLOURS, MISSING, drawn, escaped, template_and_plotly
 
-MISSING = "–"
 _NOT_FINITE = ("nan", "inf", "-inf")
 """How a table's cell, which is text already, spells what has no value."""
 
-_GREY = "#808890"
 _RUN_STYLES = (("#2f7fc1", "dash"), ("#d97706", "solid"), ("#8a63d2", "dashdot"))
 """Colour and stroke of each run's lines, in the order of the runs; readable on white and on black."""
 
 _VERDICTS = {
     "better": ("▲", "#2a9d4a", "triangle-up"),
-    "tie": ("=", _GREY, "circle"),
+    "tie": ("=", COLOURS[0], "circle"),
     "worse": ("▼", "#d64545", "triangle-down"),
 }
 
@@ -110,24 +106,13 @@ def quickstart_page(record: Record, runs: dict[str, Record]) -> str:
     Raises:
         InputError: plotly or jinja2 is not installed.
     """
-    try:
-        import jinja2
-        import plotly.graph_objects
-        import plotly.offline
-    except ImportError as error:
-        raise InputError(
-            f'the page needs plotly and jinja2, and {error.name} is missing: pip install "diffcse[report]"'
-        ) from error
-
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
-    environment.filters.update(num=_formatted, duration=_duration)
-    template = environment.from_string(
-        resources.files("diffcse.report").joinpath("quickstart.html").read_text(encoding="utf-8")
+    template, plotly = template_and_plotly(
+        "quickstart.html", finalize=_shown, filters={"num": _formatted, "duration": _duration}
     )
     scores = record.scores
     verdicts = scores.get("verdicts") or []
     different, shared = _recipes(record.config)
-    return template.render(
+    page = template.render(
         record=record,
         runs=runs,
         data=record.data or {},
@@ -145,8 +130,9 @@ def quickstart_page(record: Record, runs: dict[str, Record]) -> str:
         different=different,
         shared=shared,
         facts=_facts(record, runs),
-        plotly=plotly.offline.get_plotlyjs(),
+        plotly=plotly,
     )
+    return str(page)
 
 
 # ---- values as text ------------------------------------------------------------------------------------------------
@@ -268,7 +254,7 @@ def _panels(runs: dict[str, Record]) -> list[Panel]:
                         name=own_name,
                         steps=[step for step, _ in points],
                         values=[value for _, value in points],
-                        colour=colour if position == 0 else _GREY,
+                        colour=colour if position == 0 else COLOURS[0],
                         stroke=stroke if position == 0 else "dot",
                         last=format(finite[-1], form),
                     )
@@ -300,7 +286,7 @@ def _small_plot(div: str, curves: list[Curve], form: str) -> str:
         figure.add_scatter(
             x=curve.steps,
             y=curve.values,
-            name=_label(curve.name),
+            name=escaped(curve.name),
             mode="lines+markers",
             line={"color": curve.colour, "dash": curve.stroke, "width": 2},
             marker={"size": size + 4, "symbol": "circle-open"} if curve.stroke == "dash" else {"size": size},
@@ -316,6 +302,7 @@ def _small_plot(div: str, curves: list[Curve], form: str) -> str:
         height=190,
         margin={"l": 4, "r": 8, "t": 6, "b": 4},
         hovermode="x unified",
+        showlegend=False,
         xaxis={
             **_AXIS,
             "range": [0, 1.04 * max(last, 1)],
@@ -325,7 +312,7 @@ def _small_plot(div: str, curves: list[Curve], form: str) -> str:
         },
         yaxis={**_AXIS, "range": [low - margin, high + margin], "nticks": 6, "tickformat": _tick_format(form)},
     )
-    return _drawn(figure, div)
+    return drawn(figure, div)
 
 
 def _tick_format(form: str) -> str:
@@ -343,7 +330,7 @@ def _forest(verdicts: list[dict[str, Any]]) -> str | None:
     figure, ticks, y = go.Figure(), {}, 0
     for measure in dict.fromkeys(str(row.get("measure")) for row in rows):
         figure.add_annotation(
-            text=f"<b>{_label(measure)}</b>",
+            text=f"<b>{escaped(measure)}</b>",
             xref="paper",
             x=0,
             y=y,
@@ -354,7 +341,7 @@ def _forest(verdicts: list[dict[str, Any]]) -> str | None:
         )
         y -= 1
         for row in (row for row in rows if str(row.get("measure")) == measure):
-            _, colour, symbol = _VERDICTS.get(str(row.get("verdict")), ("", _GREY, "circle"))
+            _, colour, symbol = _VERDICTS.get(str(row.get("verdict")), ("", COLOURS[0], "circle"))
             centre, low, high = (_number(row.get(key)) for key in ("difference", "low", "high"))
             interval = low is not None and high is not None
             figure.add_scatter(
@@ -371,19 +358,19 @@ def _forest(verdicts: list[dict[str, Any]]) -> str | None:
                     "thickness": 2,
                     "width": 5,
                 },
-                hovertemplate=_label(
+                hovertemplate=escaped(
                     f"{row.get('other')}: {_formatted(centre, '+.2f')} points, "
                     f"95 % {_formatted(low, '+.2f')} to {_formatted(high, '+.2f')}"
                 )
                 + "<extra></extra>",
             )
-            ticks[y] = _label(str(row.get("other")))
+            ticks[y] = escaped(str(row.get("other")))
             y -= 1
-    figure.add_vline(x=0, line={"color": _GREY, "width": 1.5})
+    figure.add_vline(x=0, line={"color": COLOURS[0], "width": 1.5})
     figure.update_layout(
         height=70 + 27 * -y,
         margin={"l": 4, "r": 12, "t": 4, "b": 4},
-        hovermode="closest",
+        showlegend=False,
         xaxis={**_AXIS, "title": {"text": "points", "font": {"size": 11}}},
         yaxis={
             **_AXIS,
@@ -393,29 +380,4 @@ def _forest(verdicts: list[dict[str, Any]]) -> str | None:
             "ticktext": list(ticks.values()),
         },
     )
-    return _drawn(figure, "forest")
-
-
-def _label(text: str) -> str:
-    """`text` for a plotly label, which would take tags and entities for its own."""
-    return html.escape(text, quote=False)
-
-
-def _drawn(figure: Any, div: str) -> str:
-    """The figure as an HTML fragment without plotly's code. Text colours are the page's, which follow its theme."""
-    figure.update_layout(
-        template="none",
-        showlegend=False,
-        dragmode=False,
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "color": _GREY},
-        hoverlabel={"bgcolor": "#262c36", "font": {"color": "#ffffff", "size": 12}},
-    )
-    return figure.to_html(
-        config={"responsive": True, "displayModeBar": False},
-        include_plotlyjs=False,
-        full_html=False,
-        default_height=f"{figure.layout.height}px",
-        div_id=div,
-    )
+    return drawn(figure, "forest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
@@ -41,8 +42,14 @@ def markdown_table(columns: list[str], rows: list[list[str]]) -> list[str]:
     return [lines[0], rule, *lines[1:], ""]
 
 
-def template_and_plotly(name: str) -> tuple[Any, str]:
+def template_and_plotly(
+    name: str, *, finalize: Callable[[Any], Any] | None = None, filters: dict[str, Any] | None = None
+) -> tuple[Any, str]:
     """The page's template, and plotly's code to put into it.
+
+    Args:
+        finalize: what every value goes through before it is written.
+        filters: further filters of the template, by name.
 
     Raises:
         InputError: plotly or jinja2 is not installed.
@@ -59,8 +66,9 @@ def template_and_plotly(name: str) -> tuple[Any, str]:
         return resources.files("diffcse.report").joinpath(file).read_text(encoding="utf-8")
 
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(read), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(read), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=finalize
     )
+    environment.filters.update(filters or {})
     return environment.get_template(name), plotly.offline.get_plotlyjs()
 
 
@@ -79,7 +87,7 @@ def drawn(figure: Any, div: str) -> str:
     figure.update_layout(
         template="none",
         dragmode=False,
-        hovermode="closest",
+        hovermode=figure.layout.hovermode or "closest",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "color": COLOURS[0]},

@@ -650,7 +650,10 @@ def _score(grid: Grid, row: Row, column: str, values: Mapping[str, dict[int | No
 
 
 def _agreement(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Whether ours and the published figures rank the rows alike; None of fewer than three rows."""
+    """Whether ours and the published figures rank the rows alike; None of fewer than three rows.
+
+    p is Kendall's, exact where no two rows tie: how often chance would order so few rows as much alike, or unlike.
+    """
     from scipy import stats
 
     both = [
@@ -659,5 +662,10 @@ def _agreement(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if len(both) < 3:
         return None
     ours, published = zip(*both, strict=True)
-    spearman, kendall = stats.spearmanr(ours, published).statistic, stats.kendalltau(ours, published).statistic
-    return {"n": len(both), "spearman": float(spearman), "kendall": float(kendall)}
+    spearman, kendall = stats.spearmanr(ours, published).statistic, stats.kendalltau(ours, published)
+    return {
+        "n": len(both),
+        "spearman": float(spearman),
+        "kendall": float(kendall.statistic),
+        "p": float(kendall.pvalue),
+    }
