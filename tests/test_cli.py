@@ -234,7 +234,7 @@ def test_pretrain_makes_a_start_for_train(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--heads", "3"], "width = 256: must be a multiple of heads = 3"),
+        (["--heads", "7"], "width = 384: must be a multiple of heads = 7"),
         (["--max-tokens", "500"], "max_tokens = 500: is above positions = 128"),
         (["--recipe", "mimi"], "Did you mean 'mini'?"),
         (["--tokenizer", "nowhere"], "nowhere"),
