@@ -223,6 +223,7 @@ def test_pretrain_makes_a_start_for_train(capsys, tmp_path):
     code, out, err = run(capsys, "pretrain", text, "--output", output, *shape, *pace)
     assert (code, err) == (0, "")
     assert "step      4/4" in out
+    assert "next sentence" in out
     assert "tokens/s" in out
     assert "held out loss" in out
     code, _, err, _ = train(
@@ -236,6 +237,8 @@ def test_pretrain_makes_a_start_for_train(capsys, tmp_path):
     [
         (["--heads", "7"], "width = 384: must be a multiple of heads = 7"),
         (["--max-tokens", "500"], "max_tokens = 500: is above positions = 128"),
+        (["--objective", "causal"], "next_weight = 0.3: needs a model that reads both ways."),
+        (["--objective", "causal", "--next-weight", "0"], "--next-weight 0 --start-embeddings ppmi_svd"),
         (["--recipe", "mimi"], "Did you mean 'mini'?"),
         (["--tokenizer", "nowhere"], "nowhere"),
         (["--held-out", "60"], "--held-out 4"),

@@ -233,7 +233,7 @@ def learn(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return vectors.detach().numpy(), logs.detach().exp().numpy(), float(loss)
+    return vectors.detach().numpy(), logs.detach().exp().numpy(), loss.item()
 
 
 def _weighted_sums(rows: Rows, vectors_VH: Tensor, logs_V: Tensor) -> Tensor:
