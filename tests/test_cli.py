@@ -254,6 +254,20 @@ def test_pretrain_says_what_is_wrong(capsys, tmp_path, text, options, says):
     assert "Traceback" not in err
 
 
+def test_pretrain_refuses_a_text_without_next_sentences_and_takes_it_without_them(capsys, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{one} and {other}\n\n" for one in SENTENCES[:20] for other in SENTENCES[30:40]))
+    shape = ["--vocabulary", 150, "--layers", 1, "--width", 16, "--heads", 2, "--intermediate", 32, "--held-out", 20]
+    options = [text, "--output", tmp_path / "out", "--max-steps", 1, "--batch-tokens", 256, *shape]
+    code, _, err = run(capsys, "pretrain", *options)
+    assert code == 2
+    assert "fewer than two sentences of this text have a next one" in " ".join(err.split())
+    assert "Traceback" not in err
+    code, out, err = run(capsys, "pretrain", *options, "--next-weight", 0, "--start-embeddings", "ppmi_svd")
+    assert (code, err) == (0, "")
+    assert "next sentence" not in out
+
+
 def test_pretrain_print_config_is_a_recipe(capsys, tmp_path):
     code, out, _ = run(capsys, "pretrain", "--print-config", "--layers", 2, "--epochs", 3)
     assert code == 0
