@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
+from importlib import resources
 
 import pytest
 
+from benchmarks.small_models import MODELS
 from tests.cli.runs import command as run
 from tests.models import SENTENCES, save_tiny
 
@@ -266,6 +269,23 @@ def test_pretrain_refuses_a_text_without_next_sentences_and_takes_it_without_the
     code, out, err = run(capsys, "pretrain", *options, "--next-weight", 0, "--start-embeddings", "ppmi_svd")
     assert (code, err) == (0, "")
     assert "next sentence" not in out
+
+
+def test_what_the_grids_ask_for_can_be_made(capsys):
+    """The commands they suggest are ones that `pretrain` takes."""
+    commands = {}
+    for path in resources.files("diffcse").joinpath("recipes/ablations").iterdir():
+        for name, need in tomllib.loads(path.read_text()).get("needs", {}).items():
+            if need["make"].startswith("diffcse pretrain "):
+                commands[name] = need["make"].removeprefix("diffcse ").split(", then")[0].split()
+    assert {"causal", "large", "base", "distil", "medium", "small", "mini", "tiny"} <= commands.keys()
+    for name, command in commands.items():
+        code, out, err = run(capsys, *command, "--print-config")
+        assert (code, err) == (0, ""), name
+        made = tomllib.loads(out)
+        assert (made["next_weight"], made["tokenizer"]) == (0, "MODEL"), name
+        if name in MODELS:
+            assert MODELS[name].items() <= made.items(), name  # benchmarks/small_models.py makes the same
 
 
 def test_pretrain_print_config_is_a_recipe(capsys, tmp_path):
