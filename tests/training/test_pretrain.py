@@ -498,9 +498,9 @@ def test_fresh_model_embeds_sentences_as_weighted_sums(tmp_path, monkeypatch):
         cosines = [(x @ x.T)[tuple(np.triu_indices(len(x), 1))].numpy() for x in (one, other)]
         return np.corrcoef(*cosines)[0, 1]
 
-    assert likeness("softened") > 0.9
+    assert likeness("softened") > 0.88
     monkeypatch.setattr(module, "_soften", lambda model: None)
-    assert likeness("loud") < 0.9
+    assert likeness("loud") < 0.75
 
 
 @pytest.mark.parametrize("style", ["bert", "roberta"])
