@@ -3,10 +3,10 @@
     python benchmarks/static_vectors.py DEV.tsv CORPUS... --tokenizer mini --steps 300
 
 Token vectors counted from the text (PPMI and SVD), a learned weight for each token, and a contrastive loss over 512
-sentences at a time, whose positives are what follows in the text ("next"), the two halves of a random split of the
-sentence's tokens ("split"), or two copies with half the tokens left out ("drop"). No network, no labels: a floor for
-every encoder, and a quick look at what a positive is worth. Prints Spearman (points) on the graded pairs, as the
-vectors are and without their first or first three principal components.
+sentences at a time, whose positives are what follows in the text ("next", which `diffcse pretrain` begins with), the
+two halves of a random split of the sentence's tokens ("split"), or two copies with half the tokens left out ("drop").
+No network, no labels: a floor for every encoder, and a quick look at what a positive is worth. Prints Spearman (points)
+on the graded pairs, as the vectors are and without their first or first three principal components.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from diffcse.evaluation.sts import PairSet, read_pairs, score_sts
 from diffcse.method.parts import load_tokenizer, named
 from diffcse.text.corpus import read_corpus
-from diffcse.training.token_vectors import ppmi_svd
+from diffcse.training.pretrain import following_pairs
+from diffcse.training.token_vectors import LONGEST, Views, learn, next_views, ppmi_svd, sif_weights
 from diffcse.training.tokens import tokenise
 
-WIDTH, BATCH, LONGEST = 256, 512, 64
+WIDTH, BATCH = 256, 512
+KINDS = ["next", "split", "drop"]
 
 
 def main() -> None:
@@ -38,67 +38,53 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.1)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--kinds", nargs="+", default=["next", "split", "drop"])
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     options = parser.parse_args()
-    torch.manual_seed(options.seed)
 
     tokenizer = load_tokenizer(named(options.tokenizer))
-    tokens = tokenise(read_corpus(options.corpus), tokenizer)
-    ids, offsets, size = np.asarray(tokens.ids, dtype=np.int64), np.asarray(tokens.offsets), len(tokenizer)
+    corpus = read_corpus(options.corpus, documents="next" in options.kinds)
+    tokens = tokenise(corpus, tokenizer)
+    ids, offsets, size = tokens.ids, np.asarray(tokens.offsets), len(tokenizer)
     special = tuple(tokenizer.all_special_ids)
     start_VH = ppmi_svd(ids, offsets, size, WIDTH, length=1.0, skip=special, seed=options.seed)
-    share_V = (np.bincount(ids, minlength=size) + 1.0) / (len(ids) + size)
-    sif_V = 1e-3 / (1e-3 + share_V)
+    sif_V = sif_weights(ids, size)
     pairs = read_pairs(options.dev)
 
     print("| vectors | as they are | one component less | three less |\n|---|---|---|---|")
     report("PPMI-SVD, mean", start_VH, np.ones(size), tokenizer, pairs)
     report("PPMI-SVD, SIF", start_VH, sif_V, tokenizer, pairs)
     for kind in options.kinds:
-        vectors_VH = torch.nn.Parameter(torch.tensor(start_VH, dtype=torch.float32))
-        weights_V = torch.nn.Parameter(torch.tensor(np.log(sif_V), dtype=torch.float32))
-        optimizer = torch.optim.Adam([vectors_VH, weights_V], lr=options.learning_rate)
-        decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, options.steps)
-        random = np.random.default_rng(options.seed)
-        for _ in range(options.steps):
-            views = positives(kind, ids, offsets, random)
-            first_BH, second_BH = (embed(rows, vectors_VH, weights_V) for rows in views)
-            logits_BB = first_BH @ second_BH.T / options.temperature
-            own_B = torch.arange(BATCH)
-            loss = (F.cross_entropy(logits_BB, own_B) + F.cross_entropy(logits_BB.T, own_B)) / 2
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            decay.step()
-        label = f"{kind}, {options.steps} steps (loss {loss.item():.2f})"
-        report(label, vectors_VH.detach().numpy(), weights_V.detach().exp().numpy(), tokenizer, pairs)
-
-
-def positives(
-    kind: str, ids: np.ndarray, offsets: np.ndarray, random: np.random.Generator
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """A batch of sentences and their positives, as token ids."""
-    first, second = [], []
-    for index in random.integers(0, len(offsets) - 2, BATCH):
-        own = ids[offsets[index] : offsets[index + 1]][:LONGEST]
         if kind == "next":
-            views = own, ids[offsets[index + 1] : offsets[index + 2]][:LONGEST]
-        elif kind == "split":
-            left = random.random(len(own)) < 0.5
-            views = own[left], own[~left]
+            first_P, second_P = following_pairs(corpus, np.arange(len(corpus))).T
+            views = next_views(ids, offsets, first_P, second_P, min(BATCH, len(first_P)))
         else:
-            views = own[random.random(len(own)) < 0.5], own[random.random(len(own)) < 0.5]
-        first.append(views[0] if len(views[0]) else own[:1])
-        second.append(views[1] if len(views[1]) else own[:1])
-    return first, second
+            views = halves(kind, ids, offsets)
+        vectors_VH, weights_V, loss = learn(
+            start_VH,
+            sif_V,
+            views,
+            steps=options.steps,
+            learning_rate=options.learning_rate,
+            temperature=options.temperature,
+            seed=options.seed,
+        )
+        report(f"{kind}, {options.steps} steps (loss {loss:.2f})", vectors_VH, weights_V, tokenizer, pairs)
 
 
-def embed(rows: Sequence[np.ndarray], vectors_VH: torch.Tensor, weights_V: torch.Tensor) -> torch.Tensor:
-    """Weighted sums of token vectors, of length 1: (B, H)."""
-    ids_N = torch.from_numpy(np.concatenate(rows))
-    starts_B = torch.from_numpy(np.cumsum([0, *(len(row) for row in rows[:-1])]))
-    sums_BH = F.embedding_bag(ids_N, vectors_VH, starts_B, mode="sum", per_sample_weights=weights_V.exp()[ids_N])
-    return F.normalize(sums_BH, dim=-1)
+def halves(kind: str, ids: np.ndarray, offsets: np.ndarray) -> Views:
+    """Draws sentences of which both views hold a part of the tokens: what one leaves the other ("split"), or not."""
+
+    def draw(random: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        first, second = [], []
+        for index in random.integers(0, len(offsets) - 1, BATCH):
+            own = ids[offsets[index] : offsets[index + 1]][:LONGEST]
+            one = random.random(len(own)) < 0.5
+            other = ~one if kind == "split" else random.random(len(own)) < 0.5
+            first.append(own[one] if one.any() else own[:1])
+            second.append(own[other] if other.any() else own[:1])
+        return first, second
+
+    return draw
 
 
 def report(name: str, vectors_VH: np.ndarray, weights_V: np.ndarray, tokenizer: object, pairs: PairSet) -> None:

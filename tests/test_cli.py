@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
+from importlib import resources
 
 import pytest
 
+from benchmarks.small_models import MODELS
 from tests.cli.runs import command as run
 from tests.models import SENTENCES, save_tiny
 
@@ -223,6 +226,7 @@ def test_pretrain_makes_a_start_for_train(capsys, tmp_path):
     code, out, err = run(capsys, "pretrain", text, "--output", output, *shape, *pace)
     assert (code, err) == (0, "")
     assert "step      4/4" in out
+    assert "next sentence" in out
     assert "tokens/s" in out
     assert "held out loss" in out
     code, _, err, _ = train(
@@ -234,8 +238,10 @@ def test_pretrain_makes_a_start_for_train(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--heads", "3"], "width = 256: must be a multiple of heads = 3"),
+        (["--heads", "7"], "width = 384: must be a multiple of heads = 7"),
         (["--max-tokens", "500"], "max_tokens = 500: is above positions = 128"),
+        (["--objective", "causal"], "next_weight = 0.3: needs a model that reads both ways."),
+        (["--objective", "causal", "--next-weight", "0"], "--next-weight 0 --start-embeddings ppmi_svd"),
         (["--recipe", "mimi"], "Did you mean 'mini'?"),
         (["--tokenizer", "nowhere"], "nowhere"),
         (["--held-out", "60"], "--held-out 4"),
@@ -249,6 +255,37 @@ def test_pretrain_says_what_is_wrong(capsys, tmp_path, text, options, says):
     assert code == 2
     assert says in " ".join(err.replace("|", " ").split())
     assert "Traceback" not in err
+
+
+def test_pretrain_refuses_a_text_without_next_sentences_and_takes_it_without_them(capsys, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{one} and {other}\n\n" for one in SENTENCES[:20] for other in SENTENCES[30:40]))
+    shape = ["--vocabulary", 150, "--layers", 1, "--width", 16, "--heads", 2, "--intermediate", 32, "--held-out", 20]
+    options = [text, "--output", tmp_path / "out", "--max-steps", 1, "--batch-tokens", 256, *shape]
+    code, _, err = run(capsys, "pretrain", *options)
+    assert code == 2
+    assert "fewer than two sentences of this text have a next one" in " ".join(err.split())
+    assert "Traceback" not in err
+    code, out, err = run(capsys, "pretrain", *options, "--next-weight", 0, "--start-embeddings", "ppmi_svd")
+    assert (code, err) == (0, "")
+    assert "next sentence" not in out
+
+
+def test_what_the_grids_ask_for_can_be_made(capsys):
+    """The commands they suggest are ones that `pretrain` takes."""
+    commands = {}
+    for path in resources.files("diffcse").joinpath("recipes/ablations").iterdir():
+        for name, need in tomllib.loads(path.read_text()).get("needs", {}).items():
+            if need["make"].startswith("diffcse pretrain "):
+                commands[name] = need["make"].removeprefix("diffcse ").split(", then")[0].split()
+    assert {"causal", "large", "base", "distil", "medium", "small", "mini", "tiny"} <= commands.keys()
+    for name, command in commands.items():
+        code, out, err = run(capsys, *command, "--print-config")
+        assert (code, err) == (0, ""), name
+        made = tomllib.loads(out)
+        assert (made["next_weight"], made["tokenizer"]) == (0, "MODEL"), name
+        if name in MODELS:
+            assert MODELS[name].items() <= made.items(), name  # benchmarks/small_models.py makes the same
 
 
 def test_pretrain_print_config_is_a_recipe(capsys, tmp_path):

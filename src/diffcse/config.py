@@ -486,14 +486,14 @@ class Pretraining:
     dropout: float = 0.0
     """Dropout while pretraining. What is saved says 0.1 whatever stands here: contrastive views need it."""
     start_embeddings: StartEmbeddings = "none"
-    """Token vectors to begin with: random; the SVD of the corpus's word co-occurrences (PPMI); or these, trained until
-    weighted sums of a sentence's tokens tell which sentence comes next."""
+    """Token vectors to begin with: random; the SVD of the corpus's word co-occurrences (ppmi_svd); or (mlm) these,
+    trained until weighted sums of a sentence's tokens tell which sentence comes next (next_sentences)."""
     start_tokens: int = 30_000_000
     """Tokens counted for the SVD, evenly spread over the corpus."""
     next_weight: float = 0.0
-    """mlm: weight of a second loss beside the masked tokens', which every weight learns from at once: the mean of the
-    last layer must tell the next sentence from the other sentences of the batch. Above 0, batches are made of sentences
-    and the ones that follow them; so the text must be in its own order."""
+    """mlm: weight of a second loss, added to the masked tokens': by the mean of the last layer, the next sentence is
+    told from the others of the batch. Above 0, batches are made of sentences and the ones that follow them; so the
+    text must be in its own order."""
     next_temperature: float = 0.05
     """tau of that loss."""
     max_tokens: int = 64
@@ -503,7 +503,7 @@ class Pretraining:
     batch_tokens: int = 8192
     """Tokens in one weight update."""
     epochs: float = 1.0
-    """Passes over the corpus."""
+    """Passes over the corpus; with next_weight, over its pairs of sentences: most sentences are in two."""
     max_steps: int | None = None
     """Weight updates; overrides epochs when set."""
     learning_rate: float = 1e-3
@@ -574,7 +574,10 @@ class Pretraining:
         _require(self.next_weight >= 0, "next_weight", self.next_weight, "must not be negative")
         _require(self.next_temperature > 0, "next_temperature", self.next_temperature, "must be above 0")
         if self.objective == "causal":
-            both_ways = "needs a model that reads both ways: objective = mlm"
+            both_ways = (
+                "needs a model that reads both ways. For objective = causal set next_weight = 0 and "
+                "start_embeddings = ppmi_svd (--next-weight 0 --start-embeddings ppmi_svd)"
+            )
             _require(self.next_weight == 0, "next_weight", self.next_weight, both_ways)
             _require(self.start_embeddings != "next_sentences", "start_embeddings", self.start_embeddings, both_ways)
 

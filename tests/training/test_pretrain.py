@@ -21,7 +21,7 @@ from diffcse.method.parts import build, check_same_vocabulary, load_encoder, loa
 from diffcse.record import read_record
 from diffcse.text.corpus import Corpus
 from diffcse.training import pretrain as module
-from diffcse.training.pretrain import Batches, pretrain, rate, split
+from diffcse.training.pretrain import Batches, Pairs, following_pairs, pretrain, rate, split
 from tests.models import SENTENCES, save_tiny, tiny_tokenizer
 
 # Eight hundred sentences of two families whose words never mix: half a sentence tells of the other half.
@@ -39,6 +39,19 @@ TEXT = [
     for a, b, c, d in itertools.product(*map(str.split, family))
 ]
 CORPUS = Corpus.from_sentences(TEXT)
+
+
+def documents():
+    """TEXT in documents of one to six sentences of one family, an empty line after each."""
+    random, lines = np.random.default_rng(0), []
+    for family in random.integers(0, 2, 300):
+        chosen = random.integers(0, len(TEXT) // 2, random.integers(1, 7)) + family * len(TEXT) // 2
+        lines += [*(TEXT[i] for i in chosen), ""]
+    return lines
+
+
+LINES = documents()
+DOCUMENTS = Corpus.from_sentences(LINES, documents=True)
 TINY = Pretraining(
     vocabulary=120,
     layers=1,
@@ -201,14 +214,21 @@ def weights_of(folder):
     return load_file(folder / "model" / "model.safetensors")
 
 
+RESUMED = {
+    "counted": (tiny(dropout=0.1, store="fp32", start_embeddings="ppmi_svd", log_every=1), CORPUS),
+    "next": (
+        tiny(dropout=0.1, store="fp32", start_embeddings="next_sentences", next_weight=0.5, log_every=1),
+        DOCUMENTS,
+    ),
+}
 PROGRAM = """
-import dataclasses, os, signal, sys
-from tests.training.test_pretrain import CORPUS, tiny
+import os, signal, sys
+from tests.training.test_pretrain import RESUMED
 from diffcse.training.pretrain import pretrain
 def die(event, facts):
     if event == "log" and facts["step"] == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-pretrain(tiny(dropout=0.1, store="fp32", start_embeddings="ppmi_svd", log_every=1), CORPUS, sys.argv[1], report=die)
+pretrain(*RESUMED[sys.argv[2]], sys.argv[1], report=die)
 """
 
 
@@ -217,20 +237,21 @@ def stop_at_the_start(event, facts):
         raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("kind", list(RESUMED))
 @pytest.mark.parametrize("moment", ["early", "late"])
-def test_killed_and_resumed_ends_with_the_same_weights(tmp_path, moment):
-    config = tiny(dropout=0.1, store="fp32", start_embeddings="ppmi_svd", log_every=1)
-    whole = pretrain(config, CORPUS, tmp_path / "whole")
+def test_killed_and_resumed_ends_with_the_same_weights(tmp_path, moment, kind):
+    config, corpus = RESUMED[kind]
+    whole = pretrain(config, corpus, tmp_path / "whole")
     if moment == "late":
-        killed = subprocess.run([sys.executable, "-c", PROGRAM, tmp_path / "killed"], capture_output=True)
+        killed = subprocess.run([sys.executable, "-c", PROGRAM, tmp_path / "killed", kind], capture_output=True)
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     else:
         with pytest.raises(KeyboardInterrupt):
-            pretrain(config, CORPUS, tmp_path / "killed", report=stop_at_the_start)
+            pretrain(config, corpus, tmp_path / "killed", report=stop_at_the_start)
     assert not (tmp_path / "killed" / "model").exists()
     events = []
     resumed = pretrain(
-        config, CORPUS, tmp_path / "killed", resume=True, report=lambda event, facts: events.append((event, facts))
+        config, corpus, tmp_path / "killed", resume=True, report=lambda event, facts: events.append((event, facts))
     )
     assert dict(events)["start"]["resumed"] == ("step-00000004" if moment == "late" else None)
     one, other = weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed")
@@ -243,12 +264,12 @@ def test_killed_and_resumed_ends_with_the_same_weights(tmp_path, moment):
     assert timeless[0] == timeless[1]
     assert whole.record.scores == resumed.record.scores
     # Complete: asked again, it opens what is there.
-    again = pretrain(config, CORPUS, tmp_path / "killed", resume=True)
+    again = pretrain(config, corpus, tmp_path / "killed", resume=True)
     assert again.record.log == resumed.record.log
     with pytest.raises(InputError, match="seed"):
-        pretrain(dataclasses.replace(config, seed=1), CORPUS, tmp_path / "killed", resume=True)
+        pretrain(dataclasses.replace(config, seed=1), corpus, tmp_path / "killed", resume=True)
     with pytest.raises(InputError, match="other text"):
-        pretrain(config, Corpus.from_sentences(TEXT[1:]), tmp_path / "killed", resume=True)
+        pretrain(config, Corpus.from_sentences(LINES[3:], documents=True), tmp_path / "killed", resume=True)
 
 
 def test_seed_decides_everything(tmp_path):
@@ -277,6 +298,209 @@ def test_start_embeddings_are_the_counted_vectors(tmp_path, monkeypatch):
 
 def _rows(model):
     return model.get_input_embeddings().weight.detach().clone()
+
+
+# ---- next sentences --------------------------------------------------------------------------------------------------
+
+
+def test_pairs_follow_each_other_in_one_document_and_leave_out_what_is_held_out():
+    corpus = Corpus.from_sentences(["a", "b", "c", "", "d", "e", "b", "f", "", "g"], documents=True)
+    a, b, c, d, e, f, g = range(7)
+    found = following_pairs(corpus, np.arange(7))
+    # b was read first before c: that is what follows it. f stands behind b's second coming, g alone.
+    assert found.tolist() == [[a, b], [b, c], [d, e], [e, b]]
+    assert following_pairs(corpus, np.array([a, b, d, e, f, g])).tolist() == [[a, b], [d, e], [e, b]]
+    assert following_pairs(corpus, np.array([a, b, c, d, f, g])).tolist() == [[a, b], [b, c]]
+    for trained_on in ([a, b, d, f, g], [c, f, g]):
+        with pytest.raises(InputError, match="fewer than two"):
+            following_pairs(corpus, np.array(trained_on))
+
+
+def test_pairs_come_once_an_epoch_in_an_order_that_any_step_can_be_asked_for():
+    random = np.random.default_rng(0)
+    lengths = random.integers(3, 12, 600)
+    pairs_P2 = np.stack([np.arange(0, 400), np.arange(1, 401)], axis=1)
+    pairs = Pairs(lengths, pairs_P2, 120, seed=1)
+    epochs = [[pairs[e * pairs.per_epoch + i] for i in range(pairs.per_epoch)] for e in range(2)]
+    sizes = {len(step) for epoch in epochs for step in epoch}
+    assert len(sizes) == 1
+    (size,) = sizes
+    assert size == round(120 / lengths[pairs_P2].sum(axis=1).mean())
+    for epoch in epochs:
+        seen = [tuple(pair) for step in epoch for pair in step]
+        assert len(seen) == len(set(seen)) > 400 - size
+        assert set(seen) <= {tuple(pair) for pair in pairs_P2}
+    assert not np.array_equal(epochs[0], epochs[1])
+    again = Pairs(lengths, pairs_P2, 120, seed=1)
+    assert np.array_equal(again[pairs.per_epoch + 2], epochs[1][2])
+    assert np.array_equal(again[3], epochs[0][3])
+    assert not np.array_equal(Pairs(lengths, pairs_P2, 120, seed=2)[0], epochs[0][0])
+
+
+@pytest.mark.parametrize(("batch_tokens", "a_step", "steps"), [(4, 2, 1), (10_000, 3, 1)])
+def test_a_text_of_three_pairs(batch_tokens, a_step, steps):
+    pairs = Pairs(np.array([5, 5, 5, 5]), np.array([[0, 1], [1, 2], [2, 3]]), batch_tokens, seed=0)
+    assert pairs.per_epoch == steps
+    assert len(pairs[0]) == len({tuple(pair) for pair in pairs[0]}) == a_step
+
+
+def test_groups_of_pairs_hold_every_row_beside_others_of_its_length(monkeypatch):
+    monkeypatch.setattr(module, "_GROUP_TOKENS", 60)
+    lengths = np.random.default_rng(0).integers(3, 17, 300)
+    numbers_R = np.random.default_rng(1).integers(0, 300, 90)  # a sentence can come twice
+    groups = Pairs(lengths, np.array([[0, 1], [1, 2]]), 100, seed=0).groups(numbers_R)
+    assert sorted(np.concatenate(groups)) == list(range(90))
+    tokens = [lengths[numbers_R[group]].sum() for group in groups]
+    # One that begins in a group's last tokens makes it longer, or the one before: by no more than itself.
+    assert all(60 - 16 < total < 60 + 16 for total in tokens[:-1])
+    assert tokens[-1] < 60 + 16
+    spans = [(min(lengths[numbers_R[group]]), max(lengths[numbers_R[group]])) for group in groups]
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
+
+
+def in_float64(tmp_path):
+    """(model, groups with their rows, sentences with their masks one by one): three pairs in two groups and a half."""
+    made = pretrain(tiny(layers=2, max_steps=1), CORPUS, tmp_path / "out")
+    model = made.model.double().train()
+    model.set_attn_implementation("eager")
+    vocabulary, groups, singles = module.read_vocabulary(made.tokenizer), [], {}
+    sentences = [TEXT[0], TEXT[500], "the red car", TEXT[7], "town road", "the king likes the old queen"]
+    for rows in ([4, 2], [0, 5, 1], [3]):
+        inputs = made.tokenizer([sentences[row] for row in rows], return_tensors="pt", padding=True)
+        ids, attention = inputs["input_ids"], inputs["attention_mask"]
+        ratio = 1e-9 if rows == [3] else 0.4  # a group without a masked token
+        group = module.mlm_group(ids, vocabulary, ratio, (1, 2), torch.tensor(rows), attention)
+        groups.append((torch.tensor(rows), group))
+        for i, row in enumerate(rows):
+            real = attention[i].bool()
+            singles[row] = group.inputs[i][real], ids[i][real], group.where[i][real]
+    return model, groups, singles
+
+
+@pytest.mark.parametrize("weight", [0.3, 2.0])
+def test_gradient_with_next_sentences_is_that_of_two_losses_written_out(tmp_path, monkeypatch, weight):
+    model, groups, singles = in_float64(tmp_path)
+    terms, means, wrong = [], [], 0.0
+    for row in range(6):
+        masked, ids, where = singles[row]
+        out = model(input_ids=masked[None], output_hidden_states=True)
+        means.append(out.hidden_states[-1][0].mean(0))
+        terms += [-torch.log_softmax(out.logits[0, t], 0)[ids[t]] for t in range(len(ids)) if where[t]]
+    assert len(terms) > 5
+    for i in range(3):
+        own = F.cosine_similarity(means[i], means[i + 3], dim=0) / 0.07
+        forth = [F.cosine_similarity(means[i], means[j + 3], dim=0) / 0.07 for j in range(3)]
+        back = [F.cosine_similarity(means[j], means[i + 3], dim=0) / 0.07 for j in range(3)]
+        wrong += (torch.logsumexp(torch.stack(forth), 0) + torch.logsumexp(torch.stack(back), 0) - 2 * own) / 3
+    model.zero_grad()
+    (sum(terms) / len(terms) + weight * wrong / 2).backward()
+    wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    model.zero_grad()
+    monkeypatch.setattr(module, "_HEAD_ROWS", 2)
+    total, contrast = module.backward_with_next(model, groups, 0.07, weight)
+    assert total.item() == pytest.approx(sum(terms).item(), rel=1e-6)
+    assert contrast.item() == pytest.approx(wrong.item() / 2, rel=1e-9)
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-7, atol=1e-10), name
+
+
+def test_next_sentences_are_learned_as_far_as_they_are_weighed(tmp_path):
+    pace = {"max_steps": 60, "log_every": 20, "eval_every": 1000, "checkpoint_every": 1000, "batch_tokens": 512}
+    logs = {}
+    for weight in (1e-6, 1.0):
+        made = pretrain(tiny(next_weight=weight, **pace), DOCUMENTS, tmp_path / str(weight))
+        logs[weight] = [entry["next_loss"] for entry in made.record.log]
+        assert made.record.scores["held_out_loss"] < made.record.scores["unigram_loss"]
+        lines = (tmp_path / str(weight) / "log.jsonl").read_text().splitlines()
+        assert [json.loads(line)["next_loss"] for line in lines] == logs[weight]
+    # Two families: who knows them has half the others to choose among.
+    assert logs[1.0][-1] < logs[1.0][0] - 0.1
+    assert logs[1.0][-1] < logs[1e-6][-1] - 0.3
+
+
+def test_masked_tokens_alone_say_nothing_of_next_sentences(tmp_path):
+    made = pretrain(tiny(), DOCUMENTS, tmp_path / "out")
+    assert all("next_loss" not in entry for entry in made.record.log)
+    assert "follows" not in (tmp_path / "out" / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (
+            {"next_weight": 0.25, "start_embeddings": "next_sentences"},
+            "by its token vectors before the first step, and beside the masked tokens (weight 0.25)",
+        ),
+        ({"next_weight": 0.25}, "too: beside the masked tokens (weight 0.25)"),
+        ({"start_embeddings": "next_sentences"}, "too: by its token vectors before the first step"),
+    ],
+)
+def test_card_says_what_learned_from_next_sentences(tmp_path, fields, says):
+    pretrain(tiny(max_steps=1, **fields), DOCUMENTS, tmp_path / "out")
+    card = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert f"{says}\n" in card
+    assert "\n- Which sentence follows which was learned from too: " in card
+
+
+def test_steps_of_pairs_are_trained_on_without_a_masked_token_and_only_on_what_may_be(tmp_path, monkeypatch):
+    seen, before = [], []
+    original = module.backward_with_next
+
+    def spy(model, groups, *args):
+        before.append([p.grad for p in model.parameters()])
+        return original(model, groups, *args)
+
+    monkeypatch.setattr(module, "backward_with_next", spy)
+    monkeypatch.setattr(
+        module._Run, "_padded_group", lambda self, numbers, a: (seen.extend(numbers), _padded(self, numbers, a))[1]
+    )
+    pretrain(tiny(next_weight=1.0, mask_ratio=1e-9, max_steps=40), DOCUMENTS, tmp_path / "out")
+    held_out, _ = split(len(DOCUMENTS), TINY.held_out, TINY.seed)
+    assert len(seen) > 100
+    assert not set(seen) & set(held_out)
+    assert all(gradient is None for gradients in before for gradient in gradients)
+
+
+_padded = module._Run._padded_group
+
+
+def test_fresh_model_embeds_sentences_as_weighted_sums(tmp_path, monkeypatch):
+    sums, embeddings = {}, {}
+
+    def remember(*args, **kwargs):
+        sums["vectors"], sums["weights"] = learn(*args, **kwargs)
+        return sums["vectors"].copy(), sums["weights"].copy()
+
+    def embed(self, _):
+        vectors = []
+        with torch.no_grad():
+            for i in range(0, len(DOCUMENTS), 9):
+                ids = self.tokens.rows(np.array([i]), int(self.batches.lengths[i]))
+                vectors.append(self.model.eval().bert(input_ids=torch.from_numpy(ids)).last_hidden_state[0].mean(0))
+        embeddings["fresh"] = torch.stack(vectors)
+        weights_V = torch.from_numpy(sums["weights"])
+        weights_V[list(self.vocabulary.special)] = 0
+        weighted_VH = torch.from_numpy(sums["vectors"]) * weights_V[:, None]
+        rows = [self.tokens.ids[slice(*self.tokens.offsets[i : i + 2])] for i in range(0, len(DOCUMENTS), 9)]
+        embeddings["sums"] = torch.stack([weighted_VH[row.astype(np.int64)].sum(0) for row in rows])
+
+    learn = module.learn_from_next
+    monkeypatch.setattr(module, "learn_from_next", remember)
+    monkeypatch.setattr(module._Run, "train", embed)
+    shape = {"layers": 2, "width": 64, "heads": 4, "intermediate": 256, "vocabulary": 150}
+
+    def likeness(name):
+        pretrain(tiny(start_embeddings="next_sentences", **shape), DOCUMENTS, tmp_path / name)
+        one, other = (F.normalize(embeddings[key], dim=1) for key in ("fresh", "sums"))
+        cosines = [(x @ x.T)[tuple(np.triu_indices(len(x), 1))].numpy() for x in (one, other)]
+        return np.corrcoef(*cosines)[0, 1]
+
+    assert likeness("softened") > 0.88
+    monkeypatch.setattr(module, "_soften", lambda model: None)
+    assert likeness("loud") < 0.75
 
 
 @pytest.mark.parametrize("style", ["bert", "roberta"])
@@ -333,10 +557,12 @@ BAD = {
     "words for a vocabulary": {"vocabulary": 5000},
     "held_out = 500": {"held_out": 500},
     "diverged": {"learning_rate": 1e18, "max_grad_norm": 1e18, "max_steps": 30},
+    r"read_corpus\(\.\.\., documents=True\)": {"next_weight": 0.1},
+    "does not say which sentence follows which": {"start_embeddings": "next_sentences"},
 }
 
 
-@pytest.mark.parametrize("says", ["words for a vocabulary", "held_out = 500", "diverged"])
+@pytest.mark.parametrize("says", list(BAD))
 def test_what_cannot_be_done_is_said(tmp_path, says):
     with pytest.raises(InputError, match=says):
         pretrain(tiny(**BAD[says]), CORPUS, tmp_path / "out")
@@ -373,6 +599,9 @@ def test_a_refused_run_does_not_block_the_mended_one(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(InputError, match="vocabulary"):
         pretrain(tiny(vocabulary=5000), CORPUS, out)
+    alone = Corpus.from_sentences([line for sentence in TEXT for line in (sentence, "")], documents=True)
+    with pytest.raises(InputError, match=r"fewer than two sentences .* --next-weight 0 --start-embeddings ppmi_svd"):
+        pretrain(tiny(next_weight=0.1), alone, out)
     pretrain(tiny(max_steps=1), CORPUS, out)
     assert (out / "model").is_dir()
     with pytest.raises(InputError, match="not empty"):
@@ -382,6 +611,9 @@ def test_a_refused_run_does_not_block_the_mended_one(tmp_path):
 def test_idle_settings_are_told(tmp_path):
     made = pretrain(tiny(objective="causal", mask_ratio=0.9, start_tokens=5, max_steps=1), CORPUS, tmp_path / "out")
     assert made.record.warnings == ["set, but without effect beside the other choices: start_tokens, mask_ratio"]
+    assert tiny(next_temperature=0.1).unused() == ["next_temperature"]
+    assert tiny(next_temperature=0.1, next_weight=0.1).unused() == []
+    assert tiny(start_embeddings="next_sentences", start_tokens=5).unused() == []
 
 
 def test_a_column_of_a_table_is_pretrained_on(tmp_path):

@@ -1,13 +1,17 @@
-"""Vectors from counting, against loops over the definitions."""
+"""Vectors from counting and from next sentences, against loops over the definitions."""
 
 import math
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from diffcse.errors import InputError
 from diffcse.training import token_vectors
-from diffcse.training.token_vectors import cooccurrences, ppmi, ppmi_svd
+from diffcse.training.token_vectors import as_embeddings, cooccurrences, learn_from_next, ppmi, ppmi_svd, sif_weights
 
 TEXT = [[1, 2, 3, 1, 4], [2, 2], [5], [], [4, 3, 2, 1], [6, 0, 6, 3]]
 IDS = np.array([token for sentence in TEXT for token in sentence], dtype=np.uint16)
@@ -82,3 +86,124 @@ def test_tokens_with_the_same_neighbours_get_similar_vectors():
 def test_more_dimensions_than_tokens():
     with pytest.raises(InputError, match="more tokens than dimensions"):
         ppmi_svd(IDS, OFFSETS, V, 8)
+
+
+# ---- next sentences --------------------------------------------------------------------------------------------------
+
+FIRST, SECOND = np.array([0, 1, 4, 5]), np.array([1, 4, 5, 0])
+
+
+def loss_by_loops(vectors_VH, logs_V):
+    """L_contrast both ways over the four pairs, a number at a time, at tau = 0.1."""
+
+    def embedding(sentence):
+        vector = sum(logs_V[token].exp() * vectors_VH[token] for token in TEXT[sentence])
+        return vector / vector.square().sum().sqrt()
+
+    one = [embedding(i) for i in FIRST]
+    other = [embedding(i) for i in SECOND]
+    loss = 0.0
+    for i in range(4):
+        own = one[i] @ other[i] / 0.1
+        loss -= (own - torch.logsumexp(torch.stack([one[i] @ x / 0.1 for x in other]), 0)) / 8
+        loss -= (own - torch.logsumexp(torch.stack([x @ other[i] / 0.1 for x in one]), 0)) / 8
+    return loss
+
+
+def test_four_steps_from_next_sentences_are_those_of_a_loop():
+    start_VH = np.random.default_rng(3).normal(0, 0.5, (V, 3)).astype(np.float32)
+    # As few pairs as fit into one batch: all of them in each step, in an order that changes nothing.
+    found_VH, weights_V = learn_from_next(start_VH, IDS, OFFSETS, FIRST, SECOND)
+
+    counts = [sum(sentence.count(token) for sentence in TEXT) for token in range(V)]
+    sif = [1e-3 / (1e-3 + count / sum(counts)) for count in counts]
+    assert sif_weights(IDS, V) == pytest.approx(sif)
+    values = [torch.from_numpy(start_VH).double(), torch.tensor(sif, dtype=torch.float64).log()]
+    means, squares = [0.0, 0.0], [0.0, 0.0]
+    for step in range(4):  # Adam's definition
+        for value in values:
+            value.requires_grad_()
+        gradients = torch.autograd.grad(loss_by_loops(*values), values)
+        for i, gradient in enumerate(gradients):
+            means[i] = 0.9 * means[i] + 0.1 * gradient
+            squares[i] = 0.999 * squares[i] + 0.001 * gradient**2
+            mean, square = means[i] / (1 - 0.9 ** (step + 1)), squares[i] / (1 - 0.999 ** (step + 1))
+            values[i] = (values[i] - 3e-3 * (1 - step / 4) * mean / (square.sqrt() + 1e-8)).detach()
+    assert found_VH == pytest.approx(values[0].numpy(), abs=1e-5)
+    assert weights_V == pytest.approx(values[1].exp().numpy(), rel=1e-4)
+    assert np.array_equal(found_VH[5], start_VH[5])  # in none of these sentences
+    assert np.abs(found_VH[1] - start_VH[1]).min() > 1e-4
+
+
+def topics(documents):
+    """Documents of two sentences: (token ids, offsets, first, second).
+
+    The first has four of the tokens 10 t + 0 ... 4, the second four of 10 t + 5 ... 9, for one topic t of five; both
+    have four of the tokens 50 ... 59 besides, which tell nothing.
+    """
+    random = np.random.default_rng(0)
+    rows = [
+        [*random.integers(50, 60, size=4), *(10 * topic + random.integers(part, part + 5, size=4))]
+        for topic in random.integers(0, 5, documents)
+        for part in (0, 5)
+    ]
+    first = np.arange(0, 2 * documents, 2)
+    return np.concatenate(rows).astype(np.uint16), np.cumsum([0, *map(len, rows)]), first, first + 1
+
+
+def test_words_that_only_meet_over_sentence_borders_become_alike(monkeypatch):
+    monkeypatch.setattr(token_vectors, "_BATCH", 32)
+    start_VH = np.random.default_rng(0).normal(0, 0.25, (60, 16)).astype(np.float32)
+    ids, offsets, first, second = topics(1500)
+    found_VH, _ = learn_from_next(start_VH, ids, offsets, first, second)
+
+    def alike(vectors_VH):
+        sums = np.stack([[vectors_VH[10 * t + part : 10 * t + part + 5].sum(0) for part in (0, 5)] for t in range(5)])
+        sums /= np.linalg.norm(sums, axis=2, keepdims=True)
+        cosines = sums[:, 0] @ sums[:, 1].T
+        return cosines.diagonal().mean() - cosines[~np.eye(5, dtype=bool)].mean()
+
+    assert abs(alike(start_VH)) < 0.3
+    assert alike(found_VH) > 0.8
+
+
+def test_seed_alone_decides_which_pairs_meet(monkeypatch):
+    monkeypatch.setattr(token_vectors, "_BATCH", 16)
+    start_VH = np.random.default_rng(0).normal(0, 0.25, (60, 8)).astype(np.float32)
+    before = start_VH.copy()
+    one, same, other = (learn_from_next(start_VH, *topics(100), seed=seed) for seed in (1, 1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not np.array_equal(one[0], other[0])
+    assert np.array_equal(start_VH, before)
+
+
+def test_a_single_pair_teaches_nothing():
+    with pytest.raises(InputError, match="fewer than two"):
+        learn_from_next(np.zeros((V, 3), np.float32), IDS, OFFSETS, FIRST[:1], SECOND[:1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(3, 60), st.integers(2, 20), st.floats(0.05, 5))
+def test_layer_norm_leaves_the_weighted_vectors_of_embeddings(seed, size, width, length):
+    random = np.random.default_rng(seed)
+    vectors_VH = random.normal(0, random.uniform(0.01, 3), (size, width)).astype(np.float32)
+    weights_V = random.lognormal(0, 2, size).astype(np.float32)
+    weights_V[0] = 0  # as special tokens have it
+    found_VH = as_embeddings(vectors_VH, weights_V, length=length)
+    assert found_VH.shape == (size, width + 2)
+    assert found_VH.dtype == np.float32
+    assert np.linalg.norm(found_VH, axis=1) == pytest.approx(np.full(size, length), rel=1e-4)
+    assert found_VH.mean(axis=1) == pytest.approx(np.zeros(size), abs=1e-6 * length)
+
+    seen_VH = F.layer_norm(torch.from_numpy(found_VH).double(), [width + 2], eps=0.0)[:, :-2].numpy()
+    assert seen_VH[0] == pytest.approx(np.zeros(width), abs=1e-5)
+    wanted_VH = weights_V[:, None] * vectors_VH.astype(np.float64)
+    wanted_VH -= wanted_VH.mean(axis=1, keepdims=True)
+    lengths_V = np.linalg.norm(wanted_VH, axis=1)
+    most = np.quantile(lengths_V, 0.995)
+    cut_V = lengths_V > most
+    assert cut_V.sum() == 1  # of at most 60
+    # One factor for all tokens but the cut one, which keeps its direction only.
+    factor = (width + 2) ** 0.5 / most
+    assert seen_VH[~cut_V] == pytest.approx(factor * wanted_VH[~cut_V], abs=1e-4 * width)
+    assert seen_VH[cut_V] == pytest.approx(factor * most / lengths_V[cut_V] * wanted_VH[cut_V], abs=1e-4 * width)

@@ -15,7 +15,8 @@ Nothing random depends on the moment: order is a function of (seed, epoch), mask
 A causal model predicts the token at position t from the hidden state at t - 1: `logits[:, :-1]` belongs to
 `ids[:, 1:]`, and position 0, the tokenizer's start token, is given. Padding on the right changes nothing on its left.
 
-Shape suffixes: R sentences of a group, T tokens, M predicted positions, H width, V vocabulary.
+Shape suffixes: R sentences of a group, T tokens, M predicted positions, P pairs of sentences, B pairs of a step,
+H width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ from diffcse.record import Record, finite, read_record
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.training.checkpoints import checkpoint_path, newest_whole, prune, save_weights
 from diffcse.training.token_vectors import as_embeddings, learn_from_next, ppmi_svd
-from diffcse.training.tokens import Tokens, tokenise, train_wordpiece
+from diffcse.training.tokens import Tokens, occurrences, tokenise, train_wordpiece
 from diffcse.training.train import Report, check_output, use_bf16
 
 _ANY_TEXT = Text()
@@ -68,7 +69,7 @@ _GROUP_TOKENS = 2048
 _HEAD_ROWS = 448
 """Positions for which the vocabulary's logits are held at once."""
 _TRAIN, _HELD_OUT = range(2)  # streams of masks
-_CALM_POSITIONS, _CALM_LAYERS = 0.1, 0.5
+_SOFTER_POSITIONS, _SOFTER_LAYERS = 0.1, 0.5
 """What fresh position vectors and layers' outputs are multiplied by where token vectors already say what sentences
 mean: at BERT's sizes their noise would drown it."""
 _SAVED_DROPOUT = 0.1  # BERT's
@@ -145,6 +146,7 @@ def pretrain(
     clear_partials(output)
 
     held_out, trained_on = split(len(corpus), config.held_out, config.seed)
+    pairs_P2 = following_pairs(corpus, trained_on) if config.reads_next else None
     tokenizer = _tokenizer(config, corpus, trained_on, output / "tokenizer", record, report)
     vocabulary = read_vocabulary(tokenizer, masks=config.objective == "mlm")
     with _timed(record, "tokenise_seconds", "tokenising the text", report):
@@ -158,8 +160,8 @@ def pretrain(
         raise InputError(f"max_tokens = {config.max_tokens}: leaves no room beside the special tokens")
     lengths = tokens.lengths(config.max_tokens)
     batches: Batches | Pairs
-    if config.next_weight:
-        batches = Pairs(lengths, following_pairs(corpus, trained_on), config.batch_tokens, config.seed)
+    if config.next_weight and pairs_P2 is not None:
+        batches = Pairs(lengths, pairs_P2, config.batch_tokens, config.seed)
     else:
         batches = Batches(lengths, trained_on, config.batch_tokens, config.seed)
     steps = config.max_steps or max(1, round(config.epochs * batches.per_epoch))
@@ -177,8 +179,7 @@ def pretrain(
     model = new_model(config, tokenizer, tokens)
     if checkpoint is None and config.start_embeddings != "none":
         with _timed(record, "start_embeddings_seconds", "token vectors from the text", report):
-            pairs = following_pairs(corpus, trained_on) if config.start_embeddings == "next_sentences" else None
-            _start_embeddings(model, config, tokens, trained_on, vocabulary, pairs)
+            _start_embeddings(model, config, tokens, trained_on, vocabulary, pairs_P2)
     model.to(device)  # type: ignore[arg-type]
     run = _Run(model, config, tokens, batches, vocabulary, held_out, steps, output, record, report)
     report(
@@ -265,8 +266,9 @@ def following_pairs(corpus: Corpus, trained_on: npt.NDArray[np.int64]) -> npt.ND
     kept = known[follower]
     if np.count_nonzero(kept) < 2:
         raise InputError(
-            "no sentence of this text has a next one to learn from (every document is a single sentence, or an empty "
-            "line stands between any two): give running text, or --next-weight 0 --start-embeddings ppmi_svd"
+            "fewer than two sentences of this text have a next one to learn from (does every document hold a single "
+            "one, or an empty line stand between any two?): give running text, or --next-weight 0 --start-embeddings "
+            "ppmi_svd"
         )
     return np.stack([trained_on[kept], follower[kept]], axis=1)
 
@@ -275,7 +277,8 @@ class Pairs:
     """Sentences and the ones that follow them, in an order that (seed, epoch) alone decides; several pairs make a step.
 
     As many as make `batch_tokens` on the average. Every pair comes once an epoch, but for the last ones that do not
-    make a step; so most sentences come twice, as what follows and as what is followed.
+    make a step; so most sentences come twice, as what follows and as what is followed. One that stands alone in its
+    document never comes.
     """
 
     def __init__(
@@ -361,11 +364,11 @@ def backward(model: PreTrainedModel, group: Group, scale: float) -> Tensor:
 
 
 def _through_head(model: PreTrainedModel, hidden_MH: Tensor, targets_M: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """(the gradient of `scale` times the summed cross-entropy by `hidden_MH`, that sum); the head's is added to it."""
+    """(gradient of `scale` times the summed cross-entropy by `hidden_MH`, that sum); the head's weights get theirs."""
     cut_MH = hidden_MH.detach().requires_grad_()
     total = torch.zeros((), device=cut_MH.device)
     for part_MH, part_M in zip(cut_MH.split(_HEAD_ROWS), targets_M.split(_HEAD_ROWS), strict=True):
-        loss = F.cross_entropy(head_of(model)(part_MH).float(), part_M, reduction="sum")
+        loss = F.cross_entropy(at_least_float(head_of(model)(part_MH)), part_M, reduction="sum")
         _backward([loss * scale], [None])
         total += loss.detach()
     return torch.zeros_like(cut_MH) if cut_MH.grad is None else cut_MH.grad, total
@@ -374,7 +377,7 @@ def _through_head(model: PreTrainedModel, hidden_MH: Tensor, targets_M: Tensor, 
 def backward_with_next(
     model: PreTrainedModel, groups: Sequence[tuple[Tensor, Group]], temperature: float, weight: float
 ) -> tuple[Tensor, Tensor]:
-    """Add the gradient of the masked tokens' mean cross-entropy, and `weight` times the contrast of next sentences.
+    """Add the gradient of the masked tokens' mean cross-entropy plus `weight` times the contrast of next sentences.
 
     The contrast is L_contrast both ways, between the means of the last layer's vectors, special tokens included, as
     `pooling = "mean"` has them. All sentences go through the model before it can be computed, so their layers' inputs
@@ -382,13 +385,14 @@ def backward_with_next(
 
     Args:
         groups: which rows of the batch a group holds, and the group. Rows are 0 ... 2B - 1: row i + B follows row i.
+        temperature: tau of the contrast.
 
     Returns:
         (summed cross-entropy in nats, contrastive loss in nats).
     """
     predicted = sum(len(group.targets) for _, group in groups)
     total = torch.zeros((), device=groups[0][1].inputs.device)
-    held, means = [], []
+    waiting, means = [], []  # for the gradient by the means, which takes all of them
     for rows, group in groups:
         assert group.attention is not None
         (hidden_RTH,) = hidden_states(cast(PreTrainedModel, model.base_model), group.inputs, group.attention)
@@ -396,7 +400,7 @@ def backward_with_next(
         hidden_MH = hidden_RTH[group.where]
         gradient_MH, summed = _through_head(model, hidden_MH, group.targets, 1 / max(predicted, 1))
         total += summed
-        held.append((rows, hidden_MH, gradient_MH, mean_RH))
+        waiting.append((rows, hidden_MH, gradient_MH, mean_RH))
         means.append(mean_RH.detach())
     rows_R = torch.cat([rows for rows, _ in groups])
     mean_RH = torch.empty_like(torch.cat(means)).index_copy_(0, rows_R, torch.cat(means)).requires_grad_()
@@ -406,7 +410,7 @@ def backward_with_next(
         other_way, _ = contrastive_loss(second_BH, first_BH, temperature)
         contrast = (one_way + other_way) / 2
         (contrast * weight).backward()
-    for rows, hidden_MH, gradient_MH, group_RH in held:
+    for rows, hidden_MH, gradient_MH, group_RH in waiting:
         _backward([hidden_MH, group_RH], [gradient_MH, cast(Tensor, mean_RH.grad)[rows]])
     return total, contrast.detach()
 
@@ -535,11 +539,8 @@ class _Run:
             part["lr"] = self.config.learning_rate * rate(step, self.steps, self.config)
         if isinstance(self.batches, Pairs):
             numbers_R = self.batches[step].T.reshape(-1)  # row i + B follows row i
-            held = [
-                (torch.from_numpy(rows), self._mixed_group(numbers_R[rows], (self.config.seed, _TRAIN, step)))
-                for rows in self.batches.groups(numbers_R)
-            ]
-            groups = [group for _, group in held]
+            rows_of = self.batches.groups(numbers_R)
+            groups = [self._padded_group(numbers_R[rows], (self.config.seed, _TRAIN, step)) for rows in rows_of]
         else:
             groups = [self._group(numbers, (self.config.seed, _TRAIN, step)) for numbers in self.batches[step]]
         predicted = sum(len(group.targets) for group in groups)
@@ -548,14 +549,17 @@ class _Run:
         # Weights cast to bf16 are kept while the outer block lasts: once a step, not once a group.
         with self._autocast():
             if isinstance(self.batches, Pairs):
-                held = [(rows.to(device), group) for rows, group in held]
-                weight = self.config.next_weight
-                total, contrast = backward_with_next(self.model, held, self.config.next_temperature, weight)
+                placed = [
+                    (torch.from_numpy(rows).to(device), group) for rows, group in zip(rows_of, groups, strict=True)
+                ]
+                total, contrast = backward_with_next(
+                    self.model, placed, self.config.next_temperature, self.config.next_weight
+                )
             else:
                 for group in groups:
                     if len(group.targets):
                         total = total + backward(self.model, group, 1 / predicted)
-        if predicted:
+        if predicted or isinstance(self.batches, Pairs):
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
@@ -576,7 +580,7 @@ class _Run:
         rows_R = torch.from_numpy(np.asarray(numbers, dtype=np.int64)).to(device)
         return mlm_group(ids_RT, self.vocabulary, self.config.mask_ratio, address, rows_R)
 
-    def _mixed_group(self, numbers_R: npt.NDArray[np.int64], address: tuple[int, ...]) -> Group:
+    def _padded_group(self, numbers_R: npt.NDArray[np.int64], address: tuple[int, ...]) -> Group:
         """Sentences of several lengths, padded on the right."""
         lengths_R = self.batches.lengths[numbers_R]
         width = int(lengths_R.max())
@@ -616,10 +620,7 @@ class _Run:
 
     def unigram_loss(self) -> float:
         """The loss of one who knows how frequent each token is, and nothing of the sentence: the line to be below."""
-        counts_V = np.ones(self.vocabulary.size)
-        for first in range(0, len(self.tokens.ids), 1 << 22):
-            block = self.tokens.ids[first : first + (1 << 22)]
-            counts_V += np.bincount(block, minlength=self.vocabulary.size)
+        counts_V = occurrences(self.tokens.ids, self.vocabulary.size) + 1.0
         if self.config.objective == "causal":
             counts_V[list(self.tokens.suffix)] += len(self.tokens)
         logs_V = torch.from_numpy(np.log(counts_V / counts_V.sum()))
@@ -754,6 +755,7 @@ def _start_embeddings(
     vocabulary: Vocabulary,
     pairs_P2: npt.NDArray[np.int64] | None = None,
 ) -> None:
+    """Give `model` the token vectors that `start_embeddings` asks for; next_sentences needs the pairs."""
     sizes = np.diff(tokens.offsets)
     share = config.start_tokens / max(int(sizes[trained_on].sum()), 1)
     counted = spread(trained_on, max(1, int(share * len(trained_on))))
@@ -761,7 +763,7 @@ def _start_embeddings(
     chosen[counted] = True
     ids_N = tokens.ids[np.repeat(chosen, sizes)]
     offsets = np.concatenate([[0], np.cumsum(sizes[counted])])
-    next_too = pairs_P2 is not None
+    next_too = config.start_embeddings == "next_sentences"
     length = _INIT_RANGE * config.width**0.5  # as long as fresh vectors are
     vectors_VH = ppmi_svd(
         ids_N,
@@ -772,26 +774,26 @@ def _start_embeddings(
         skip=vocabulary.special,
         seed=config.seed,
     )
-    if pairs_P2 is not None:
+    if next_too and pairs_P2 is not None:
         learned_VH, weight_V = learn_from_next(
             vectors_VH, tokens.ids, tokens.offsets, pairs_P2[:, 0], pairs_P2[:, 1], seed=config.seed
         )
         weight_V[list(vocabulary.special)] = 0  # [CLS] and [SEP] stand in every sentence and mean nothing
         vectors_VH = as_embeddings(learned_VH, weight_V, length=length)
-        _calm(model)
+        _soften(model)
     weight = cast(Tensor, model.get_input_embeddings().weight)
     weight[: len(vectors_VH)] = torch.from_numpy(vectors_VH)
 
 
-def _calm(model: Any) -> None:
-    """So that a fresh BERT's mean-pooled embeddings are nearly the weighted sums of `as_embeddings`."""
+def _soften(model: Any) -> None:
+    """Make a fresh BERT so quiet that its mean-pooled embeddings are nearly the weighted sums of `as_embeddings`."""
     embeddings, layers = model.bert.embeddings, model.bert.encoder.layer
     for table in (embeddings.position_embeddings, embeddings.token_type_embeddings):
-        table.weight.mul_(_CALM_POSITIONS)
+        table.weight.mul_(_SOFTER_POSITIONS)
     for layer in layers:
         for part in (layer.attention.output, layer.output):
-            part.dense.weight.mul_(_CALM_LAYERS)
-    layers[-1].output.LayerNorm.weight[-2:] = 0
+            part.dense.weight.mul_(_SOFTER_LAYERS)
+    layers[-1].output.LayerNorm.weight[-2:] = 0  # the two that only fill every token's vector up to one length
 
 
 def _round_to_half(model: PreTrainedModel, record: Record) -> None:
@@ -830,6 +832,11 @@ def _card(config: Pretraining, corpus: Corpus, record: Record, license_note: str
         # Folders of this machine are nobody's business: the name is enough.
         config = dataclasses.replace(config, tokenizer=Path(config.tokenizer).name)
     given = f", with the tokenizer of {config.tokenizer}" if config.tokenizer else ""
+    uses = [
+        *(["by its token vectors before the first step"] if config.start_embeddings == "next_sentences" else []),
+        *([f"beside the masked tokens (weight {config.next_weight:g})"] if config.next_weight else []),
+    ]
+    next_too = f"\n- Which sentence follows which was learned from too: {', and '.join(uses)}" if uses else ""
     return f"""# {config.name}: a small {kind} language model
 
 Pretrained from scratch by `diffcse pretrain` on {scores["tokens_seen"]:,} tokens of plain text{given}.
@@ -837,7 +844,7 @@ Pretrained from scratch by `diffcse pretrain` on {scores["tokens_seen"]:,} token
 - Text: {len(corpus):,} distinct sentences, SHA-256 `{corpus.sha256}`
 - Licence of the text: {license_note or "not stated"}
 - Held out: {config.held_out:,} sentences never trained on; loss {scores["held_out_loss"]:.3f} nats for {predicted}
-  (by token frequency alone {scores["unigram_loss"]:.3f}), accuracy {scores["held_out_accuracy"]:.1%}
+  (by token frequency alone {scores["unigram_loss"]:.3f}), accuracy {scores["held_out_accuracy"]:.1%}{next_too}
 
 Its sentence embeddings are only a start: train them with `diffcse train`.
 

@@ -8,12 +8,12 @@ Then learned, still without any layer: a weight for each token, begun at SIF's (
 Tough-to-Beat Baseline for Sentence Embeddings"), and the vectors themselves, so that the weighted sum of a sentence's
 tokens is nearer to that of the sentence after it than to others'. `as_embeddings` hands both to a transformer.
 
-Shape suffixes: V vocabulary, H width, N tokens, P pairs of sentences, B pairs of a batch.
+Shape suffixes: V vocabulary, H width, N tokens, P pairs of sentences, B sentences of a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffcse.errors import InputError
+from diffcse.training.tokens import occurrences
+
+Rows = Sequence[npt.NDArray[np.integer]]
+"""Sentences as token ids, each as long as it is."""
+Views = Callable[[np.random.Generator], tuple[Rows, Rows]]
+"""Draws a batch: sentences, and what each of them should be near."""
 
 _CHUNK = 1 << 20  # tokens counted at once: bounds the memory for pairs not yet summed
+LONGEST = 64
+"""Tokens of a sentence that count."""
 _SIF = 1e-3  # a: a token of the share p begins with the weight a / (a + p)
-_LONGEST = 64  # tokens of a sentence that count
 _BATCH, _PASSES, _STEPS = 1024, 4, 500
 """Pairs in a step; at most so many passes over all of them, and at most so many steps: more begin to lose again."""
 _LEARNING_RATE, _TEMPERATURE = 3e-3, 0.1
@@ -125,7 +132,6 @@ def ppmi(counts_VV: sparse.csr_array, smoothing: float) -> sparse.csr_array:
     return sparse.coo_array((pmi[kept], (rows[kept], columns[kept])), shape=counts.shape).tocsr()
 
 
-@torch.enable_grad()
 def learn_from_next(
     vectors_VH: npt.NDArray[np.float32],
     ids_N: npt.NDArray[np.integer],
@@ -153,37 +159,85 @@ def learn_from_next(
     """
     if len(first_P) < 2:
         raise InputError("start_embeddings = next_sentences: fewer than two sentences have a next one to learn from")
-    share_V = np.bincount(ids_N, minlength=len(vectors_VH)) / max(len(ids_N), 1)
-    vectors = torch.nn.Parameter(torch.from_numpy(vectors_VH.copy()))
-    logs = torch.nn.Parameter(torch.from_numpy(np.log(_SIF / (_SIF + share_V)).astype(np.float32)))
     batch = min(_BATCH, len(first_P))
     steps = min(_STEPS, max(1, _PASSES * len(first_P) // batch))
-    optimizer = torch.optim.Adam([vectors, logs], lr=_LEARNING_RATE, fused=True)
-    random = np.random.default_rng([seed, 3])
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = _LEARNING_RATE * (1 - step / steps)
+    views = next_views(ids_N, offsets, first_P, second_P, batch)
+    vectors_VH, weights_V, _ = learn(vectors_VH, sif_weights(ids_N, len(vectors_VH)), views, steps=steps, seed=seed)
+    return vectors_VH, weights_V
+
+
+def sif_weights(ids_N: npt.NDArray[np.integer], vocabulary_size: int) -> npt.NDArray[np.float64]:
+    """a / (a + p) for a token of the share p: (V,)."""
+    share_V = occurrences(ids_N, vocabulary_size) / max(len(ids_N), 1)
+    return _SIF / (_SIF + share_V)
+
+
+def next_views(
+    ids_N: npt.NDArray[np.integer],
+    offsets: npt.NDArray[np.int64],
+    first_P: npt.NDArray[np.int64],
+    second_P: npt.NDArray[np.int64],
+    batch: int,
+) -> Views:
+    """Draws `batch` of the pairs: with replacement, unless it is all of them."""
+
+    def draw(random: np.random.Generator) -> tuple[Rows, Rows]:
         chosen_B = (
             random.choice(len(first_P), batch, replace=False)
             if batch == len(first_P)
             else random.integers(0, len(first_P), batch)
         )
-        views = [
-            _weighted_sums(
-                [ids_N[offsets[i] : offsets[i + 1]][:_LONGEST] for i in sentences_P[chosen_B]], vectors, logs
-            )
+        first, second = (
+            [ids_N[offsets[i] : offsets[i + 1]][:LONGEST] for i in sentences_P[chosen_B]]
             for sentences_P in (first_P, second_P)
-        ]
-        own_B = torch.arange(batch)
-        logits_BB = views[0] @ views[1].T / _TEMPERATURE
+        )
+        return first, second
+
+    return draw
+
+
+@torch.enable_grad()
+def learn(
+    vectors_VH: npt.NDArray[np.float32],
+    weights_V: npt.NDArray[np.floating],
+    views: Views,
+    *,
+    steps: int,
+    learning_rate: float = _LEARNING_RATE,
+    temperature: float = _TEMPERATURE,
+    seed: int = 42,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], float]:
+    """Train token vectors and weights until weighted sums tell which sentences belong together.
+
+    Args:
+        vectors_VH: where the vectors begin.
+        weights_V: where the weights do; above 0.
+        views: draws the batch of a step.
+        steps: weight updates; the learning rate falls to 0 over them.
+        temperature: tau of L_contrast, which is computed both ways.
+        seed: of what `views` draws with.
+
+    Returns:
+        (vectors (V, H) float32, weights (V,) float32, the last step's loss in nats).
+    """
+    vectors = torch.nn.Parameter(torch.from_numpy(vectors_VH.copy()))
+    logs = torch.nn.Parameter(torch.from_numpy(np.log(weights_V).astype(np.float32)))
+    optimizer = torch.optim.Adam([vectors, logs], lr=learning_rate, fused=True)
+    random = np.random.default_rng([seed, 3])
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
+        first_BH, second_BH = (_weighted_sums(rows, vectors, logs) for rows in views(random))
+        own_B = torch.arange(len(first_BH))
+        logits_BB = first_BH @ second_BH.T / temperature
         loss = (F.cross_entropy(logits_BB, own_B) + F.cross_entropy(logits_BB.T, own_B)) / 2
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return vectors.detach().numpy(), logs.detach().exp().numpy()
+    return vectors.detach().numpy(), logs.detach().exp().numpy(), loss.item()
 
 
-def _weighted_sums(rows: Sequence[npt.NDArray[np.integer]], vectors_VH: Tensor, logs_V: Tensor) -> Tensor:
-    """Of each row's vectors, exp(logs) their weights, brought to length 1: (B, H)."""
+def _weighted_sums(rows: Rows, vectors_VH: Tensor, logs_V: Tensor) -> Tensor:
+    """Of each row's vectors, exp(logs) their weights, brought to length 1: (B, H). A row without a token is 0."""
     ids_N = torch.from_numpy(np.concatenate(rows).astype(np.int64))
     starts_B = torch.from_numpy(np.cumsum([0, *(len(row) for row in rows[:-1])]))
     sums_BH = F.embedding_bag(ids_N, vectors_VH, starts_B, mode="sum", per_sample_weights=logs_V.exp()[ids_N])
@@ -195,9 +249,11 @@ def as_embeddings(
 ) -> npt.NDArray[np.float32]:
     """Weighted vectors for a model that normalises every token's vector: (V, H + 2) float32, all of one `length`.
 
-    A LayerNorm would take the weights away: it gives all vectors one length, and the mean 0. So two more coordinates
-    hold what is missing to the heaviest token's length, with opposite signs. As long as the last LayerNorm's gain is 0
-    there, the mean over a sentence's tokens is the weighted sum that `learn_from_next` trained.
+    A LayerNorm would take the weights away: it gives all vectors one length, and the mean 0. So the mean is taken off
+    here, and two more coordinates hold what is missing to the heaviest token's length, with opposite signs. As long as
+    the last LayerNorm's gain is 0 there, the mean over a sentence's tokens points where the weighted sum that
+    `learn_from_next` trained does, but for that mean and the heaviest 0.5 % of the tokens, which are cut to the length
+    of the next.
     """
     weighted_VH = vectors_VH * weights_V[:, None]
     weighted_VH -= weighted_VH.mean(axis=1, keepdims=True)

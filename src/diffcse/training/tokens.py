@@ -34,6 +34,7 @@ _SPECIAL = {
 _CONTINUED = "##"
 _COVERAGE = 0.9999  # of all characters; the rarest ones are left to [UNK], or they would fill the vocabulary
 _BLOCK = 10_000  # sentences handled at once
+_COUNTED = 1 << 22  # ids counted at once
 _FORMAT = 1  # part of the cache key: raise it when the files change
 
 
@@ -143,6 +144,14 @@ class Tokens:
         where = self.offsets[sentences][:, None] + np.arange(inner)
         rows[:, len(self.prefix) : len(self.prefix) + inner] = self.ids[where]
         return rows
+
+
+def occurrences(ids_N: npt.NDArray[np.integer], vocabulary_size: int) -> npt.NDArray[np.int64]:
+    """How often each token occurs: (V,). In parts: all ids at once would be converted to eight bytes each."""
+    counts_V = np.zeros(vocabulary_size, dtype=np.int64)
+    for first in range(0, len(ids_N), _COUNTED):
+        counts_V += np.bincount(ids_N[first : first + _COUNTED], minlength=vocabulary_size)
+    return counts_V
 
 
 def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, cache_dir: Path | None = None) -> Tokens:

@@ -1,0 +1,83 @@
+"""The small language models that benchmarks/ and `diffcse ablate` ask for and that are not packaged, made again.
+
+    python benchmarks/small_models.py 'wiki/*.txt.xz' --tokenizer mini --output models
+
+Three generators of other sizes than the bundled model, and a causal one, all in its vocabulary. Each is an ordinary run
+of `pretrain` under OUTPUT/NAME; a finished one is not rerun, one that was killed goes on. Prints a Markdown table of
+their losses on the sentences held out, which are the same for all. Then, for instance:
+
+    diffcse ablate generator TEXT --output table --set medium=models/medium/model --set small=models/small/model \\
+        --set tiny=models/tiny/model
+    diffcse ablate edits TEXT --output table --set causal=models/causal/model
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from diffcse.config import Pretraining
+from diffcse.method.parts import named
+from diffcse.text.corpus import Corpus, read_corpus
+from diffcse.training.pretrain import Pretrained, pretrain
+
+MODELS = {
+    "medium": {"layers": 4, "width": 256, "intermediate": 1024, "heads": 4},
+    "small": {"layers": 2, "width": 128, "intermediate": 512, "heads": 2},
+    "tiny": {"layers": 1, "width": 64, "intermediate": 256, "heads": 2},
+    "causal": {"layers": 2, "width": 256, "intermediate": 1024, "heads": 4, "objective": "causal"},
+}
+STEPS = {"medium": 4000, "small": 4000, "tiny": 4000, "causal": 3000}
+"""Weight updates unless told otherwise, of 8,192 tokens each."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", nargs="+")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--tokenizer", default="mini", help="the model or tokenizer whose vocabulary they speak")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--steps", type=int, help=f"weight updates of each; by default {STEPS}")
+    parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--held-out", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--license-note", default="")
+    options = parser.parse_args(arguments)
+
+    corpus = read_corpus(options.corpus)
+    print("| model | layers | width | weights | steps | tokens | held-out loss | by frequency | right | seconds |")
+    print(f"|{'---|' * 10}", flush=True)
+    for name in options.models:
+        print(row(name, make(name, corpus, options)), flush=True)
+
+
+def make(name: str, corpus: Corpus, options: argparse.Namespace) -> Pretrained:
+    """The model of that name, from scratch or as it was left."""
+    config = Pretraining(
+        name=name,
+        purpose=f"A {name} language model for the tables, made by benchmarks/small_models.py.",
+        tokenizer=str(named(options.tokenizer)),
+        start_embeddings="ppmi_svd",
+        max_steps=options.steps or STEPS[name],
+        batch_tokens=options.batch_tokens,
+        held_out=options.held_out,
+        seed=options.seed,
+        **MODELS[name],
+    )
+    return pretrain(config, corpus, options.output / name, resume=True, license_note=options.license_note)
+
+
+def row(name: str, made: Pretrained) -> str:
+    """One row of the table."""
+    scores, config = made.record.scores, made.record.config
+    weights = sum(p.numel() for p in made.model.parameters())
+    return (
+        f"| {name} | {config['layers']} | {config['width']} | {weights:,} | {scores['steps']:,} | "
+        f"{scores['tokens_seen']:,} | {scores['held_out_loss']:.3f} | {scores['unigram_loss']:.3f} | "
+        f"{scores['held_out_accuracy']:.1%} | {made.record.timing['seconds']:,.0f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
