@@ -93,7 +93,8 @@ def test_markdown_says_everything():
         "| — More — | | | | | | |",
         "| gone | not run | – | 70.00 | – | – | – |",
         "| broken | 0, 2 failed | – | – | – | – | – |",
-        "Order of the 3 rows with a published figure, ours against the published: Spearman +0.50, Kendall +0.33 (p = 0.031).",
+        "Order of the 3 rows with a published figure, ours against the published: "
+        "Spearman +0.50, Kendall +0.33 (p = 0.031).",
         "Not measured: it needs STS sets in --data.",
         "- To know.",
         "- other: a remark",

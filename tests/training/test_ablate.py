@@ -115,6 +115,35 @@ def test_a_finished_cell_is_never_run_again_and_another_one_is(place, done):
     assert not any(is_finished(c, shared) for c in longer)
 
 
+def test_sets_of_the_last_step_are_measured_on_the_last_model(place, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = (place / "dev.tsv").read_text().splitlines(keepends=True)
+    for name, chosen in (("one", lines[:20]), ("two", lines[15:])):
+        (data / f"{name}.tsv").write_text("".join(chosen))
+    # Evaluated at every step, and so hot that the best one is unlikely to be the last.
+    more = "training.eval_every = 1\ntraining.learning_rate = 0.05"
+    _, cells, shared = made(
+        place,
+        tmp_path / "out",
+        columns='["dev", "sts_last"]',
+        more=more,
+        seeds=(1,),
+        data=(str(data),),
+        keep_models=True,
+    )
+    run_cells(cells[1:], shared)
+    assert outcome_of(cells[1])["message"] is None
+    folder = tmp_path / "out" / "cells" / "half" / "seed-1"
+
+    def mean(model):
+        sets = [read_pairs(data / f"{name}.tsv") for name in ("one", "two")]
+        return sum(score_sts(load(folder / model), one).all.spearman for one in sets) / 2
+
+    assert outcome_of(cells[1])["scores"]["sts_last"]["value"] == pytest.approx(mean("last"), abs=1e-6)
+    assert mean("last") != pytest.approx(mean("model"), abs=0.01)
+
+
 @pytest.mark.parametrize("what", ["text", "dev"])
 def test_other_data_are_another_cell(place, tmp_path, what):
     _, cells, _ = made(place, tmp_path)

@@ -88,6 +88,8 @@ PUBLISHED = {
         "0.01": (83.44,),
         "0.05": (84.11,),
         "0.1": (83.66,),
+        "0.5": (),
+        "2": (),
     },
     "retrieval": {
         "start": (0.172, -1.468),
@@ -96,6 +98,13 @@ PUBLISHED = {
     },
     "fidelity": dict.fromkeys(
         ("clean", "argmax", "edits_everywhere", "padding_counted", "generator_dropout", "all"), ()
+    ),
+    "beyond": dict.fromkeys(
+        (
+            *("start", "diffcse", "simcse", "simcse_plain", "heavy", "heavy_ramp", "heavy_cool", "heavy_pooled"),
+            *("heavy_plain", "next", "next_heavy", "both", "both_heavy"),
+        ),
+        (),
     ),
     "supervised": dict.fromkeys(("simcse", "diffcse", "diffcse_anchor", "diffcse_positive"), ()),
 }

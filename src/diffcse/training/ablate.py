@@ -210,6 +210,8 @@ def _jobs(column: str, dev: PairSet, data: Data) -> list[Job]:
     if family == "transfer":
         # SentEval's fast mode is for choosing between models, and what the paper's dev figures are from.
         return jobs_of(data, ("transfer",), PROBES["adam-fast" if split == "dev" else "logistic"])
+    if column == "sts_last":
+        return jobs_of(Data(sts=data.sts), ("sts",))
     if family == "sts":
         return jobs_of(Data(sts={name: data.sts[name] for name in SEVEN if name in data.sts}), ("sts",))
     if family == "recall":
@@ -310,8 +312,10 @@ def _trained(
         sentences = next(each for name, each in jobs.items() if name.startswith("rtd"))[0].sentences
         values |= rtd_losses(trained.model, trained.encoder.tokenizer, sentences, config.training.max_tokens)
     others = {name: each for name, each in jobs.items() if each and not name.startswith(("dev", "rtd"))}
-    if others:
-        values |= _measured(load(Path(cell.folder) / "model"), others)
+    for folder, last in (("model", False), ("last", True)):
+        chosen = {name: each for name, each in others.items() if name.endswith("_last") == last}
+        if chosen:
+            values |= _measured(load(Path(cell.folder) / folder), chosen)
     return _located(values, jobs)
 
 

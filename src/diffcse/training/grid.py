@@ -58,6 +58,7 @@ COLUMNS = {
     "transfer_dev": Column("transfer, mean dev accuracy", _TRANSFER),
     "transfer_test": Column("transfer, mean test accuracy", _TRANSFER),
     "sts_test": Column("STS, mean test Spearman", _STS),
+    "sts_last": Column("mean Spearman of all STS sets given, last step", "STS sets in --data"),
     **{f"recall_dev@{k}": Column(f"retrieval on dev, R@{k}", _DEV) for k in (1, 5, 10)},
     **{f"recall_test@{k}": Column(f"retrieval on STS-B test, R@{k}", _STSB) for k in (1, 5, 10)},
     "alignment_dev": Column("alignment on dev, 0 where pairs of one meaning coincide", _DEV, 3, lower_is_better=None),
