@@ -45,6 +45,7 @@ Objective = Literal["mlm", "causal"]
 Decay = Literal["linear", "cosine"]
 Activation = Literal["gelu", "gelu_tanh"]
 StartEmbeddings = Literal["none", "ppmi_svd", "next_sentences"]
+NextReads = Literal["all", "unmasked"]
 Store = Literal["fp16", "fp32"]
 
 
@@ -463,6 +464,9 @@ class Pretraining:
     """What it needs to run in reasonable time."""
     objective: Objective = "mlm"
     """mlm: fill masked tokens from both sides (encoder start, generator). causal: predict each from those before."""
+    model: str | None = None
+    """Go on from this masked language model (a folder, a hub id, or "mini"), with its tokenizer and shape. Unset: from
+    scratch."""
     tokenizer: str | None = None
     """Take this tokenizer (a folder or hub id) unchanged, to make a generator for its model. Unset: train one."""
     vocabulary: int = 16_384
@@ -494,6 +498,9 @@ class Pretraining:
     """mlm: weight of a second loss, added to the masked tokens': by the mean of the last layer, the next sentence is
     told from the others of the batch. Above 0, batches are made of sentences and the ones that follow them; so the
     text must be in its own order."""
+    next_reads: NextReads = "all"
+    """Of which tokens' last hidden states that loss takes the mean: of all, or of those that are not to be predicted.
+    Then everything predicted is a [MASK], and no position has to serve both losses."""
     next_temperature: float = 0.05
     """tau of that loss."""
     max_tokens: int = 64
@@ -554,9 +561,9 @@ class Pretraining:
             _require(value >= least, name, value, f"must be at least {least}")
         _require(self.seed < 2**63, "seed", self.seed, "must be below 2^63")
         _require(self.width % self.heads == 0, "width", self.width, f"must be a multiple of heads = {self.heads}")
-        _require(
-            self.max_tokens <= self.positions, "max_tokens", self.max_tokens, f"is above positions = {self.positions}"
-        )
+        if self.model is None:
+            room = f"is above positions = {self.positions}"
+            _require(self.max_tokens <= self.positions, "max_tokens", self.max_tokens, room)
         _require(
             self.max_tokens <= self.batch_tokens,
             "batch_tokens",
@@ -573,7 +580,9 @@ class Pretraining:
         _require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "must be above 0")
         _require(self.next_weight >= 0, "next_weight", self.next_weight, "must not be negative")
         _require(self.next_temperature > 0, "next_temperature", self.next_temperature, "must be above 0")
+        _require(self.model is None or self.tokenizer is None, "tokenizer", self.tokenizer, "model brings its own")
         if self.objective == "causal":
+            _require(self.model is None, "model", self.model, "goes on from masked language models: objective = mlm")
             both_ways = (
                 "needs a model that reads both ways. For objective = causal set next_weight = 0 and "
                 "start_embeddings = ppmi_svd (--next-weight 0 --start-embeddings ppmi_svd)"
@@ -584,7 +593,7 @@ class Pretraining:
     @property
     def reads_next(self) -> bool:
         """Whether it matters which sentence follows which."""
-        return self.next_weight > 0 or self.start_embeddings == "next_sentences"
+        return self.next_weight > 0 or (self.model is None and self.start_embeddings == "next_sentences")
 
     def unused(self) -> list[str]:
         """Names of the fields that are set to something else than by default, and change nothing here."""
@@ -592,11 +601,14 @@ class Pretraining:
         if self.objective == "causal":
             idle |= {"mask_ratio"}
         if self.next_weight == 0:
-            idle |= {"next_temperature"}
+            idle |= {"next_temperature", "next_reads"}
         if self.start_embeddings == "none":
             idle |= {"start_tokens"}
-        if self.tokenizer is not None:
+        if self.tokenizer is not None or self.model is not None:
             idle |= {"vocabulary", "lowercase", "tokenizer_sentences"}
+        if self.model is not None:
+            idle |= {"layers", "width", "heads", "intermediate", "activation", "positions"}
+            idle |= {"start_embeddings", "start_tokens"}
         return _idle(self, idle)
 
 

@@ -377,14 +377,14 @@ def in_float64(tmp_path):
     return model, groups, singles
 
 
-@pytest.mark.parametrize("weight", [0.3, 2.0])
-def test_gradient_with_next_sentences_is_that_of_two_losses_written_out(tmp_path, monkeypatch, weight):
+@pytest.mark.parametrize(("weight", "reads"), [(0.3, "all"), (2.0, "all"), (1.0, "unmasked")])
+def test_gradient_with_next_sentences_is_that_of_two_losses_written_out(tmp_path, monkeypatch, weight, reads):
     model, groups, singles = in_float64(tmp_path)
     terms, means, wrong = [], [], 0.0
     for row in range(6):
         masked, ids, where = singles[row]
         out = model(input_ids=masked[None], output_hidden_states=True)
-        means.append(out.hidden_states[-1][0].mean(0))
+        means.append(out.hidden_states[-1][0][~where if reads == "unmasked" else slice(None)].mean(0))
         terms += [-torch.log_softmax(out.logits[0, t], 0)[ids[t]] for t in range(len(ids)) if where[t]]
     assert len(terms) > 5
     for i in range(3):
@@ -398,7 +398,7 @@ def test_gradient_with_next_sentences_is_that_of_two_losses_written_out(tmp_path
 
     model.zero_grad()
     monkeypatch.setattr(module, "_HEAD_ROWS", 2)
-    total, contrast = module.backward_with_next(model, groups, 0.07, weight)
+    total, contrast = module.backward_with_next(model, groups, 0.07, weight, reads)
     assert total.item() == pytest.approx(sum(terms).item(), rel=1e-6)
     assert contrast.item() == pytest.approx(wrong.item() / 2, rel=1e-9)
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -606,6 +606,83 @@ def test_a_refused_run_does_not_block_the_mended_one(tmp_path):
     assert (out / "model").is_dir()
     with pytest.raises(InputError, match="not empty"):
         pretrain(tiny(max_steps=1), CORPUS, out)
+
+
+@pytest.mark.parametrize("style", ["bert", "roberta"])
+def test_going_on_from_a_model_begins_with_its_weights_head_and_vocabulary(tmp_path, style):
+    start = save_tiny(tmp_path / "start", style, hidden=16)
+    corpus = Corpus.from_sentences(SENTENCES, documents=True)
+    config = Pretraining(
+        model=str(start), max_steps=1, max_tokens=16, held_out=8, batch_tokens=64, learning_rate=1e-12,
+        precision="fp32", store="fp32", next_weight=0.5, next_reads="unmasked",
+    )  # fmt: skip
+    made = pretrain(config, corpus, tmp_path / "out")
+    before, after = load_generator(start), load_generator(tmp_path / "out" / "model")
+    assert type(before) is type(after)
+    same = dict(before.named_parameters())
+    assert all(torch.allclose(value, same[name], atol=1e-6) for name, value in after.named_parameters())
+    # What is measured is the loss of the model as others run it.
+    ids = made.tokenizer(SENTENCES[:3], return_tensors="pt", padding=True)
+    where = ids["attention_mask"].bool()
+    group = module.Group(ids["input_ids"], where, ids["input_ids"][where], ids["attention_mask"])
+    logits = before(**ids).logits[where]
+    assert torch.allclose(module.head_of(after)(after.base_model(**ids).last_hidden_state[where]), logits, atol=1e-5)
+    assert module.cross_entropy(after, group)[0].isfinite()
+    assert str(tmp_path) not in (tmp_path / "out" / "model" / "README.md").read_text()
+    assert "Pretrained from `start`" in (tmp_path / "out" / "model" / "README.md").read_text()
+    assert made.record.warnings == []
+
+
+def test_going_on_learns_and_resumes_as_from_scratch(tmp_path):
+    pretrain(tiny(max_steps=20), CORPUS, tmp_path / "first")
+    config = tiny(model=str(tmp_path / "first" / "model"), dropout=0.1, store="fp32", max_steps=20, layers=7)
+    whole = pretrain(config, CORPUS, tmp_path / "whole")
+    assert whole.model.config.num_hidden_layers == 1
+    # At most what tiny() changes beside the defaults.
+    assert "layers" in whole.record.warnings[0]
+    first = read_record(tmp_path / "first" / "run.json").scores["held_out_loss"]
+    assert whole.record.scores["held_out_loss"] < first - 0.1
+
+    def stop(event, facts):
+        if event == "log" and facts["step"] == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, CORPUS, tmp_path / "killed", report=stop)
+    pretrain(config, CORPUS, tmp_path / "killed", resume=True)
+    one, other = weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_unmasked_means_have_masks_only_where_tokens_are_predicted(tmp_path, monkeypatch):
+    seen = []
+
+    def spy(model, groups, *rest):
+        seen.extend(group for _, group in groups)
+        return backward(model, groups, *rest)
+
+    backward = module.backward_with_next
+    monkeypatch.setattr(module, "backward_with_next", spy)
+    made = pretrain(tiny(next_weight=1.0, next_reads="unmasked", mask_ratio=0.5), DOCUMENTS, tmp_path / "out")
+    assert sum(int(group.where.sum()) for group in seen) > 50
+    for group in seen:
+        assert torch.equal(group.inputs == made.tokenizer.mask_token_id, group.where)
+
+
+def test_models_to_go_on_from_that_cannot_be(tmp_path):
+    headless = save_tiny(tmp_path / "headless", "bert", masked_lm=False)
+    with pytest.raises(InputError, match="no trained masked-language-model head"):
+        pretrain(tiny(model=str(headless)), CORPUS, tmp_path / "a")
+    other = save_tiny(tmp_path / "distil", "distilbert")
+    with pytest.raises(InputError, match="head of an unknown kind"):
+        pretrain(tiny(model=str(other), held_out=8), Corpus.from_sentences(SENTENCES), tmp_path / "b")
+    short = save_tiny(tmp_path / "short", "bert", positions=32)
+    with pytest.raises(InputError, match="takes at most"):
+        pretrain(tiny(model=str(short), max_tokens=64), CORPUS, tmp_path / "c")
+    with pytest.raises(InputError, match="objective = mlm"):
+        tiny(model="mini", objective="causal")
+    with pytest.raises(InputError, match="model brings its own"):
+        tiny(model="mini", tokenizer="mini")
 
 
 def test_idle_settings_are_told(tmp_path):

@@ -37,6 +37,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     BertConfig,
     BertForMaskedLM,
     GPT2Config,
@@ -46,7 +48,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from diffcse.config import Pretraining, Text, differences, to_dict, to_toml
+from diffcse.config import NextReads, Pretraining, Text, differences, to_dict, to_toml
+from diffcse.encoder.encode import position_limit
 from diffcse.errors import InputError
 from diffcse.files import clear_partials, staged_folder, write_errors, write_json, write_manifest, write_text
 from diffcse.machine import release_memory, tuned
@@ -55,7 +58,7 @@ from diffcse.method.edits import Draw, Vocabulary, mask_tokens
 from diffcse.method.heads import at_least_float, pool
 from diffcse.method.objective import contrastive_loss
 from diffcse.method.packing import hidden_states
-from diffcse.method.parts import load_tokenizer, quiet, read_vocabulary
+from diffcse.method.parts import load_masked_lm, load_tokenizer, named, quiet, read_vocabulary
 from diffcse.record import Record, finite, read_record
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.training.checkpoints import checkpoint_path, newest_whole, prune, save_weights
@@ -176,8 +179,8 @@ def pretrain(
     record.warnings += [f"{path.name}: incomplete or damaged, skipped" for path in torn]
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = new_model(config, tokenizer, tokens)
-    if checkpoint is None and config.start_embeddings != "none":
+    model = new_model(config, tokenizer, tokens) if config.model is None else given_model(config, tokenizer)
+    if checkpoint is None and config.model is None and config.start_embeddings != "none":
         with _timed(record, "start_embeddings_seconds", "token vectors from the text", report):
             _start_embeddings(model, config, tokens, trained_on, vocabulary, pairs_P2)
     model.to(device)  # type: ignore[arg-type]
@@ -348,7 +351,7 @@ def hidden_at(model: PreTrainedModel, group: Group) -> Tensor:
 
 def head_of(model: PreTrainedModel) -> nn.Module:
     """What makes logits of hidden states."""
-    return cast(nn.Module, model.cls if hasattr(model, "cls") else model.get_output_embeddings())
+    return cast(nn.Module, model.cls if hasattr(model, "cls") else model.lm_head)
 
 
 def backward(model: PreTrainedModel, group: Group, scale: float) -> Tensor:
@@ -375,7 +378,11 @@ def _through_head(model: PreTrainedModel, hidden_MH: Tensor, targets_M: Tensor, 
 
 
 def backward_with_next(
-    model: PreTrainedModel, groups: Sequence[tuple[Tensor, Group]], temperature: float, weight: float
+    model: PreTrainedModel,
+    groups: Sequence[tuple[Tensor, Group]],
+    temperature: float,
+    weight: float,
+    reads: NextReads = "all",
 ) -> tuple[Tensor, Tensor]:
     """Add the gradient of the masked tokens' mean cross-entropy plus `weight` times the contrast of next sentences.
 
@@ -385,6 +392,7 @@ def backward_with_next(
 
     Args:
         groups: which rows of the batch a group holds, and the group. Rows are 0 ... 2B - 1: row i + B follows row i.
+        reads: the tokens whose vectors are averaged: all, or those that are not predicted ([CLS] and [SEP] never are).
         temperature: tau of the contrast.
 
     Returns:
@@ -396,7 +404,8 @@ def backward_with_next(
     for rows, group in groups:
         assert group.attention is not None
         (hidden_RTH,) = hidden_states(cast(PreTrainedModel, model.base_model), group.inputs, group.attention)
-        mean_RH = pool((at_least_float(hidden_RTH),), group.attention, "mean")
+        read_RT = group.attention if reads == "all" else group.attention * ~group.where
+        mean_RH = pool((at_least_float(hidden_RTH),), read_RT, "mean")
         hidden_MH = hidden_RTH[group.where]
         gradient_MH, summed = _through_head(model, hidden_MH, group.targets, 1 / max(predicted, 1))
         total += summed
@@ -477,6 +486,30 @@ def new_model(config: Pretraining, tokenizer: PreTrainedTokenizerBase, tokens: T
         )
 
 
+def given_model(config: Pretraining, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The masked language model to go on from, with the recipe's dropout.
+
+    Raises:
+        InputError: it has no trained head, one of an unknown kind, or too few positions.
+    """
+    assert config.model is not None
+    model = load_masked_lm(named(config.model), "model to go on from")
+    if not (hasattr(model, "cls") or hasattr(model, "lm_head")):
+        raise InputError(
+            f"model = {config.model}: {type(model).__name__} has a vocabulary head of an unknown kind; BERT's and "
+            "RoBERTa's are known"
+        )
+    limit = position_limit(model, tokenizer)
+    if config.max_tokens > limit:
+        raise InputError(f"max_tokens = {config.max_tokens}: {config.model} takes at most {limit} tokens")
+    if not torch.cuda.is_available():
+        model.set_attn_implementation("eager")  # as in `new_model`
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = config.dropout
+    return model
+
+
 class _Run:
     """The loop: its state, what is measured, and checkpoints."""
 
@@ -553,7 +586,11 @@ class _Run:
                     (torch.from_numpy(rows).to(device), group) for rows, group in zip(rows_of, groups, strict=True)
                 ]
                 total, contrast = backward_with_next(
-                    self.model, placed, self.config.next_temperature, self.config.next_weight
+                    self.model,
+                    placed,
+                    self.config.next_temperature,
+                    self.config.next_weight,
+                    self.config.next_reads,
                 )
             else:
                 for group in groups:
@@ -592,7 +629,10 @@ class _Run:
         ids, attention, rows = (
             torch.from_numpy(x).to(self.model.device) for x in (ids_RT, attention_RT, np.ascontiguousarray(numbers_R))
         )
-        return mlm_group(ids, self.vocabulary, self.config.mask_ratio, address, rows, attention)
+        group = mlm_group(ids, self.vocabulary, self.config.mask_ratio, address, rows, attention)
+        if self.config.next_reads == "all":
+            return group
+        return dataclasses.replace(group, inputs=torch.where(group.where, self.vocabulary.mask, ids))
 
     def _autocast(self) -> Any:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16)
@@ -725,6 +765,8 @@ def _tokenizer(
     report: Report,
 ) -> PreTrainedTokenizerBase:
     """The given tokenizer, or one trained on sentences evenly spread; an interrupted run left it in `folder`."""
+    if config.model is not None:
+        return load_tokenizer(named(config.model))
     if config.tokenizer is not None:
         return load_tokenizer(config.tokenizer)
     if not folder.is_dir():
@@ -812,7 +854,8 @@ def _save(
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
         if hasattr(model.config, name):
             setattr(model.config, name, _SAVED_DROPOUT)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, config.positions)
+    if config.model is None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, config.positions)
     if config.store == "fp16":
         model.half()
     try:
@@ -831,15 +874,22 @@ def _card(config: Pretraining, corpus: Corpus, record: Record, license_note: str
     if config.tokenizer and Path(config.tokenizer).exists():
         # Folders of this machine are nobody's business: the name is enough.
         config = dataclasses.replace(config, tokenizer=Path(config.tokenizer).name)
+    if config.model and Path(config.model).exists():
+        config = dataclasses.replace(config, model=Path(config.model).name)
     given = f", with the tokenizer of {config.tokenizer}" if config.tokenizer else ""
+    begun = f"from `{config.model}`" if config.model else "from scratch"
     uses = [
-        *(["by its token vectors before the first step"] if config.start_embeddings == "next_sentences" else []),
+        *(
+            ["by its token vectors before the first step"]
+            if config.start_embeddings == "next_sentences" and not config.model
+            else []
+        ),
         *([f"beside the masked tokens (weight {config.next_weight:g})"] if config.next_weight else []),
     ]
     next_too = f"\n- Which sentence follows which was learned from too: {', and '.join(uses)}" if uses else ""
     return f"""# {config.name}: a small {kind} language model
 
-Pretrained from scratch by `diffcse pretrain` on {scores["tokens_seen"]:,} tokens of plain text{given}.
+Pretrained {begun} by `diffcse pretrain` on {scores["tokens_seen"]:,} tokens of plain text{given}.
 
 - Text: {len(corpus):,} distinct sentences, SHA-256 `{corpus.sha256}`
 - Licence of the text: {license_note or "not stated"}
@@ -875,7 +925,7 @@ def _reopen(config: Pretraining, output: Path, record: Record) -> Pretrained:
     folder = output / "model"
     if not folder.is_dir():
         raise InputError(f"{output}: its run is complete, but model/ was removed: give a new --output")
-    kind = GPT2LMHeadModel if config.objective == "causal" else BertForMaskedLM
+    kind = AutoModelForCausalLM if config.objective == "causal" else AutoModelForMaskedLM
     with quiet():
         model = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return Pretrained(model.eval(), load_tokenizer(folder), record)
