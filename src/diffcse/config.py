@@ -501,6 +501,9 @@ class Pretraining:
     next_reads: NextReads = "all"
     """Of which tokens' last hidden states that loss takes the mean: of all, or of those that are not to be predicted.
     Then everything predicted is a [MASK], and no position has to serve both losses."""
+    sums_weight: float = 0.0
+    """mlm: weight of a third loss beside those: the cosines between a batch's sentences are to be those of weighted
+    sums of token vectors learned from next sentences. Above 0 only with next_weight above 0."""
     next_temperature: float = 0.05
     """tau of that loss."""
     max_tokens: int = 64
@@ -579,6 +582,9 @@ class Pretraining:
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must not be negative")
         _require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "must be above 0")
         _require(self.next_weight >= 0, "next_weight", self.next_weight, "must not be negative")
+        _require(self.sums_weight >= 0, "sums_weight", self.sums_weight, "must not be negative")
+        needs = "needs batches of next sentences: set next_weight above 0"
+        _require(self.sums_weight == 0 or self.next_weight > 0, "sums_weight", self.sums_weight, needs)
         _require(self.next_temperature > 0, "next_temperature", self.next_temperature, "must be above 0")
         _require(self.model is None or self.tokenizer is None, "tokenizer", self.tokenizer, "model brings its own")
         if self.objective == "causal":
@@ -602,13 +608,13 @@ class Pretraining:
             idle |= {"mask_ratio"}
         if self.next_weight == 0:
             idle |= {"next_temperature", "next_reads"}
-        if self.start_embeddings == "none":
+        if self.start_embeddings == "none" and not self.sums_weight:
             idle |= {"start_tokens"}
         if self.tokenizer is not None or self.model is not None:
             idle |= {"vocabulary", "lowercase", "tokenizer_sentences"}
         if self.model is not None:
             idle |= {"layers", "width", "heads", "intermediate", "activation", "positions"}
-            idle |= {"start_embeddings", "start_tokens"}
+            idle |= {"start_embeddings", *(() if self.sums_weight else ("start_tokens",))}
         return _idle(self, idle)
 
 

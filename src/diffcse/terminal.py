@@ -134,6 +134,8 @@ def loss_line(entry: dict[str, Any]) -> str:
     parts = [f"loss {entry['loss']:.4f}"]
     if "next_loss" in entry:
         parts.append(f"next sentence {entry['next_loss']:.3f}")
+    if "sums_loss" in entry:
+        parts.append(f"sums {entry['sums_loss']:.4f}")
     if "contrastive" in entry:
         parts.append(f"contrastive {entry['contrastive']:.4f}")
         parts.append(f"cosine {entry['positive_cosine']:.2f}/{entry['negative_cosine']:.2f}")

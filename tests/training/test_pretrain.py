@@ -377,8 +377,10 @@ def in_float64(tmp_path):
     return model, groups, singles
 
 
-@pytest.mark.parametrize(("weight", "reads"), [(0.3, "all"), (2.0, "all"), (1.0, "unmasked")])
-def test_gradient_with_next_sentences_is_that_of_two_losses_written_out(tmp_path, monkeypatch, weight, reads):
+@pytest.mark.parametrize(
+    ("weight", "reads", "near"), [(0.3, "all", 0.0), (2.0, "all", 0.0), (1.0, "unmasked", 0.0), (1.0, "unmasked", 3.0)]
+)
+def test_gradient_with_next_sentences_is_that_of_the_losses_written_out(tmp_path, monkeypatch, weight, reads, near):
     model, groups, singles = in_float64(tmp_path)
     terms, means, wrong = [], [], 0.0
     for row in range(6):
@@ -392,13 +394,22 @@ def test_gradient_with_next_sentences_is_that_of_two_losses_written_out(tmp_path
         forth = [F.cosine_similarity(means[i], means[j + 3], dim=0) / 0.07 for j in range(3)]
         back = [F.cosine_similarity(means[j], means[i + 3], dim=0) / 0.07 for j in range(3)]
         wrong += (torch.logsumexp(torch.stack(forth), 0) + torch.logsumexp(torch.stack(back), 0) - 2 * own) / 3
+    target = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    unlike = [
+        (F.cosine_similarity(means[i], means[j], dim=0) - F.cosine_similarity(target[i], target[j], dim=0)) ** 2
+        for i in range(6)
+        for j in range(6)
+        if i != j
+    ]
     model.zero_grad()
-    (sum(terms) / len(terms) + weight * wrong / 2).backward()
+    (sum(terms) / len(terms) + weight * wrong / 2 + near * sum(unlike) / len(unlike)).backward()
     wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     model.zero_grad()
     monkeypatch.setattr(module, "_HEAD_ROWS", 2)
-    total, contrast = module.backward_with_next(model, groups, 0.07, weight, reads)
+    given = {"target_RH": target, "target_weight": near} if near else {}
+    total, contrast, likeness = module.backward_with_next(model, groups, 0.07, weight, reads, **given)
+    assert likeness.item() == pytest.approx(sum(unlike).item() / len(unlike) if near else 0, rel=1e-9)
     assert total.item() == pytest.approx(sum(terms).item(), rel=1e-6)
     assert contrast.item() == pytest.approx(wrong.item() / 2, rel=1e-9)
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -419,6 +430,17 @@ def test_next_sentences_are_learned_as_far_as_they_are_weighed(tmp_path):
     # Two families: who knows them has half the others to choose among.
     assert logs[1.0][-1] < logs[1.0][0] - 0.1
     assert logs[1.0][-1] < logs[1e-6][-1] - 0.3
+
+
+def test_sums_of_token_vectors_are_come_near_as_far_as_they_are_weighed(tmp_path):
+    last = {}
+    for weight in (1e-6, 30.0):
+        config = tiny(next_weight=1e-6, sums_weight=weight, max_steps=40)
+        made = pretrain(config, DOCUMENTS, tmp_path / str(weight))
+        last[weight] = [entry["sums_loss"] for entry in made.record.log if "sums_loss" in entry][-1]
+    assert last[30.0] < 0.5 * last[1e-6]
+    with pytest.raises(InputError, match=r"sums_weight.*next_weight"):
+        tiny(sums_weight=1.0)
 
 
 def test_masked_tokens_alone_say_nothing_of_next_sentences(tmp_path):
@@ -449,9 +471,9 @@ def test_steps_of_pairs_are_trained_on_without_a_masked_token_and_only_on_what_m
     seen, before = [], []
     original = module.backward_with_next
 
-    def spy(model, groups, *args):
+    def spy(model, groups, *args, **options):
         before.append([p.grad for p in model.parameters()])
-        return original(model, groups, *args)
+        return original(model, groups, *args, **options)
 
     monkeypatch.setattr(module, "backward_with_next", spy)
     monkeypatch.setattr(
@@ -657,9 +679,9 @@ def test_going_on_learns_and_resumes_as_from_scratch(tmp_path):
 def test_unmasked_means_have_masks_only_where_tokens_are_predicted(tmp_path, monkeypatch):
     seen = []
 
-    def spy(model, groups, *rest):
+    def spy(model, groups, *rest, **options):
         seen.extend(group for _, group in groups)
-        return backward(model, groups, *rest)
+        return backward(model, groups, *rest, **options)
 
     backward = module.backward_with_next
     monkeypatch.setattr(module, "backward_with_next", spy)

@@ -207,3 +207,26 @@ def test_layer_norm_leaves_the_weighted_vectors_of_embeddings(seed, size, width,
     factor = (width + 2) ** 0.5 / most
     assert seen_VH[~cut_V] == pytest.approx(factor * wanted_VH[~cut_V], abs=1e-4 * width)
     assert seen_VH[cut_V] == pytest.approx(factor * most / lengths_V[cut_V] * wanted_VH[cut_V], abs=1e-4 * width)
+
+
+def test_sentence_sums_leave_out_what_sentences_share():
+    random = np.random.default_rng(0)
+    vectors = (random.normal(size=(30, 8)) + 3 * random.normal(size=8)).astype(
+        np.float32
+    )  # most of it is common to all
+    weights = random.uniform(0.1, 1, 30).astype(np.float32)
+    weights[0] = 0
+    ids, offsets = random.integers(0, 30, 400), np.arange(0, 401, 8)
+    sums = token_vectors.SentenceSums(vectors, weights, ids, offsets, np.arange(50))
+    found = sums(np.array([3, 17, 3])).numpy()
+
+    plain = np.stack([sum(weights[t] * vectors[t] for t in ids[8 * i : 8 * i + 8]) for i in range(50)])
+    plain /= np.linalg.norm(plain, axis=1, keepdims=True)
+    rest = plain - plain.mean(0)
+    values, directions = np.linalg.eigh(rest.T @ rest)
+    main = directions[:, np.argsort(values)[-3:]]
+    rest = rest - rest @ main @ main.T
+    wanted = rest / np.linalg.norm(rest, axis=1, keepdims=True)
+    assert np.allclose(found, wanted[[3, 17, 3]], atol=1e-4)
+    cosines = plain @ plain.T
+    assert cosines.mean() > 0.5 > abs((wanted @ wanted.T)[~np.eye(50, dtype=bool)].mean())

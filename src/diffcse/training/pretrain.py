@@ -62,7 +62,7 @@ from diffcse.method.parts import load_masked_lm, load_tokenizer, named, quiet, r
 from diffcse.record import Record, finite, read_record
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.training.checkpoints import checkpoint_path, newest_whole, prune, save_weights
-from diffcse.training.token_vectors import as_embeddings, learn_from_next, ppmi_svd
+from diffcse.training.token_vectors import SentenceSums, as_embeddings, learn_from_next, ppmi_svd
 from diffcse.training.tokens import Tokens, occurrences, tokenise, train_wordpiece
 from diffcse.training.train import Report, check_output, use_bf16
 
@@ -75,6 +75,8 @@ _TRAIN, _HELD_OUT = range(2)  # streams of masks
 _SOFTER_POSITIONS, _SOFTER_LAYERS = 0.1, 0.5
 """What fresh position vectors and layers' outputs are multiplied by where token vectors already say what sentences
 mean: at BERT's sizes their noise would drown it."""
+_FILLING = 2  # coordinates that `as_embeddings` adds
+_SAMPLE = 5000  # sentences by which `SentenceSums` finds what all have in common
 _SAVED_DROPOUT = 0.1  # BERT's
 _INIT_RANGE = 0.02  # standard deviation of fresh weights, BERT's and GPT-2's
 _WEIGHTS, _OPTIMIZER, _STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
@@ -184,7 +186,14 @@ def pretrain(
         with _timed(record, "start_embeddings_seconds", "token vectors from the text", report):
             _start_embeddings(model, config, tokens, trained_on, vocabulary, pairs_P2)
     model.to(device)  # type: ignore[arg-type]
-    run = _Run(model, config, tokens, batches, vocabulary, held_out, steps, output, record, report)
+    sums = None
+    if config.sums_weight and pairs_P2 is not None:
+        with _timed(record, "sums_seconds", "token vectors whose sums the model is to come near", report):
+            learned = _learned_vectors(
+                config, tokens, trained_on, vocabulary, pairs_P2, model.config.hidden_size - _FILLING
+            )
+            sums = SentenceSums(*learned, tokens.ids, tokens.offsets, spread(trained_on, _SAMPLE))
+    run = _Run(model, config, tokens, batches, vocabulary, held_out, steps, output, record, report, sums)
     report(
         "start",
         {
@@ -383,7 +392,10 @@ def backward_with_next(
     temperature: float,
     weight: float,
     reads: NextReads = "all",
-) -> tuple[Tensor, Tensor]:
+    *,
+    target_RH: Tensor | None = None,
+    target_weight: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Add the gradient of the masked tokens' mean cross-entropy plus `weight` times the contrast of next sentences.
 
     The contrast is L_contrast both ways, between the means of the last layer's vectors, special tokens included, as
@@ -394,9 +406,11 @@ def backward_with_next(
         groups: which rows of the batch a group holds, and the group. Rows are 0 ... 2B - 1: row i + B follows row i.
         reads: the tokens whose vectors are averaged: all, or those that are not predicted ([CLS] and [SEP] never are).
         temperature: tau of the contrast.
+        target_RH: other embeddings of the batch's sentences, of length 1 and any width. The mean squared difference
+            between cosines of two sentences here and there is added, `target_weight` times.
 
     Returns:
-        (summed cross-entropy in nats, contrastive loss in nats).
+        (summed cross-entropy in nats, contrastive loss in nats, that mean squared difference).
     """
     predicted = sum(len(group.targets) for _, group in groups)
     total = torch.zeros((), device=groups[0][1].inputs.device)
@@ -418,10 +432,21 @@ def backward_with_next(
         one_way, _ = contrastive_loss(first_BH, second_BH, temperature)
         other_way, _ = contrastive_loss(second_BH, first_BH, temperature)
         contrast = (one_way + other_way) / 2
-        (contrast * weight).backward()
+        loss, likeness = contrast * weight, torch.zeros_like(contrast)
+        if target_RH is not None:
+            likeness = cosine_difference(mean_RH, target_RH)
+            loss = loss + likeness * target_weight
+        loss.backward()
     for rows, hidden_MH, gradient_MH, group_RH in waiting:
         _backward([hidden_MH, group_RH], [gradient_MH, cast(Tensor, mean_RH.grad)[rows]])
-    return total, contrast.detach()
+    return total, contrast.detach(), likeness.detach()
+
+
+def cosine_difference(ours_RH: Tensor, theirs_RK: Tensor) -> Tensor:
+    """Mean squared difference between two embeddings' cosines of different sentences: how unlike they see the batch."""
+    ours_RR, theirs_RR = (F.normalize(x, dim=-1) @ F.normalize(x, dim=-1).T for x in (ours_RH, theirs_RK))
+    others = len(ours_RR) * (len(ours_RR) - 1)
+    return (ours_RR - theirs_RR).square().fill_diagonal_(0).sum() / others
 
 
 def _backward(values: list[Tensor], gradients: list[Tensor | None]) -> None:
@@ -525,8 +550,9 @@ class _Run:
         output: Path,
         record: Record,
         report: Report,
+        sums: SentenceSums | None = None,
     ) -> None:
-        self.model, self.config, self.tokens, self.batches = model, config, tokens, batches
+        self.model, self.config, self.tokens, self.batches, self._target = model, config, tokens, batches, sums
         self.vocabulary, self.held_out, self.steps = vocabulary, held_out, steps
         self.output, self.record, self.report = output, record, report
         self.bf16 = use_bf16(config)
@@ -534,7 +560,9 @@ class _Run:
         self.tokens_seen = 0
         self.training_seconds = 0.0
         self._began, self._before = time.perf_counter(), 0.0
-        self._sums = dict.fromkeys(("loss", "predicted", "next", "tokens", "sentences", "seconds", "steps"), 0.0)
+        self._sums = dict.fromkeys(
+            ("loss", "predicted", "next", "likeness", "tokens", "sentences", "seconds", "steps"), 0.0
+        )
         matrices = [p for p in model.parameters() if p.ndim >= 2]
         others = [p for p in model.parameters() if p.ndim < 2]
         self._optimizer = torch.optim.AdamW(
@@ -578,19 +606,21 @@ class _Run:
             groups = [self._group(numbers, (self.config.seed, _TRAIN, step)) for numbers in self.batches[step]]
         predicted = sum(len(group.targets) for group in groups)
         device = groups[0].inputs.device
-        total = contrast = torch.zeros((), device=device)
+        total = contrast = likeness = torch.zeros((), device=device)
         # Weights cast to bf16 are kept while the outer block lasts: once a step, not once a group.
         with self._autocast():
             if isinstance(self.batches, Pairs):
                 placed = [
                     (torch.from_numpy(rows).to(device), group) for rows, group in zip(rows_of, groups, strict=True)
                 ]
-                total, contrast = backward_with_next(
+                total, contrast, likeness = backward_with_next(
                     self.model,
                     placed,
                     self.config.next_temperature,
                     self.config.next_weight,
                     self.config.next_reads,
+                    target_RH=None if self._target is None else self._target(numbers_R).to(device),
+                    target_weight=self.config.sums_weight,
                 )
             else:
                 for group in groups:
@@ -604,8 +634,10 @@ class _Run:
             group.inputs.numel() if group.attention is None else int(group.attention.sum()) for group in groups
         )
         self.tokens_seen += tokens
-        counted = {"loss": float(total), "predicted": predicted, "next": float(contrast), "tokens": tokens, "steps": 1}
-        for name, value in {**counted, "sentences": sum(len(group.inputs) for group in groups)}.items():
+        losses = {"loss": float(total), "next": float(contrast), "likeness": float(likeness)}
+        counted = {"predicted": predicted, "tokens": tokens, "steps": 1}
+        counted["sentences"] = sum(len(group.inputs) for group in groups)
+        for name, value in {**losses, **counted}.items():
             self._sums[name] += value
 
     def _group(self, numbers: npt.NDArray[np.int64], address: tuple[int, ...]) -> Group:
@@ -684,6 +716,7 @@ class _Run:
                 "step": step,
                 "loss": loss,
                 **({"next_loss": sums["next"] / max(sums["steps"], 1)} if self.config.next_weight else {}),
+                **({"sums_loss": sums["likeness"] / max(sums["steps"], 1)} if self.config.sums_weight else {}),
                 "learning_rate": self._optimizer.param_groups[0]["lr"],
                 "tokens": self.tokens_seen,
                 "tokens_per_second": sums["tokens"] / max(sums["seconds"], 1e-9),
@@ -798,6 +831,28 @@ def _start_embeddings(
     pairs_P2: npt.NDArray[np.int64] | None = None,
 ) -> None:
     """Give `model` the token vectors that `start_embeddings` asks for; next_sentences needs the pairs."""
+    length = _INIT_RANGE * config.width**0.5  # as long as fresh vectors are
+    if config.start_embeddings == "next_sentences" and pairs_P2 is not None:
+        learned_VH, weight_V = _learned_vectors(
+            config, tokens, trained_on, vocabulary, pairs_P2, config.width - _FILLING
+        )
+        vectors_VH = as_embeddings(learned_VH, weight_V, length=length)
+        _soften(model)
+    else:
+        vectors_VH = _counted_vectors(config, tokens, trained_on, vocabulary, config.width, length)
+    weight = cast(Tensor, model.get_input_embeddings().weight)
+    weight[: len(vectors_VH)] = torch.from_numpy(vectors_VH)
+
+
+def _counted_vectors(
+    config: Pretraining,
+    tokens: Tokens,
+    trained_on: npt.NDArray[np.int64],
+    vocabulary: Vocabulary,
+    width: int,
+    length: float,
+) -> npt.NDArray[np.float32]:
+    """Token vectors of that `length` by counting at most `start_tokens`: (V, width)."""
     sizes = np.diff(tokens.offsets)
     share = config.start_tokens / max(int(sizes[trained_on].sum()), 1)
     counted = spread(trained_on, max(1, int(share * len(trained_on))))
@@ -805,26 +860,24 @@ def _start_embeddings(
     chosen[counted] = True
     ids_N = tokens.ids[np.repeat(chosen, sizes)]
     offsets = np.concatenate([[0], np.cumsum(sizes[counted])])
-    next_too = config.start_embeddings == "next_sentences"
-    length = _INIT_RANGE * config.width**0.5  # as long as fresh vectors are
-    vectors_VH = ppmi_svd(
-        ids_N,
-        offsets,
-        vocabulary.size,
-        config.width - 2 * next_too,  # `as_embeddings` adds two
-        length=1.0 if next_too else length,
-        skip=vocabulary.special,
-        seed=config.seed,
+    return ppmi_svd(ids_N, offsets, vocabulary.size, width, length=length, skip=vocabulary.special, seed=config.seed)
+
+
+def _learned_vectors(
+    config: Pretraining,
+    tokens: Tokens,
+    trained_on: npt.NDArray[np.int64],
+    vocabulary: Vocabulary,
+    pairs_P2: npt.NDArray[np.int64],
+    width: int,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Token vectors and weights learned from next sentences: (V, width), (V,)."""
+    vectors_VH = _counted_vectors(config, tokens, trained_on, vocabulary, width, 1.0)
+    learned_VH, weight_V = learn_from_next(
+        vectors_VH, tokens.ids, tokens.offsets, pairs_P2[:, 0], pairs_P2[:, 1], seed=config.seed
     )
-    if next_too and pairs_P2 is not None:
-        learned_VH, weight_V = learn_from_next(
-            vectors_VH, tokens.ids, tokens.offsets, pairs_P2[:, 0], pairs_P2[:, 1], seed=config.seed
-        )
-        weight_V[list(vocabulary.special)] = 0  # [CLS] and [SEP] stand in every sentence and mean nothing
-        vectors_VH = as_embeddings(learned_VH, weight_V, length=length)
-        _soften(model)
-    weight = cast(Tensor, model.get_input_embeddings().weight)
-    weight[: len(vectors_VH)] = torch.from_numpy(vectors_VH)
+    weight_V[list(vocabulary.special)] = 0  # [CLS] and [SEP] stand in every sentence and mean nothing
+    return learned_VH, weight_V
 
 
 def _soften(model: Any) -> None:

@@ -38,6 +38,7 @@ _SIF = 1e-3  # a: a token of the share p begins with the weight a / (a + p)
 _BATCH, _PASSES, _STEPS = 1024, 4, 500
 """Pairs in a step; at most so many passes over all of them, and at most so many steps: more begin to lose again."""
 _LEARNING_RATE, _TEMPERATURE = 3e-3, 0.1
+_SHARED = 3  # main components that `SentenceSums` leaves out
 _HEAVIEST = 0.995  # quantile of the weighted vectors' lengths; the few above are cut to it
 
 
@@ -242,6 +243,45 @@ def _weighted_sums(rows: Rows, vectors_VH: Tensor, logs_V: Tensor) -> Tensor:
     starts_B = torch.from_numpy(np.cumsum([0, *(len(row) for row in rows[:-1])]))
     sums_BH = F.embedding_bag(ids_N, vectors_VH, starts_B, mode="sum", per_sample_weights=logs_V.exp()[ids_N])
     return F.normalize(sums_BH, dim=-1)
+
+
+class SentenceSums:
+    """Sentences as weighted sums of token vectors, without the directions that most of them share: (R, H), length 1.
+
+    Those are the mean and the three main components of a sample of sentences. Arora, Liang and Ma (2017) take one away;
+    with what is left of three the sums grade sentence pairs best (docs/log.md).
+
+    Args:
+        vectors_VH: of the tokens.
+        weights_V: theirs; 0 for tokens that do not count.
+        ids_N: the text as one row of token ids.
+        offsets: (sentences + 1,) where sentences begin and end in it.
+        sample: numbers of the sentences from which the directions are found.
+    """
+
+    def __init__(
+        self,
+        vectors_VH: npt.NDArray[np.float32],
+        weights_V: npt.NDArray[np.float32],
+        ids_N: npt.NDArray[np.integer],
+        offsets: npt.NDArray[np.int64],
+        sample: npt.NDArray[np.int64],
+    ) -> None:
+        self._vectors_VH = torch.from_numpy(vectors_VH)
+        self._logs_V = torch.from_numpy(weights_V).log()  # log 0 = -inf, whose exp is 0
+        self._ids_N, self._offsets = ids_N, offsets
+        sums_SH = self._sums(sample)
+        self._mean_H = sums_SH.mean(0)
+        self._main_CH = torch.linalg.svd(sums_SH - self._mean_H, full_matrices=False).Vh[:_SHARED]
+
+    def __call__(self, sentences: npt.NDArray[np.int64]) -> Tensor:
+        """The sentences of these numbers."""
+        sums_RH = self._sums(sentences) - self._mean_H
+        return F.normalize(sums_RH - (sums_RH @ self._main_CH.T) @ self._main_CH, dim=-1)
+
+    def _sums(self, sentences: npt.NDArray[np.int64]) -> Tensor:
+        rows = [self._ids_N[self._offsets[i] : self._offsets[i + 1]][:LONGEST] for i in sentences]
+        return _weighted_sums(rows, self._vectors_VH, self._logs_V)
 
 
 def as_embeddings(
