@@ -46,6 +46,7 @@ Decay = Literal["linear", "cosine"]
 Activation = Literal["gelu", "gelu_tanh"]
 StartEmbeddings = Literal["none", "ppmi_svd", "next_sentences"]
 Store = Literal["fp16", "fp32"]
+Select = Literal["auto", "labels", "label_free", "last"]
 
 
 @dataclass(frozen=True)
@@ -373,8 +374,11 @@ class Training:
     """Compute no padding, where the architecture can do without: the same numbers, faster."""
     dev: str | None = None
     """TSV of graded pairs (score, sentence, sentence). Its Spearman picks the best step."""
+    select: Select = "auto"
+    """What picks the step that is kept: the dev file (labels), sentences held out from the text (label_free), or
+    nothing (last). auto: the dev file if there is one, else held-out sentences."""
     eval_every: int = 125
-    """Updates between evaluations on the dev file."""
+    """Updates between evaluations on the dev file or the held-out sentences."""
     checkpoint_every: int = 500
     """Updates between checkpoints that --resume can start from."""
     log_every: int = 25
@@ -402,6 +406,11 @@ class Training:
             self.mini_batch_size,
             f"must lie between 1 and batch_size = {self.batch_size}: a batch is taken in parts of this size",
         )
+        if self.select == "labels" and self.dev is None:
+            raise InputError(
+                'training.select = "labels" without graded pairs: name their file with training.dev, or set select = '
+                '"label_free"'
+            )
         _require(self.epochs > 0, "training.epochs", self.epochs, "must be above 0")
         _require(self.max_steps is None or self.max_steps > 0, "training.max_steps", self.max_steps, "must be above 0")
         _require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "must be above 0")
@@ -434,6 +443,11 @@ class Config:
                         f'method.{key} = "{getattr(method, key)}" is for plain text, and text.anchor names pairs: '
                         f'leave it at "{plain}", or train on plain text'
                     )
+            if self.training.select == "label_free":
+                raise InputError(
+                    'training.select = "label_free" holds out plain text, and text.anchor names pairs: name graded '
+                    'pairs with training.dev, or set select = "last"'
+                )
         else:
             for key, plain in (("edit_columns", "both"), ("false_negatives", "mask")):
                 if getattr(method, key) != plain and not (key == "false_negatives" and method.positives != "dropout"):
