@@ -131,6 +131,8 @@ def material(corpus: Corpus, index: Sequence[int], judges: dict[str, PairSet]) -
     counts = Counter(word for sentence in corpus for word in set(sentence.split()))
     cut = [both for both in map(free.halves, sentences) if both is not None]
 
+    fewer = cut[: len(cut) // 2]
+
     def rare(word: str) -> float:
         return log((1 + len(corpus)) / (1 + counts[word])) + 1e-9
 
@@ -151,6 +153,7 @@ def material(corpus: Corpus, index: Sequence[int], judges: dict[str, PairSet]) -
     searches = {
         "next MRR": (sentences, following),
         "halves MRR": ([a for a, _ in cut], [b for _, b in cut]),
+        "halves MRR, half as many": ([a for a, _ in fewer], [b for _, b in fewer]),
         "a fifth of the words MRR": ([free.dropped(sentence, 0.8, random) for sentence in half], half),
     }
     return Texts(sentences, following, pairs, searches, judges)

@@ -4,7 +4,7 @@ Text grades pairs by itself, a little. A sentence is nearer to the one that foll
 half nearer to its second half than to another sentence's, a copy with a few foreign words nearer than one with many.
 Each of these makes either a search (query i must find document i) or a `PairSet`, whose grades come from the text, so
 that what scores them is what scores graded pairs. Every candidate is one of these, and `benchmarks/label_free.py`
-measures how well each of them orders checkpoints; `Watch` in `training` uses the one that did best.
+measures how well each of them orders checkpoints (docs/log.md). `training.selection` uses `halves` as a search.
 
 What could cheat: a bag of words finds a copy that shares words with its source, so copies grade overlap, not meaning;
 an encoder that maps everything to one point fails all of these (ties count against a search, and equal cosines
