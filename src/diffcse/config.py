@@ -406,11 +406,6 @@ class Training:
             self.mini_batch_size,
             f"must lie between 1 and batch_size = {self.batch_size}: a batch is taken in parts of this size",
         )
-        if self.select == "labels" and self.dev is None:
-            raise InputError(
-                'training.select = "labels" without graded pairs: name their file with training.dev, or set select = '
-                '"label_free"'
-            )
         _require(self.epochs > 0, "training.epochs", self.epochs, "must be above 0")
         _require(self.max_steps is None or self.max_steps > 0, "training.max_steps", self.max_steps, "must be above 0")
         _require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "must be above 0")
@@ -443,11 +438,6 @@ class Config:
                         f'method.{key} = "{getattr(method, key)}" is for plain text, and text.anchor names pairs: '
                         f'leave it at "{plain}", or train on plain text'
                     )
-            if self.training.select == "label_free":
-                raise InputError(
-                    'training.select = "label_free" holds out plain text, and text.anchor names pairs: name graded '
-                    'pairs with training.dev, or set select = "last"'
-                )
         else:
             for key, plain in (("edit_columns", "both"), ("false_negatives", "mask")):
                 if getattr(method, key) != plain and not (key == "false_negatives" and method.positives != "dropout"):

@@ -9,6 +9,7 @@ from diffcse.errors import InputError
 from diffcse.evaluation.sts import PairSet
 from diffcse.record import chosen_by, read_record, verdict
 from diffcse.text.corpus import Corpus
+from diffcse.text.examples import read_examples
 from diffcse.training import selection
 from diffcse.training.collate import Neighbours
 from diffcse.training.selection import Graded, Halves, Panel, Without, compare, hold_out
@@ -195,11 +196,21 @@ def test_sentences_too_short_to_cut_are_said_to_be(tiny, small):
     assert "too short to be cut in two" in note[0]
 
 
-def test_pairs_cannot_be_held_out():
+def test_labelled_examples_are_not_held_out(tiny, tmp_path):
+    file = tmp_path / "pairs.tsv"
+    file.write_text("a\tb\n" + "".join(f"{SENTENCES[i]}\t{SENTENCES[i + 1]}\n" for i in range(60)))
+    text = Text(anchor="a", positive="b")
+    examples = read_examples([file], text=text, cache_dir=tmp_path / "cache")
+    held_out, note = hold_out(Config(text=text), examples)
+    assert held_out is None
+    assert note[0].startswith("no dev file: model/ is the last step's")
     with pytest.raises(InputError, match=r"text\.anchor names pairs"):
-        Config(text=Text(anchor="a", positive="b"), training=Training(select="label_free"))
+        hold_out(Config(text=text, training=Training(select="label_free")), examples)
+
+
+def test_labels_are_asked_for_without_any(tiny, tmp_path):
     with pytest.raises(InputError, match="without graded pairs"):
-        Training(select="labels")
+        run(config(tiny, select="labels"), CORPUS, tmp_path / "out")
 
 
 # ---- whole runs ------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffcse.config import Config
+from diffcse.errors import InputError
 from diffcse.evaluation.correlation import spearman
 from diffcse.evaluation.embeddings import Encode, cosines, embed_once
 from diffcse.evaluation.label_free import halves, reciprocal_ranks
@@ -29,7 +30,7 @@ from diffcse.files import staged_file
 from diffcse.text.corpus import Corpus
 from diffcse.text.examples import Examples
 
-SHARE, MOST, FEWEST = 0.02, 1000, 100
+SHARE, MOST, FEWEST = 0.02, 500, 100
 """Share of the text that is held out; at most and at least so many sentences."""
 
 RESAMPLES = 500
@@ -171,8 +172,22 @@ class HeldOut:
 
 
 def hold_out(config: Config, corpus: Corpus | Examples) -> tuple[HeldOut | None, list[str]]:
-    """What is held out of `corpus`, decided by the seed alone; None, and why, where nothing can or need be."""
+    """What is held out of `corpus`, decided by the seed alone; None, and why, where nothing can or need be.
+
+    Raises:
+        InputError: `training.select` asks for what is not there: graded pairs, or plain text.
+    """
     training = config.training
+    if training.select == "labels" and training.dev is None:
+        raise InputError(
+            'training.select = "labels" without graded pairs: name their file with training.dev (--dev), or set select '
+            '= "label_free"'
+        )
+    if training.select == "label_free" and isinstance(corpus, Examples):
+        raise InputError(
+            'training.select = "label_free" holds out plain text, and text.anchor names pairs: name graded pairs with '
+            'training.dev (--dev), or set select = "last"'
+        )
     if training.select in ("last", "labels") or (training.select == "auto" and training.dev is not None):
         return None, []
     unjudged = "model/ is the last step's, and nothing tells whether training helped"
