@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from diffcse.terminal import CellsView, CountView, TrainingView, cosine_table, judged_sentence, table
+from diffcse.terminal import CellsView, CountView, TrainingView, cosine_table, judged, judged_sentence, table
 from diffcse.training.ablate import Cell
 
 ENTRY = {
@@ -54,6 +54,28 @@ def test_a_log_file_gets_a_line_for_each_entry():
     assert "0:00 left" in text, "the second entry knows the pace"
     assert "dev Spearman 61.50" in text
     assert "200 sentences, 50 of them (25%) cut" in text
+
+
+def test_what_judged_the_run_and_its_verdict():
+    found = {"metric": "MRR", "start": 20.0, "last": 22.0, "best": 24.0, "best_step": 1250, "selects": True}
+    found |= {"difference": 4.0, "low": 2.5, "high": 5.5, "helped": True}
+    assert judged({"label_free": found}) == [
+        "held out MRR 20.00 before training, 22.00 after the last step, 24.00 at the best step (1,250), which is in "
+        "model/",
+        "verdict  training helped: by held-out text, without labels, model/ is +4.00 points from the start (95 % "
+        "interval +2.50 to +5.50)",
+    ]
+    both = judged({"label_free": found, "dev": found | {"metric": "Spearman", "selects": False, "helped": False}})
+    assert both[0].startswith("dev      Spearman 20.00 before training")
+    assert "model/" not in both[0], "it did not choose"
+    assert both[2].startswith("verdict  training hurt: by dev Spearman")
+    assert judged({"steps": 5}) == []
+
+
+def test_scores_are_logged_by_name():
+    assert "step     20  dev Spearman 61.50  held-out text, without labels 23.40" in shown(
+        ("log", {"step": 20, "dev": 61.5, "label_free": 23.4, "steps": 100})
+    )
 
 
 def test_simcse_shows_no_rtd():

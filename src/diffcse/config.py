@@ -47,6 +47,7 @@ Activation = Literal["gelu", "gelu_tanh"]
 StartEmbeddings = Literal["none", "ppmi_svd", "next_sentences"]
 NextReads = Literal["all", "unmasked"]
 Store = Literal["fp16", "fp32"]
+Select = Literal["auto", "labels", "label_free", "last"]
 
 
 @dataclass(frozen=True)
@@ -374,8 +375,11 @@ class Training:
     """Compute no padding, where the architecture can do without: the same numbers, faster."""
     dev: str | None = None
     """TSV of graded pairs (score, sentence, sentence). Its Spearman picks the best step."""
+    select: Select = "auto"
+    """What picks the step that is kept: the dev file (labels), sentences held out from the text (label_free), or
+    nothing (last). auto: the dev file if there is one, else held-out sentences."""
     eval_every: int = 125
-    """Updates between evaluations on the dev file."""
+    """Updates between evaluations on the dev file or the held-out sentences."""
     checkpoint_every: int = 500
     """Updates between checkpoints that --resume can start from."""
     log_every: int = 25

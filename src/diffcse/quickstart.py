@@ -181,8 +181,9 @@ def _configs(steps: int | None, seed: int) -> dict[str, Config]:
     """SimCSE, whose positives are dropout views; the recipe, whose positives are next sentences; and that one without
     its difference term, which alone tells what the term brings."""
     base = load_recipe(RECIPE)
+    # Its modules held out from training judge; all other text is trained on.
     training = dataclasses.replace(
-        base.training, seed=seed, max_steps=steps or base.training.max_steps, keep_training_parts=True
+        base.training, seed=seed, max_steps=steps or base.training.max_steps, keep_training_parts=True, select="last"
     )
     contrast = dataclasses.replace(base.method, difference="none")
     methods = {

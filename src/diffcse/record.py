@@ -62,6 +62,30 @@ class Record:
         write_json(path, finite(asdict(self)))
 
 
+JUDGES = {"dev": "dev Spearman", "label_free": "held-out text, without labels"}
+"""What may judge a run's encoder, most trusted first: sections of `Record.scores`, and how they are called."""
+
+_HELPED = {True: "training helped", False: "training hurt", "unclear": "whether training helped is unclear"}
+
+
+def chosen_by(scores: dict[str, Any]) -> str | None:
+    """Which of `JUDGES` picked the step that is in model/; None: nothing did, and it is the last one's."""
+    return next((name for name in JUDGES if scores.get(name) and scores[name].get("selects", True)), None)
+
+
+def verdict(scores: dict[str, Any]) -> str | None:
+    """Whether training helped, in a clause: what is in model/ against the start; None where nothing judged it."""
+    for name, called in JUDGES.items():
+        judged = scores.get(name) or {}
+        if judged.get("helped") in _HELPED:
+            return (
+                f"{_HELPED[judged['helped']]}: by {called}, model/ is {judged['difference']:+.2f} points from the "
+                f"start (95 % interval {judged['low']:+.2f} to {judged['high']:+.2f})"
+                + ("; the start is the better encoder" if judged["helped"] is False else "")
+            )
+    return None
+
+
 def read_record(path: Path) -> Record:
     """The record in `path`.
 

@@ -15,6 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from diffcse.record import JUDGES, verdict
+
 
 def say(console: Console, line: str) -> None:
     """Print `line` as it is: names of files and recipes may hold what rich takes for markup."""
@@ -57,8 +59,9 @@ class TrainingView:
             self._task = self._bar.add_task("", total=facts["steps"], shown="")
 
     def _log(self, entry: dict[str, Any]) -> None:
-        if "dev" in entry:
-            self.console.print(f"step {entry['step']:>6,}  dev Spearman {entry['dev']:.2f}", highlight=False)
+        scores = [f"{called} {entry[name]:.2f}" for name, called in JUDGES.items() if name in entry]
+        if scores:
+            self.console.print(f"step {entry['step']:>6,}  {'  '.join(scores)}", highlight=False)
             return
         left = self._time_left(entry["step"], entry["steps"])
         line = f"{left}  {loss_line(entry)}".strip()
@@ -98,6 +101,21 @@ class TrainingView:
             return ""
         seconds = (time.monotonic() - began) / (step - first) * (steps - step)
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d} left"
+
+
+def judged(scores: dict[str, Any]) -> list[str]:
+    """Lines of what judged a run's encoder, and whether training helped by that."""
+    lines = []
+    for name, label in (("dev", "dev     "), ("label_free", "held out")):
+        found = scores.get(name)
+        if found:
+            kept = ", which is in model/" if found["selects"] else ""
+            lines.append(
+                f"{label} {found['metric']} {found['start']:.2f} before training, {found['last']:.2f} after the last "
+                f"step, {found['best']:.2f} at the best step ({found['best_step']:,}){kept}"
+            )
+    said = verdict(scores)
+    return [*lines, f"verdict  {said}"] if said else lines
 
 
 class PretrainingView(TrainingView):

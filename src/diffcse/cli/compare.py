@@ -11,6 +11,7 @@ from rich.console import Console
 from tyro.conf import Positional, UseAppendAction, arg
 
 from diffcse.errors import InputError
+from diffcse.record import chosen_by
 
 if TYPE_CHECKING:
     from diffcse.evaluation.data import Data
@@ -125,9 +126,10 @@ class Compare:
         notes += [
             f"{name} chose the best steps, so its scores under “best” are too high; those under “last” are not"
             for name, pairs in data.sts.items()
-            if chose == pairs.sha256
+            if chose == pairs.sha256 and chosen_by(source.record.scores) == "dev"
         ]
-        folders = {"best": "model", "last": "last"} if dev else {"last": "model"}
+        chose_step = {"dev": "best", "label_free": "held_out"}.get(chosen_by(source.record.scores) or "")
+        folders = {chose_step: "model", "last": "last"} if chose_step else {"last": "model"}
         made = []
         for which, folder in folders.items():
             if not (source.path / folder).is_dir():
@@ -239,7 +241,7 @@ def _get(config: dict[str, Any], key: str) -> Any:
     return value
 
 
-_NO_METHOD = ("seed", "dev", "log_every", "checkpoint_every", "keep_training_parts")
+_NO_METHOD = ("seed", "dev", "select", "log_every", "checkpoint_every", "keep_training_parts")
 """Training fields that leave the method what it is."""
 
 

@@ -50,7 +50,7 @@ class Train:
             raise InputError("no corpus: give one or more text files, e.g. diffcse train sentences.txt --output out")
         if self.output is None:
             raise InputError("no output folder: give --output DIR")
-        from diffcse.terminal import TrainingView, say
+        from diffcse.terminal import TrainingView, judged, say
 
         view = TrainingView(console)
         say(console, f"recipe   {config.reproduces if changed else f'{config.name}: {config.reproduces}'}")
@@ -60,13 +60,8 @@ class Train:
             trained = run(config, self.corpus, self.output, resume=self.resume, report=view)
         finally:
             view.close()
-        dev = trained.record.scores.get("dev")
-        if dev:
-            say(
-                console,
-                f"dev      Spearman {dev['start']:.2f} before training, {dev['last']:.2f} after the last step, "
-                f"{dev['best']:.2f} at the best step ({dev['best_step']:,}), which is in model/",
-            )
+        for line in judged(trained.record.scores):
+            say(console, line)
         say(console, f"model    {self.output / 'model'}  (a sentence-transformers folder)")
         say(console, f"record   {self.output / 'run.json'}")
 
@@ -96,6 +91,15 @@ class Train:
 
 _HARMLESS = {
     f"training.{name}"
-    for name in ("seed", "dev", "eval_every", "checkpoint_every", "log_every", "keep_training_parts", "precision")
+    for name in (
+        "seed",
+        "dev",
+        "select",
+        "eval_every",
+        "checkpoint_every",
+        "log_every",
+        "keep_training_parts",
+        "precision",
+    )
 }
 """Fields that do not change what a recipe reproduces."""

@@ -164,7 +164,8 @@ class Run:
     method: str
     seed: int | None
     checkpoint: str
-    """"best" (by its dev score), "last" (after the last step), or "given" (where nobody says which)."""
+    """"best" (by its dev score) or "held_out" (by its score on held-out text), "last" (after the last step), or "given"
+    (where nobody says which)."""
     scores: dict[str, float]
     """Set -> points."""
     cosines: dict[str, np.ndarray]
@@ -190,7 +191,7 @@ def compare_methods(
     if baseline not in methods:
         raise ValueError(f"no run of the baseline {baseline!r}; there are: {', '.join(methods)}")
     checkpoints = {}
-    for checkpoint in ("best", "last", "given"):
+    for checkpoint in ("best", "held_out", "last", "given"):
         there = [run for run in runs if run.checkpoint == checkpoint]
         if there:
             checkpoints[checkpoint] = _compare_one(there, methods, gold, baseline, resamples)

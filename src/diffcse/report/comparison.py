@@ -24,6 +24,7 @@ from diffcse.report.parts import (
 
 CHECKPOINTS = {
     "best": ("Best step by dev score", "the weights in model/, chosen by the dev set the run was given"),
+    "held_out": ("Best step by held-out text", "the weights in model/, chosen without labels"),
     "last": ("After the last step", "chosen by nobody: no score was looked at"),
     "given": ("As given", "scores read from files, which do not say how the weights were chosen"),
 }

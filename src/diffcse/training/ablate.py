@@ -115,6 +115,7 @@ def cells_of(
                 config.training,
                 seed=seed,
                 dev=str(Path(shared.dev).absolute()),
+                select="auto",
                 keep_training_parts=any(name.startswith("rtd") for name in shared.columns),
             )
             config = dataclasses.replace(config, training=training)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -17,18 +17,18 @@ PAIR = ("", "positive_", "hard_negative_")
 
 
 class Neighbours(Sequence[tuple[str, str | None]]):
-    """A corpus of documents as (sentence, the one that follows it or None)."""
+    """A corpus of documents as (sentence, the one that follows it or None); one of `left_out` follows none."""
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: Corpus, left_out: Collection[int] = ()) -> None:
         assert corpus.following is not None
-        self.corpus, self.following = corpus, corpus.following
+        self.corpus, self.following, self.left_out = corpus, corpus.following, frozenset(left_out)
 
     def __len__(self) -> int:
         return len(self.corpus)
 
     def __getitem__(self, index: Any) -> Any:
         next_ = int(self.following[index])
-        return self.corpus[index], None if next_ < 0 else self.corpus[next_]
+        return self.corpus[index], None if next_ < 0 or next_ in self.left_out else self.corpus[next_]
 
 
 class Collate:

@@ -21,17 +21,18 @@ from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
-from diffcse.evaluation.sts import PairSet, read_pairs, score_sts
+from diffcse.evaluation.sts import read_pairs
 from diffcse.files import clear_partials, staged_folder, write_errors, write_text
 from diffcse.machine import tuned
 from diffcse.method.edits import longest_copy
 from diffcse.method.objective import DiffCSE
 from diffcse.method.parts import build, default_generator
-from diffcse.record import Record, read_record
+from diffcse.record import Record, read_record, verdict
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.text.examples import Examples, read_examples
 from diffcse.training.checkpoints import load_weights, newest_whole, save_weights
 from diffcse.training.collate import Collate, Neighbours
+from diffcse.training.selection import Graded, Halves, HeldOut, Panel, Without, hold_out
 from diffcse.training.trainer import DiffCSETrainer, updates_per_epoch
 
 PARTS = "training_parts.safetensors"
@@ -62,8 +63,8 @@ def run(
 ) -> Trained:
     """Train by `config` on `corpus` and leave a complete folder at `output`.
 
-    `output` then holds `model/` (the encoder: the best by dev score, or the last without a dev file), `last/` (with a
-    dev file: the last step's), `run.json`, `log.jsonl` and `recipe.toml`. Until then it holds checkpoints, from which
+    `output` then holds `model/` (the encoder, of the step that `config.training.select` picks), `last/` (where it picks
+    one: the last step's), `run.json`, `log.jsonl` and `recipe.toml`. Until then it holds checkpoints, from which
     `resume` goes on: a run killed at any moment ends with the same weights as one that was not.
 
     Args:
@@ -83,19 +84,22 @@ def run(
     _check_kind(config, corpus)
     report("corpus", {"summary": corpus.summary()})
     batch, training = config.training.batch_size, config.training
-    if len(corpus) < batch:
+    held_out, note = hold_out(config, corpus)
+    examples = _examples(config, corpus, held_out)
+    if len(examples) < batch:
         raise InputError(
-            f"the corpus has {len(corpus)} distinct {_what(config)}, fewer than one batch of {batch}: "
-            f"give more text, or --batch-size {max(2, 2 ** int(math.log2(len(corpus))))}"
+            f"the corpus has {len(examples)} distinct {_what(config)}, fewer than one batch of {batch}: "
+            f"give more text, or --batch-size {max(2, 2 ** int(math.log2(len(examples))))}"
         )
     steps = training.max_steps or max(
-        1, round(training.epochs * updates_per_epoch(len(corpus), batch, training.accumulation))
+        1, round(training.epochs * updates_per_epoch(len(examples), batch, training.accumulation))
     )
     data = {
         "sha256": corpus.sha256,
         "sources": [dataclasses.asdict(source) for source in corpus.sources],
         **dataclasses.asdict(corpus.counts),
         **({} if dev is None else {"dev_sha256": dev.sha256}),
+        **({} if held_out is None else {"held_out": len(held_out.left_out)}),
     }
     begun = _check_same_run(record_file, config, data) if resume and record_file.is_file() else None
     if begun is not None and config.method.generator is None:
@@ -136,6 +140,7 @@ def run(
             'method.condition = "none": D is trained beside the encoder but tells it nothing (plain ELECTRA, for '
             "comparison); the encoder learns from the contrastive loss alone"
         )
+    record.warnings += note
     record.write(record_file)
     write_text(output / "recipe.toml", to_toml(config))
     clear_partials(output)
@@ -148,7 +153,7 @@ def run(
         "start",
         {
             "steps": steps,
-            "passes": steps * batch * training.accumulation / len(corpus),
+            "passes": steps * batch * training.accumulation / len(examples),
             "bf16": bf16,
             "warnings": record.warnings,
             "resumed": checkpoint and checkpoint.name,
@@ -157,35 +162,49 @@ def run(
         },
     )
 
-    card = _card(config, corpus, steps)
+    panel = Panel(
+        [*([Graded(dev)] if dev is not None else []), *([held_out.judge] if held_out is not None else [])],
+        lambda sentences: encoder(sentences, bf16=bf16),
+        output / "checkpoints",
+    )
+    select = "label_free" if held_out is not None else "dev" if dev is not None and training.select != "last" else None
+
+    def keep() -> None:
+        panel.keep()
+        save(encoder, output / "best", "")
+
     trainer = DiffCSETrainer(
         model,
         training,
-        _examples(config, corpus),
+        examples,
         Collate(tokenizer, training.max_tokens, neighbours=config.method.reads_next),
         output,
         steps=steps,
         bf16=bf16,
         resuming=checkpoint is not None,
-        dev=None if dev is None else lambda _: _dev_score(encoder, dev, bf16),
-        on_best=lambda _: save(encoder, output / "best", card),
+        judges=panel.measures(),
+        select=select,
+        on_best=keep,
         report=lambda entry: report("log", {**entry, "steps": steps}),
     )
     if checkpoint is None:
         trainer.train()
     else:
         trainer.resume(checkpoint)
+    if select is None:
+        panel.keep_last()
     record.timing["seconds"] = trainer.seconds()
     record.log = trainer.state.log_history
-    record.scores |= _scores(trainer, training)
+    record.scores |= _scores(trainer, training, panel, select)
     if "false_negatives" in record.scores:
         record.scores["false_negatives_masked"] = config.method.false_negatives == "mask"
 
-    final = "last" if dev is not None else "model"
-    save(encoder, output / final, card)
-    if dev is not None:
+    card = _card(config, corpus, steps, verdict(record.scores))
+    save(encoder, output / ("model" if select is None else "last"), card)
+    if select is not None:
         with staged_folder(output / "model") as staging:
             shutil.copytree(output / "best", staging, dirs_exist_ok=True)
+            write_text(staging / "README.md", card)
     if training.keep_training_parts:
         save_weights(model.trained_state(), output / PARTS)
     record.status = "complete"
@@ -255,9 +274,13 @@ def _check_kind(config: Config, corpus: Corpus | Examples) -> None:
         )
 
 
-def _examples(config: Config, corpus: Corpus | Examples) -> Any:
+def _examples(config: Config, corpus: Corpus | Examples, held_out: HeldOut | None) -> Sequence[Any]:
     """What the trainer draws from: sentences, pairs, or sentences with the next one."""
-    return Neighbours(corpus) if isinstance(corpus, Corpus) and config.method.reads_next else corpus
+    left_out = np.zeros(0, dtype=np.int64) if held_out is None else held_out.left_out
+    examples: Any = corpus
+    if isinstance(corpus, Corpus) and config.method.reads_next:
+        examples = Neighbours(corpus, left_out.tolist())
+    return examples if held_out is None else Without(examples, left_out)
 
 
 def _check_lengths(config: Config, model: DiffCSE, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
@@ -298,11 +321,7 @@ def use_bf16(training: Training | Pretraining) -> bool:
     return encode.use_bf16(training.precision)
 
 
-def _dev_score(encoder: Encoder, dev: PairSet, bf16: bool) -> float:
-    return score_sts(lambda sentences: encoder(sentences, bf16=bf16), dev).all.spearman
-
-
-def _scores(trainer: DiffCSETrainer, training: Training) -> dict[str, Any]:
+def _scores(trainer: DiffCSETrainer, training: Training, panel: Panel, select: str | None) -> dict[str, Any]:
     log = trainer.state.log_history
     shown = [entry for entry in log if "sentences" in entry]
     scores: dict[str, Any] = {
@@ -311,15 +330,19 @@ def _scores(trainer: DiffCSETrainer, training: Training) -> dict[str, Any]:
     }
     if any("false_negatives" in entry for entry in shown):
         scores["false_negatives"] = sum(entry.get("false_negatives", 0) for entry in shown)
-    dev = {entry["step"]: entry["dev"] for entry in log if "dev" in entry}
-    if dev:
-        scores["dev"] = {
-            "file": training.dev,
-            "metric": "Spearman of cosine, points",
-            "start": dev.get(0),
-            "best": trainer.state.best_metric,
-            "best_step": trainer.state.best_global_step,
-            "last": dev.get(trainer.state.global_step),
+    for name, judge in panel.judges.items():
+        found = {entry["step"]: entry[name] for entry in log if name in entry}
+        trained = [step for step in found if step > 0]
+        best = max(trained, key=lambda step: found[step])  # the first of equals, as the trainer has it
+        scores[name] = {
+            **({"sentences": len(judge.first)} if isinstance(judge, Halves) else {"file": training.dev}),
+            "metric": judge.metric,
+            "start": found.get(0),
+            "best": found[best],
+            "best_step": best,
+            "last": found.get(trainer.state.global_step),
+            "selects": name == select,
+            **panel.verdict(name, len(trained) if name == select else 1),
         }
     return scores
 
@@ -363,7 +386,7 @@ def _public(source: str | None) -> str | None:
     return Path(source).name if source is not None and Path(source).exists() else source
 
 
-def _card(config: Config, corpus: Corpus | Examples, steps: int) -> str:
+def _card(config: Config, corpus: Corpus | Examples, steps: int, judged: str | None) -> str:
     method = "SimCSE" if config.method.difference == "none" else "DiffCSE"
     method = f"supervised {method}" if config.text.supervised else method
     # Folders of this machine are nobody's business: names are enough.
@@ -380,6 +403,7 @@ def _card(config: Config, corpus: Corpus | Examples, steps: int) -> str:
     )
     batch = config.training.batch_size * config.training.accumulation
     pairs, what = config.text.supervised, _what(config)
+    said = f"\n{judged[0].upper()}{judged[1:]}.\n" if judged else ""
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -391,7 +415,7 @@ tags: [sentence-transformers, sentence-similarity, {method.split()[-1].lower()}]
 Trained {"on labelled pairs" if pairs else "without labels"} from `{config.method.model}` on {len(corpus):,} {what}
 (SHA-256 of the text `{corpus.sha256[:16]}…`), {steps:,} steps of {batch} {what} cut at
 {config.training.max_tokens} tokens. Pooling: {config.method.pooling}. Compare embeddings by cosine.
-
+{said}
 ```python
 from sentence_transformers import SentenceTransformer
 

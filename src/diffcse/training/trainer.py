@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ from diffcse.training.collate import Collate
 
 _WEIGHTS, _STATE, _METER = "trained.safetensors", "trainer_state.json", "meter.json"
 
-Evaluate = Callable[[DiffCSE], float]
-"""A dev score in points; higher is better."""
+Evaluate = Callable[[], float]
+"""A score of the encoder as it now is, in points; higher is better."""
 
 
 class Shuffled(Sampler[int]):
@@ -62,8 +63,9 @@ class DiffCSETrainer(Trainer):
         folder: where checkpoints and `log.jsonl` go.
         steps: weight updates in all.
         resuming: whether `train` will be given a checkpoint.
-        dev: gives a dev score, or None.
-        on_best: called when the dev score is a new best.
+        judges: what scores the encoder now and then, by the name under which it is logged.
+        select: the one of them whose best step is kept; None: none is.
+        on_best: called when that one's score is a new best.
         report: called with every logged entry.
     """
 
@@ -78,13 +80,14 @@ class DiffCSETrainer(Trainer):
         steps: int,
         bf16: bool,
         resuming: bool,
-        dev: Evaluate | None = None,
-        on_best: Callable[[DiffCSE], None] | None = None,
+        judges: Mapping[str, Evaluate] = MappingProxyType({}),
+        select: str | None = None,
+        on_best: Callable[[], None] = lambda: None,
         report: Callable[[dict[str, Any]], None] = lambda entry: None,
     ) -> None:
         self.diffcse = model
         self._order = Shuffled(len(examples), training.seed)
-        self._dev, self._on_best, self._report = dev, on_best, report
+        self._judges, self._select, self._on_best, self._report = judges, select, on_best, report
         self._log_file = folder / "log.jsonl"
         self._meter = _Meter()
         self._restored = 0.0
@@ -106,10 +109,10 @@ class DiffCSETrainer(Trainer):
             seed=training.seed % 2**32,
             logging_steps=training.log_every,
             logging_nan_inf_filter=False,
-            eval_strategy="steps" if dev else "no",
+            eval_strategy="steps" if judges else "no",
             eval_steps=training.eval_every,
             # The start's score was logged when the run began; another here would be one more chance to be the best.
-            eval_on_start=dev is not None and not resuming,
+            eval_on_start=bool(judges) and not resuming,
             save_strategy="steps",
             save_steps=training.checkpoint_every,
             dataloader_drop_last=True,
@@ -124,7 +127,7 @@ class DiffCSETrainer(Trainer):
             model=model,
             args=arguments,
             train_dataset=examples,
-            eval_dataset=[] if dev else None,
+            eval_dataset=[] if judges else None,
             data_collator=collate,
             callbacks=[_Schedule(self)],
         )
@@ -189,20 +192,19 @@ class DiffCSETrainer(Trainer):
         return self._restored + time.perf_counter() - self._began
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The dev score in points; the encoder with the best so far is kept (the untrained start does not count)."""
+        """Every judge's score in points; the best encoder so far is kept (the untrained start does not count)."""
         step = self.state.global_step
-        if self._dev is None or any(e["step"] == step and "dev" in e for e in self.state.log_history):
+        if any(e["step"] == step and name in e for e in self.state.log_history for name in self._judges):
             return {}
         paused = time.perf_counter()
-        score = self._dev(self.diffcse)
-        self.log({"dev": score})
+        scores = {name: judge() for name, judge in self._judges.items()}
+        self.log(scores)
         best = self.state.best_metric
-        if step > 0 and (best is None or score > best):
-            self.state.best_metric, self.state.best_global_step = score, step
-            if self._on_best:
-                self._on_best(self.diffcse)
+        if self._select and step > 0 and (best is None or scores[self._select] > best):
+            self.state.best_metric, self.state.best_global_step = scores[self._select], step
+            self._on_best()
         self._meter.pause(time.perf_counter() - paused)
-        return {"dev": score}
+        return scores
 
     # ---- checkpoints -----------------------------------------------------------------------------------------
 
@@ -353,7 +355,7 @@ def _share(part: float, whole: float) -> float:
 
 
 class _Schedule(TrainerCallback):
-    """Tells the sampler its epoch, and asks for a dev score after the last step."""
+    """Tells the sampler its epoch, and asks for scores after the last step."""
 
     def __init__(self, trainer: DiffCSETrainer) -> None:
         self.trainer = trainer
@@ -369,7 +371,7 @@ class _Schedule(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
-            control.should_evaluate = self.trainer._dev is not None
+            control.should_evaluate = bool(self.trainer._judges)
             control.should_log = True
 
 
