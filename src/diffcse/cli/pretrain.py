@@ -18,7 +18,7 @@ from diffcse.errors import InputError
 
 @dataclass(frozen=True)
 class Pretrain:
-    """Make a tokenizer and a small language model from scratch: encoder start, or generator for any encoder."""
+    """Make a small language model from scratch (encoder start, or generator for any encoder), or go on from one."""
 
     corpus: Annotated[Positional[tuple[str, ...]], arg(metavar="CORPUS...", help_behavior_hint="")]
     """Text files or globs: one sentence a line, or a --column of a table; also packed."""

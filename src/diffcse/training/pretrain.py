@@ -1,4 +1,4 @@
-"""pretrain(config) -> a small language model from scratch, on plain text: encoder start and generator.
+"""pretrain(config) -> a small language model from plain text, from scratch or going on: encoder start and generator.
 
 Not every computer can download a model, and not every encoder comes with a masked-language-model head in its own
 vocabulary. Both gaps are filled here, at sizes that one core trains in an hour. So everything is arranged for speed:
