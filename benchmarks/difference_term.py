@@ -74,7 +74,10 @@ def run(settings: dict[str, str], seed: int, corpus: Corpus, dev: PairSet, optio
     seen = [p for p in model.parameters() if p.requires_grad and id(p) not in judged]
     watched = [p for p in model.encoder.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        [{"params": seen, "factor": 1.0}, *([{"params": learner, "factor": d_rate}] if learner else [])],
+        [
+            {"params": seen, "factor": 1.0, "first": d_first},
+            *([{"params": learner, "factor": d_rate, "first": 0}] if learner else []),
+        ],
         weight_decay=0.0,
         fused=True,
     )
@@ -84,9 +87,8 @@ def run(settings: dict[str, str], seed: int, corpus: Corpus, dev: PairSet, optio
     moments = {round(share * (d_first + options.steps - 1)) for share in (0, 0.05, 0.25, 0.5, 1)}
     for step in range(d_first + options.steps):
         for group in optimizer.param_groups:
-            learning = step >= d_first or group["params"] is not seen
             left = 1 - max(0, step - d_first) / options.steps
-            group["lr"] = rate * left * group["factor"] * learning
+            group["lr"] = rate * left * group["factor"] * (step >= group["first"])
         batch = collate([examples[i] for i in order[step * BATCH : (step + 1) * BATCH]])
         model.train()
         torch.manual_seed(draws.key(seed, step) >> 1)

@@ -222,7 +222,8 @@ class Method:
         if "causal_lm" in self.edits and self.causal_generator is None:
             raise InputError(
                 'method.edits holds "causal_lm", which needs a causal language model over the encoder\'s vocabulary: '
-                "name one as method.causal_generator (diffcse pretrain --objective causal --tokenizer makes one)"
+                "name one as method.causal_generator (diffcse pretrain --objective causal --tokenizer ENCODER "
+                "--next-weight 0 --start-embeddings ppmi_svd makes one)"
             )
 
     @property

@@ -80,7 +80,7 @@ def verdict(scores: dict[str, Any]) -> str | None:
         if judged.get("helped") in _HELPED:
             return (
                 f"{_HELPED[judged['helped']]}: by {called}, model/ is {judged['difference']:+.2f} points from the "
-                f"start (95 % interval {judged['low']:+.2f} to {judged['high']:+.2f})"
+                f"start (95 % interval {judged['low']:+.2f} to {judged['high']:+.2f}, wider for every look)"
                 + ("; the start is the better encoder" if judged["helped"] is False else "")
             )
     return None

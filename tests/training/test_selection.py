@@ -137,7 +137,8 @@ def test_one_sentence_says_whether_training_helped():
     assert verdict({"dev": {"best": 1.0}}) is None, "a record from before there were verdicts"
     said = verdict({"label_free": judged(False), "dev": judged(True)})
     assert said == (
-        "training helped: by dev Spearman, model/ is +1.00 points from the start (95 % interval +0.50 to +1.50)"
+        "training helped: by dev Spearman, model/ is +1.00 points from the start "
+        "(95 % interval +0.50 to +1.50, wider for every look)"
     )
     assert verdict({"label_free": judged(False)}).startswith("training hurt: by held-out text, without labels")
     assert verdict({"label_free": judged(False)}).endswith("; the start is the better encoder")
@@ -311,3 +312,15 @@ def test_resumed_it_ends_as_if_never_stopped(tiny, small, tmp_path, stop_at):
         weights = [(tmp_path / which / name / "model.safetensors").read_bytes() for which in ("whole", "stopped")]
         assert weights[0] == weights[1]
     assert whole.record.scores["label_free"]["best_step"] == one.scores["label_free"]["best_step"]
+
+
+def test_held_out_text_asked_for_by_name_is_there_or_an_error(tmp_path):
+    corpus = Corpus.from_sentences([f"sentence number {i} of a text that is too short" for i in range(60)])
+    (tmp_path / "dev.tsv").write_text("1\ta\tb\n2\tc\td\n")
+    for dev in (None, str(tmp_path / "dev.tsv")):
+        config = Config(training=Training(select="label_free", dev=dev))
+        with pytest.raises(InputError, match=r"too few to hold some out .at least 5,000.*select"):
+            hold_out(config, corpus)
+    found, said = hold_out(Config(training=Training()), corpus)
+    assert found is None
+    assert "too few" in said[0]

@@ -110,9 +110,11 @@ class Compare:
             name = Path(dev["file"]).stem
             if self.sets and name not in self.sets:
                 raise InputError(f"{source.label}: its dev score is on {name}; give --data DIR for other sets")
+            # A highest score of many that chose nothing is no score of any model.
+            wanted = ("best", "last") if chosen_by(source.record.scores) == "dev" else ("last",)
             return [
                 Run(source.method, source.seed, which, {name: dev[which]}, {})
-                for which in ("best", "last")
+                for which in wanted
                 if dev.get(which) is not None
             ]
         import numpy as np
@@ -241,7 +243,7 @@ def _get(config: dict[str, Any], key: str) -> Any:
     return value
 
 
-_NO_METHOD = ("seed", "dev", "select", "log_every", "checkpoint_every", "keep_training_parts")
+_NO_METHOD = ("seed", "dev", "log_every", "checkpoint_every", "keep_training_parts")
 """Training fields that leave the method what it is."""
 
 

@@ -249,6 +249,8 @@ def load_masked_lm(source: str | Path, part: str) -> PreTrainedModel:
             '(method.difference = "none")'
             if part == "generator"
             else "Name one that has it as method.discriminator"
+            if part == "discriminator"
+            else "Name one that has it, or none, to begin from scratch"
         )
         raise InputError(
             f"{source}: has no trained masked-language-model head ({sorted(info['missing_keys'])[0]} is not in the "
@@ -278,7 +280,8 @@ def load_causal_generator(source: Source) -> PreTrainedModel:
     if not torch.equal(first, second):
         raise InputError(
             f"{_name(source)}: not a causal language model: what it says of a token depends on the tokens after it. "
-            "Name one as method.causal_generator (diffcse pretrain --objective causal makes one)"
+            "Name one as method.causal_generator (diffcse pretrain --objective causal --next-weight 0 "
+            "--start-embeddings ppmi_svd makes one)"
         )
     return model
 

@@ -97,12 +97,6 @@ _PANELS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
         {"rtd_accuracy_replaced": "replaced", "rtd_accuracy_kept": "kept"},
     ),
     ("Dev score", "Spearman, points; higher is better.", ".2f", {"dev": ""}),
-    (
-        "Held-out text",
-        "Spearman of cosines with the grades that text gives itself, points; higher is better.",
-        ".2f",
-        {"label_free": ""},
-    ),
 )
 
 

@@ -988,6 +988,14 @@ def _clear_stillborn(output: Path) -> None:
     """Remove what a run left that was refused before it made anything: its folder is to take the mended one."""
     with write_errors(output):
         names = {path.name for path in output.iterdir()} if output.is_dir() else set()
+        checkpoints = output / "checkpoints"
+        if (
+            checkpoints.is_dir()
+            and not any(checkpoints.iterdir())
+            and names <= {"run.json", "recipe.toml", "checkpoints"}
+        ):
+            checkpoints.rmdir()
+            names.discard("checkpoints")
         if names and names <= {"run.json", "recipe.toml"}:
             for name in names:
                 (output / name).unlink()

@@ -190,21 +190,30 @@ def hold_out(config: Config, corpus: Corpus | Examples) -> tuple[HeldOut | None,
         )
     if training.select in ("last", "labels") or (training.select == "auto" and training.dev is not None):
         return None, []
-    unjudged = "model/ is the last step's, and nothing tells whether training helped"
     if isinstance(corpus, Examples):
-        return None, [f"no dev file: {unjudged}"]
+        return None, [f"no dev file: {_UNJUDGED}"]
     size = min(MOST, int(SHARE * len(corpus)))
     if size < FEWEST:
-        return None, [
-            f"no dev file, and {len(corpus):,} sentences are too few to hold some out (at least "
-            f"{FEWEST / SHARE:,.0f}): {unjudged}"
-        ]
+        enough = f"at least {FEWEST / SHARE:,.0f}"
+        return _cannot(config, f"{len(corpus):,} sentences are too few to hold some out ({enough})")
     random = np.random.default_rng([training.seed, _STREAM])
     index = np.sort(random.choice(len(corpus), size, replace=False))
     cut = [both for both in (halves(corpus[int(i)]) for i in index) if both is not None]
     if len(cut) < FEWEST:
-        return None, [f"no dev file, and held-out sentences are too short to be cut in two: {unjudged}"]
+        return _cannot(config, "held-out sentences are too short to be cut in two")
     return HeldOut(index, Halves(tuple(a for a, _ in cut), tuple(b for _, b in cut))), []
+
+
+_UNJUDGED = "model/ is the last step's, and nothing tells whether training helped"
+
+
+def _cannot(config: Config, why: str) -> tuple[None, list[str]]:
+    """What is made of a text that nothing can be held out of: an error, if that was asked for by name."""
+    if config.training.select == "label_free":
+        raise InputError(
+            f'training.select = "label_free": {why}: give more text, or set select = "last" (or "labels", with --dev)'
+        )
+    return None, [f"no dev file, and {why}: {_UNJUDGED}"]
 
 
 class Without(Sequence[Any]):

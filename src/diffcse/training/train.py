@@ -167,7 +167,8 @@ def run(
         lambda sentences: encoder(sentences, bf16=bf16),
         output / "checkpoints",
     )
-    select = "label_free" if held_out is not None else "dev" if dev is not None and training.select != "last" else None
+    by_labels = dev is not None and training.select in ("auto", "labels")
+    select = "label_free" if held_out is not None else "dev" if by_labels else None
 
     def keep() -> None:
         panel.keep()
@@ -199,7 +200,7 @@ def run(
     if "false_negatives" in record.scores:
         record.scores["false_negatives_masked"] = config.method.false_negatives == "mask"
 
-    card = _card(config, corpus, steps, verdict(record.scores))
+    card = _card(config, corpus, len(examples), steps, verdict(record.scores))
     save(encoder, output / ("model" if select is None else "last"), card)
     if select is not None:
         with staged_folder(output / "model") as staging:
@@ -386,7 +387,7 @@ def _public(source: str | None) -> str | None:
     return Path(source).name if source is not None and Path(source).exists() else source
 
 
-def _card(config: Config, corpus: Corpus | Examples, steps: int, judged: str | None) -> str:
+def _card(config: Config, corpus: Corpus | Examples, size: int, steps: int, judged: str | None) -> str:
     method = "SimCSE" if config.method.difference == "none" else "DiffCSE"
     method = f"supervised {method}" if config.text.supervised else method
     # Folders of this machine are nobody's business: names are enough.
@@ -412,7 +413,7 @@ tags: [sentence-transformers, sentence-similarity, {method.split()[-1].lower()}]
 
 # A sentence encoder trained by {method}
 
-Trained {"on labelled pairs" if pairs else "without labels"} from `{config.method.model}` on {len(corpus):,} {what}
+Trained {"on labelled pairs" if pairs else "without labels"} from `{config.method.model}` on {size:,} {what}
 (SHA-256 of the text `{corpus.sha256[:16]}…`), {steps:,} steps of {batch} {what} cut at
 {config.training.max_tokens} tokens. Pooling: {config.method.pooling}. Compare embeddings by cosine.
 {said}
