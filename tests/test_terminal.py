@@ -63,7 +63,7 @@ def test_what_judged_the_run_and_its_verdict():
         "held out MRR 20.00 before training, 22.00 after the last step, 24.00 at the best step (1,250), which is in "
         "model/",
         "verdict  training helped: by held-out text, without labels, model/ is +4.00 points from the start (95 % "
-        "interval +2.50 to +5.50)",
+        "interval +2.50 to +5.50, wider for every look)",
     ]
     both = judged({"label_free": found, "dev": found | {"metric": "Spearman", "selects": False, "helped": False}})
     assert both[0].startswith("dev      Spearman 20.00 before training")
