@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from diffcse.files import only_one
 from diffcse.training import ablate
 from diffcse.training.grid import grid_names
 from tests.cli.runs import command
@@ -126,6 +127,15 @@ def test_a_missing_package_is_known_before_anything_runs(place, capsys, monkeypa
     code, _, err = command(capsys, *ASKED)
     assert (code, (place / "out").exists()) == (2, False)
     assert 'pip install "diffcse[report]"' in err
+
+
+def test_one_command_a_folder(place, capsys, monkeypatch):
+    monkeypatch.setattr(ablate, "run_cells", lambda *_, **__: pytest.fail("it ran"))
+    with only_one(place / "out"):
+        code, _, err = command(capsys, *ASKED)
+    assert code == 2
+    assert "another process is writing there" in err
+    assert not (place / "out" / "grid.toml").exists()
 
 
 def test_the_list_names_every_grid(capsys):

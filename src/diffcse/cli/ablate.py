@@ -86,29 +86,18 @@ class Ablate:
             raise InputError(f"no text: give one or more files, e.g. diffcse ablate {name} sentences.txt --output out")
         if self.output is None:
             raise InputError("no output folder: give --output DIR")
-        self._run(grid, configs, skipped, tuple(text), self.output, console)
-
-    # ---- the table ---------------------------------------------------------------------------------------------------
-
-    def _run(
-        self,
-        grid: Grid,
-        configs: Mapping[str, Config],
-        skipped: Mapping[str, str],
-        text: tuple[str, ...],
-        output: Path,
-        console: Console,
-    ) -> None:
         from diffcse.files import only_one
         from diffcse.report.parts import template_and_plotly
         from diffcse.training.train import check_output
 
         template_and_plotly("ablation.html")  # that a package is missing is to be known before hours of runs
-        check_output(output, resume=True, begun="grid.toml")
-        with only_one(output):
-            self._run_alone(grid, configs, skipped, text, output, console)
+        check_output(self.output, resume=True, begun="grid.toml")
+        with only_one(self.output):
+            self._run(grid, configs, skipped, tuple(text), self.output, console)
 
-    def _run_alone(
+    # ---- the table ---------------------------------------------------------------------------------------------------
+
+    def _run(
         self,
         grid: Grid,
         configs: Mapping[str, Config],
