@@ -74,7 +74,7 @@ def main() -> None:
 def halves(kind: str, ids: np.ndarray, offsets: np.ndarray) -> Views:
     """Draws sentences of which both views hold a part of the tokens: what one leaves the other ("split"), or not."""
 
-    def draw(random: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def draw(random: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray], None]:
         first, second = [], []
         for index in random.integers(0, len(offsets) - 1, BATCH):
             own = ids[offsets[index] : offsets[index + 1]][:LONGEST]
@@ -82,7 +82,7 @@ def halves(kind: str, ids: np.ndarray, offsets: np.ndarray) -> Views:
             other = ~one if kind == "split" else random.random(len(own)) < 0.5
             first.append(own[one] if one.any() else own[:1])
             second.append(own[other] if other.any() else own[:1])
-        return first, second
+        return first, second, None
 
     return draw
 

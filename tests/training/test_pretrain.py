@@ -378,9 +378,17 @@ def in_float64(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("weight", "reads", "near"), [(0.3, "all", 0.0), (2.0, "all", 0.0), (1.0, "unmasked", 0.0), (1.0, "unmasked", 3.0)]
+    ("weight", "reads", "near", "left_out"),
+    [
+        (0.3, "all", 0.0, ()),
+        (2.0, "all", 0.0, [(0, 2), (1, 0)]),
+        (1.0, "unmasked", 0.0, ()),
+        (1.0, "unmasked", 3.0, ()),
+    ],
 )
-def test_gradient_with_next_sentences_is_that_of_the_losses_written_out(tmp_path, monkeypatch, weight, reads, near):
+def test_gradient_with_next_sentences_is_that_of_the_losses_written_out(
+    tmp_path, monkeypatch, weight, reads, near, left_out
+):
     model, groups, singles = in_float64(tmp_path)
     terms, means, wrong = [], [], 0.0
     for row in range(6):
@@ -391,8 +399,8 @@ def test_gradient_with_next_sentences_is_that_of_the_losses_written_out(tmp_path
     assert len(terms) > 5
     for i in range(3):
         own = F.cosine_similarity(means[i], means[i + 3], dim=0) / 0.07
-        forth = [F.cosine_similarity(means[i], means[j + 3], dim=0) / 0.07 for j in range(3)]
-        back = [F.cosine_similarity(means[j], means[i + 3], dim=0) / 0.07 for j in range(3)]
+        forth = [F.cosine_similarity(means[i], means[j + 3], dim=0) / 0.07 for j in range(3) if (i, j) not in left_out]
+        back = [F.cosine_similarity(means[j], means[i + 3], dim=0) / 0.07 for j in range(3) if (j, i) not in left_out]
         wrong += (torch.logsumexp(torch.stack(forth), 0) + torch.logsumexp(torch.stack(back), 0) - 2 * own) / 3
     target = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     unlike = [
@@ -408,6 +416,8 @@ def test_gradient_with_next_sentences_is_that_of_the_losses_written_out(tmp_path
     model.zero_grad()
     monkeypatch.setattr(module, "_HEAD_ROWS", 2)
     given = {"target_RH": target, "target_weight": near} if near else {}
+    if left_out:
+        given["left_out_BB"] = torch.tensor([[(i, j) in left_out for j in range(3)] for i in range(3)])
     total, contrast, likeness = module.backward_with_next(model, groups, 0.07, weight, reads, **given)
     assert likeness.item() == pytest.approx(sum(unlike).item() / len(unlike) if near else 0, rel=1e-9)
     assert total.item() == pytest.approx(sum(terms).item(), rel=1e-6)
@@ -484,6 +494,30 @@ def test_steps_of_pairs_are_trained_on_without_a_masked_token_and_only_on_what_m
     assert len(seen) > 100
     assert not set(seen) & set(held_out)
     assert all(gradient is None for gradients in before for gradient in gradients)
+
+
+def test_a_sentence_is_not_its_own_negative(tmp_path, monkeypatch):
+    found = []
+    original = module.backward_with_next
+
+    def spy(model, groups, *args, left_out_BB, **options):
+        sentence = {}
+        for rows, group in groups:
+            for row, ids, real in zip(rows.tolist(), group.inputs, group.attention.bool(), strict=True):
+                sentence[row] = ids[real].tolist()
+        count = len(sentence) // 2
+        # Neither is what follows it, where that follows another sentence as well.
+        own = [
+            [i != j and sentence[j + count] in (sentence[i], sentence[i + count]) for j in range(count)]
+            for i in range(count)
+        ]
+        assert left_out_BB.tolist() == own
+        found.append(left_out_BB.sum().item())
+        return original(model, groups, *args, left_out_BB=left_out_BB, **options)
+
+    monkeypatch.setattr(module, "backward_with_next", spy)
+    pretrain(tiny(next_weight=1.0, mask_ratio=1e-9, batch_tokens=512, max_steps=3), DOCUMENTS, tmp_path / "out")
+    assert min(found) > 0  # among some twenty pairs of a small text
 
 
 _padded = module._Run._padded_group

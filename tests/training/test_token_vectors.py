@@ -94,7 +94,10 @@ FIRST, SECOND = np.array([0, 1, 4, 5]), np.array([1, 4, 5, 0])
 
 
 def loss_by_loops(vectors_VH, logs_V):
-    """L_contrast both ways over the four pairs, a number at a time, at tau = 0.1."""
+    """L_contrast both ways over the four pairs, a number at a time, at tau = 0.1.
+
+    The pairs are a ring: each sentence is the first of one and the second of another, and not its own negative.
+    """
 
     def embedding(sentence):
         vector = sum(logs_V[token].exp() * vectors_VH[token] for token in TEXT[sentence])
@@ -105,15 +108,18 @@ def loss_by_loops(vectors_VH, logs_V):
     loss = 0.0
     for i in range(4):
         own = one[i] @ other[i] / 0.1
-        loss -= (own - torch.logsumexp(torch.stack([one[i] @ x / 0.1 for x in other]), 0)) / 8
-        loss -= (own - torch.logsumexp(torch.stack([x @ other[i] / 0.1 for x in one]), 0)) / 8
+        forth = [one[i] @ other[j] / 0.1 for j in range(4) if FIRST[i] != SECOND[j]]
+        back = [one[j] @ other[i] / 0.1 for j in range(4) if FIRST[j] != SECOND[i]]
+        assert len(forth) == len(back) == 3
+        loss -= (own - torch.logsumexp(torch.stack(forth), 0)) / 8
+        loss -= (own - torch.logsumexp(torch.stack(back), 0)) / 8
     return loss
 
 
 def test_four_steps_from_next_sentences_are_those_of_a_loop():
     start_VH = np.random.default_rng(3).normal(0, 0.5, (V, 3)).astype(np.float32)
     # As few pairs as fit into one batch: all of them in each step, in an order that changes nothing.
-    found_VH, weights_V = learn_from_next(start_VH, IDS, OFFSETS, FIRST, SECOND)
+    found_VH, weights_V = learn_from_next(start_VH, sif_weights(IDS, V), IDS, OFFSETS, FIRST, SECOND)
 
     counts = [sum(sentence.count(token) for sentence in TEXT) for token in range(V)]
     sif = [1e-3 / (1e-3 + count / sum(counts)) for count in counts]
@@ -155,7 +161,7 @@ def test_words_that_only_meet_over_sentence_borders_become_alike(monkeypatch):
     monkeypatch.setattr(token_vectors, "_BATCH", 32)
     start_VH = np.random.default_rng(0).normal(0, 0.25, (60, 16)).astype(np.float32)
     ids, offsets, first, second = topics(1500)
-    found_VH, _ = learn_from_next(start_VH, ids, offsets, first, second)
+    found_VH, _ = learn_from_next(start_VH, sif_weights(ids, 60), ids, offsets, first, second)
 
     def alike(vectors_VH):
         sums = np.stack([[vectors_VH[10 * t + part : 10 * t + part + 5].sum(0) for part in (0, 5)] for t in range(5)])
@@ -171,15 +177,28 @@ def test_seed_alone_decides_which_pairs_meet(monkeypatch):
     monkeypatch.setattr(token_vectors, "_BATCH", 16)
     start_VH = np.random.default_rng(0).normal(0, 0.25, (60, 8)).astype(np.float32)
     before = start_VH.copy()
-    one, same, other = (learn_from_next(start_VH, *topics(100), seed=seed) for seed in (1, 1, 2))
+    text = topics(100)
+    one, same, other = (learn_from_next(start_VH, sif_weights(text[0], 60), *text, seed=seed) for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
     assert not np.array_equal(one[0], other[0])
     assert np.array_equal(start_VH, before)
 
 
+def test_a_batch_holds_no_pair_twice():
+    first = np.arange(0, 60, 2)
+    offsets = np.arange(61)
+    for batch in (7, 30):
+        for seed in range(5):
+            draw = token_vectors.next_views(np.arange(60), offsets, first, first + 1, batch)
+            rows, following, _ = draw(np.random.default_rng(seed))
+            drawn = [int(row[0]) for row in rows]
+            assert len(set(drawn)) == batch
+            assert [int(row[0]) - 1 for row in following] == drawn
+
+
 def test_a_single_pair_teaches_nothing():
     with pytest.raises(InputError, match="fewer than two"):
-        learn_from_next(np.zeros((V, 3), np.float32), IDS, OFFSETS, FIRST[:1], SECOND[:1])
+        learn_from_next(np.zeros((V, 3), np.float32), np.ones(V), IDS, OFFSETS, FIRST[:1], SECOND[:1])
 
 
 @settings(max_examples=30, deadline=None)

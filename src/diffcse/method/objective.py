@@ -101,6 +101,21 @@ def contrastive_loss(
     return F.cross_entropy(logits_BC, own_B), cosines_BC
 
 
+def symmetric_contrastive_loss(
+    first_BH: Tensor, second_BH: Tensor, temperature: float, left_out_BB: Tensor | None = None
+) -> Tensor:
+    """Mean of L_contrast in both directions, for pairs of which neither side is the anchor; nats.
+
+    Args:
+        left_out_BB: which seconds are no negatives of which firsts, and so the other way round.
+    """
+    one_way, _ = contrastive_loss(first_BH, second_BH, temperature, left_out=left_out_BB)
+    other_way, _ = contrastive_loss(
+        second_BH, first_BH, temperature, left_out=None if left_out_BB is None else left_out_BB.T
+    )
+    return (one_way + other_way) / 2
+
+
 def same_meaning(anchor_B: Tensor, positive_B: Tensor, negative_B: Tensor | None = None) -> Tensor:
     """Which "negatives" of a batch of pairs are none: (B, B), or (B, 2B) with hard negatives, bool.
 

@@ -56,13 +56,13 @@ from diffcse.machine import release_memory, tuned
 from diffcse.method import draws
 from diffcse.method.edits import Draw, Vocabulary, mask_tokens
 from diffcse.method.heads import at_least_float, pool
-from diffcse.method.objective import contrastive_loss
+from diffcse.method.objective import same_meaning, symmetric_contrastive_loss
 from diffcse.method.packing import hidden_states
 from diffcse.method.parts import load_masked_lm, load_tokenizer, named, quiet, read_vocabulary
 from diffcse.record import Record, finite, read_record
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.training.checkpoints import checkpoint_path, newest_whole, prune, save_weights
-from diffcse.training.token_vectors import SentenceSums, as_embeddings, learn_from_next, ppmi_svd
+from diffcse.training.token_vectors import SentenceSums, as_embeddings, learn_from_next, ppmi_svd, sif_weights
 from diffcse.training.tokens import Tokens, occurrences, tokenise, train_wordpiece
 from diffcse.training.train import Report, check_output, use_bf16
 
@@ -393,6 +393,7 @@ def backward_with_next(
     weight: float,
     reads: NextReads = "all",
     *,
+    left_out_BB: Tensor | None = None,
     target_RH: Tensor | None = None,
     target_weight: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -406,6 +407,7 @@ def backward_with_next(
         groups: which rows of the batch a group holds, and the group. Rows are 0 ... 2B - 1: row i + B follows row i.
         reads: the tokens whose vectors are averaged: all, or those that are not predicted ([CLS] and [SEP] never are).
         temperature: tau of the contrast.
+        left_out_BB: which row i + B is no negative of which row i, nor the other way round.
         target_RH: other embeddings of the batch's sentences, of length 1 and any width. The mean squared difference
             between cosines of two sentences here and there is added, `target_weight` times.
 
@@ -429,9 +431,7 @@ def backward_with_next(
     mean_RH = torch.empty_like(torch.cat(means)).index_copy_(0, rows_R, torch.cat(means)).requires_grad_()
     with torch.autocast(mean_RH.device.type, enabled=False):
         first_BH, second_BH = mean_RH.chunk(2)
-        one_way, _ = contrastive_loss(first_BH, second_BH, temperature)
-        other_way, _ = contrastive_loss(second_BH, first_BH, temperature)
-        contrast = (one_way + other_way) / 2
+        contrast = symmetric_contrastive_loss(first_BH, second_BH, temperature, left_out_BB)
         loss, likeness = contrast * weight, torch.zeros_like(contrast)
         if target_RH is not None:
             likeness = cosine_difference(mean_RH, target_RH)
@@ -619,6 +619,7 @@ class _Run:
                     self.config.next_temperature,
                     self.config.next_weight,
                     self.config.next_reads,
+                    left_out_BB=same_meaning(*torch.from_numpy(numbers_R).to(device).chunk(2)),
                     target_RH=None if self._target is None else self._target(numbers_R).to(device),
                     target_weight=self.config.sums_weight,
                 )
@@ -856,11 +857,16 @@ def _counted_vectors(
     sizes = np.diff(tokens.offsets)
     share = config.start_tokens / max(int(sizes[trained_on].sum()), 1)
     counted = spread(trained_on, max(1, int(share * len(trained_on))))
-    chosen = np.zeros(len(tokens), dtype=bool)
-    chosen[counted] = True
-    ids_N = tokens.ids[np.repeat(chosen, sizes)]
     offsets = np.concatenate([[0], np.cumsum(sizes[counted])])
+    ids_N = _ids_of(tokens, counted)
     return ppmi_svd(ids_N, offsets, vocabulary.size, width, length=length, skip=vocabulary.special, seed=config.seed)
+
+
+def _ids_of(tokens: Tokens, sentences: npt.NDArray[np.int64]) -> npt.NDArray[np.integer]:
+    """All token ids of these sentences, which are sorted, in a row."""
+    chosen = np.zeros(len(tokens), dtype=bool)
+    chosen[sentences] = True
+    return tokens.ids[np.repeat(chosen, np.diff(tokens.offsets))]
 
 
 def _learned_vectors(
@@ -873,8 +879,9 @@ def _learned_vectors(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Token vectors and weights learned from next sentences: (V, width), (V,)."""
     vectors_VH = _counted_vectors(config, tokens, trained_on, vocabulary, width, 1.0)
+    weights_V = sif_weights(_ids_of(tokens, trained_on), len(vectors_VH))
     learned_VH, weight_V = learn_from_next(
-        vectors_VH, tokens.ids, tokens.offsets, pairs_P2[:, 0], pairs_P2[:, 1], seed=config.seed
+        vectors_VH, weights_V, tokens.ids, tokens.offsets, pairs_P2[:, 0], pairs_P2[:, 1], seed=config.seed
     )
     weight_V[list(vocabulary.special)] = 0  # [CLS] and [SEP] stand in every sentence and mean nothing
     return learned_VH, weight_V

@@ -24,12 +24,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffcse.errors import InputError
+from diffcse.method.objective import same_meaning, symmetric_contrastive_loss
 from diffcse.training.tokens import occurrences
 
 Rows = Sequence[npt.NDArray[np.integer]]
 """Sentences as token ids, each as long as it is."""
-Views = Callable[[np.random.Generator], tuple[Rows, Rows]]
-"""Draws a batch: sentences, and what each of them should be near."""
+Views = Callable[[np.random.Generator], tuple[Rows, Rows, Tensor | None]]
+"""Draws a batch of B: sentences, what each of them should be near, and, (B, B) bool, what it need not be far from."""
 
 _CHUNK = 1 << 20  # tokens counted at once: bounds the memory for pairs not yet summed
 LONGEST = 64
@@ -135,6 +136,7 @@ def ppmi(counts_VV: sparse.csr_array, smoothing: float) -> sparse.csr_array:
 
 def learn_from_next(
     vectors_VH: npt.NDArray[np.float32],
+    weights_V: npt.NDArray[np.floating],
     ids_N: npt.NDArray[np.integer],
     offsets: npt.NDArray[np.int64],
     first_P: npt.NDArray[np.int64],
@@ -149,6 +151,7 @@ def learn_from_next(
 
     Args:
         vectors_VH: where the vectors begin.
+        weights_V: where the weights do, as by `sif_weights`.
         ids_N: (N,) the text as one row of token ids.
         offsets: (sentences + 1,) where sentences begin and end in it.
         first_P: sentences that have a next one.
@@ -163,8 +166,8 @@ def learn_from_next(
     batch = min(_BATCH, len(first_P))
     steps = min(_STEPS, max(1, _PASSES * len(first_P) // batch))
     views = next_views(ids_N, offsets, first_P, second_P, batch)
-    vectors_VH, weights_V, _ = learn(vectors_VH, sif_weights(ids_N, len(vectors_VH)), views, steps=steps, seed=seed)
-    return vectors_VH, weights_V
+    learned_VH, learned_V, _ = learn(vectors_VH, weights_V, views, steps=steps, seed=seed)
+    return learned_VH, learned_V
 
 
 def sif_weights(ids_N: npt.NDArray[np.integer], vocabulary_size: int) -> npt.NDArray[np.float64]:
@@ -180,19 +183,17 @@ def next_views(
     second_P: npt.NDArray[np.int64],
     batch: int,
 ) -> Views:
-    """Draws `batch` of the pairs: with replacement, unless it is all of them."""
+    """Draws `batch` different pairs.
 
-    def draw(random: np.random.Generator) -> tuple[Rows, Rows]:
-        chosen_B = (
-            random.choice(len(first_P), batch, replace=False)
-            if batch == len(first_P)
-            else random.integers(0, len(first_P), batch)
-        )
-        first, second = (
-            [ids_N[offsets[i] : offsets[i + 1]][:LONGEST] for i in sentences_P[chosen_B]]
-            for sentences_P in (first_P, second_P)
-        )
-        return first, second
+    The middle one of three sentences in a row is the first of one pair and the second of another: it is not its own
+    negative where both are drawn.
+    """
+
+    def draw(random: np.random.Generator) -> tuple[Rows, Rows, Tensor]:
+        chosen_B = random.choice(len(first_P), batch, replace=False)
+        numbers = first_P[chosen_B], second_P[chosen_B]
+        first, second = ([ids_N[offsets[i] : offsets[i + 1]][:LONGEST] for i in of_B] for of_B in numbers)
+        return first, second, same_meaning(*(torch.from_numpy(of_B) for of_B in numbers))
 
     return draw
 
@@ -227,10 +228,9 @@ def learn(
     random = np.random.default_rng([seed, 3])
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
-        first_BH, second_BH = (_weighted_sums(rows, vectors, logs) for rows in views(random))
-        own_B = torch.arange(len(first_BH))
-        logits_BB = first_BH @ second_BH.T / temperature
-        loss = (F.cross_entropy(logits_BB, own_B) + F.cross_entropy(logits_BB.T, own_B)) / 2
+        first, second, left_out_BB = views(random)
+        first_BH, second_BH = (_weighted_sums(rows, vectors, logs) for rows in (first, second))
+        loss = symmetric_contrastive_loss(first_BH, second_BH, temperature, left_out_BB)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
