@@ -65,10 +65,10 @@ def run(settings: dict[str, str], seed: int, corpus: Corpus, dev: PairSet, optio
     rate = float(settings.get("rate", options.rate))
     d_rate, d_first = float(settings.get("d_rate", 1)), int(settings.get("d_first", 0))
     fields = {name: read(value) for name, value in settings.items() if name not in ("rate", "d_rate", "d_first")}
-    method = Method(**{"model": options.model, "generator": options.model, "pooling": "mean", **fields})
+    method = Method(**{"model": options.model, "generator": options.model, **fields})
     Config(method=method, training=Training(seed=seed))
     model, tokenizer = build(method, seed=seed)
-    encoder = Encoder(model.encoder, tokenizer, "mean", position_limit(model.encoder, tokenizer))
+    encoder = Encoder(model.encoder, tokenizer, method.pooling, position_limit(model.encoder, tokenizer))
     learner = [p for part in (model.discriminator, model.head) if part is not None for p in part.parameters()]
     judged = {id(p) for p in learner}
     seen = [p for p in model.parameters() if p.requires_grad and id(p) not in judged]

@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--weak", default="mini", help="a start that training improves")
     parser.add_argument("--strong", required=True, help="a start that training mostly harms")
+    parser.add_argument("--pooling", default="cls", choices=["cls", "mean"])
     parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--every", type=int, default=20)
     parser.add_argument("--held-out", type=int, default=1000)
@@ -171,13 +172,16 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     _, changes, rate = RUNS[name]
     method = Method(
-        model=start, generator=None if "difference" in changes else default_generator(start), pooling="mean", **changes
+        model=start,
+        generator=None if "difference" in changes else default_generator(start),
+        pooling=options.pooling,
+        **changes,
     )
     training = Training(
         seed=options.seed, max_steps=options.steps, eval_every=options.every, learning_rate=rate, checkpoint_every=10**6
     )
     model, tokenizer = build(method, seed=options.seed, packed=True)
-    encoder = Encoder(model.encoder, tokenizer, "mean", position_limit(model.encoder, tokenizer))
+    encoder = Encoder(model.encoder, tokenizer, method.pooling, position_limit(model.encoder, tokenizer))
     bf16 = use_bf16("auto")
     collate = Collate(tokenizer, training.max_tokens, neighbours=method.reads_next)
     everything, facts = texts.all(), []
@@ -219,7 +223,9 @@ def in_training(model: DiffCSE, encoder: Encoder, sentences: Sequence[str], bf16
     views = []
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         for _ in range(2):
-            rows = [pooled(encoder.model, batch["input_ids"], batch["attention_mask"], "mean") for batch in batches]
+            rows = [
+                pooled(encoder.model, batch["input_ids"], batch["attention_mask"], encoder.pooling) for batch in batches
+            ]
             views.append(torch.cat(rows).float().numpy())
         model.train(was_training)
         gain = {}

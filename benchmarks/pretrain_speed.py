@@ -36,7 +36,7 @@ STEPS = 1
 def main(text: str, rounds: int = 5) -> None:
     """Print the medians over the rounds."""
     corpus = read_corpus([text])
-    config = dataclasses.replace(load_pretraining("mini"), max_steps=10**6, warmup_ratio=0.0)
+    config = dataclasses.replace(load_pretraining("masked"), max_steps=10**6, warmup_ratio=0.0)
     held_out, trained_on = split(len(corpus), config.held_out, config.seed)
     sample = (corpus[int(i)] for i in spread(trained_on, 50_000))
     tokenizer = train_wordpiece(sample, config.vocabulary, lowercase=True, positions=config.positions)

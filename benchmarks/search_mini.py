@@ -47,7 +47,7 @@ def main() -> None:
     for name in options.methods:
         for cell in itertools.product(*axes.values()):
             for seed in options.seeds:
-                method, training = {"pooling": "mean", **METHODS[name]}, {"learning_rate": 2e-4}
+                method, training = dict(METHODS[name]), {"learning_rate": 2e-4}
                 for field, text in zip(axes, cell, strict=True):
                     section = method if field in {f.name for f in dataclasses.fields(Method)} else training
                     section[field] = _value(text)

@@ -240,8 +240,14 @@ def test_pretrain_makes_a_start_for_train(capsys, tmp_path):
     [
         (["--heads", "7"], "width = 384: must be a multiple of heads = 7"),
         (["--max-tokens", "500"], "max_tokens = 500: is above positions = 128"),
-        (["--objective", "causal"], "next_weight = 0.3: needs a model that reads both ways."),
-        (["--objective", "causal", "--next-weight", "0"], "--next-weight 0 --start-embeddings ppmi_svd"),
+        (["--objective", "causal"], "next_weight = 0.1: needs a model that reads both ways."),
+        (["--objective", "causal", "--next-weight", "0"], "--recipe masked"),
+        (
+            ["--next-weight", "0"],
+            "sums_weight = 10.0: needs next_weight above 0 (or, for masked tokens alone, --recipe masked)",
+        ),
+        (["--model", "mini"], "sums_weight = 10.0: a given model does not begin with the vectors it is of"),
+        (["--start-embeddings", "ppmi_svd"], "sums_weight = 10.0: is of the vectors that start_embeddings"),
         (["--recipe", "mimi"], "Did you mean 'mini'?"),
         (["--tokenizer", "nowhere"], "nowhere"),
         (["--held-out", "60"], "--held-out 4"),
@@ -266,7 +272,7 @@ def test_pretrain_refuses_a_text_without_next_sentences_and_takes_it_without_the
     assert code == 2
     assert "fewer than two sentences of this text have a next one" in " ".join(err.split())
     assert "Traceback" not in err
-    code, out, err = run(capsys, "pretrain", *options, "--next-weight", 0, "--start-embeddings", "ppmi_svd")
+    code, out, err = run(capsys, "pretrain", *options, "--recipe", "masked")
     assert (code, err) == (0, "")
     assert "next sentence" not in out
 

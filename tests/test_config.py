@@ -390,8 +390,8 @@ def test_contradictions():
         (
             'edits = ["mlm", "causal_lm"]',
             'method.edits holds "causal_lm", which needs a causal language model over the encoder\'s vocabulary: name '
-            "one as method.causal_generator (diffcse pretrain --objective causal --tokenizer ENCODER --next-weight 0 "
-            "--start-embeddings ppmi_svd makes one)",
+            "one as method.causal_generator (diffcse pretrain --objective causal --tokenizer ENCODER --recipe masked "
+            "makes one)",
         ),
         *(
             (

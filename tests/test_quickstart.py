@@ -38,14 +38,14 @@ def result(library, tmp_path_factory):
 
 def test_table_rows_and_columns(result):
     _, record, shown, _ = result
-    names = ["TF-IDF", "start, mean pooled", "start, [CLS]", "SimCSE", "contrast alone", "DiffCSE"]
+    names = ["TF-IDF", "start", "SimCSE", "contrast alone", "DiffCSE"]
     assert [row[0] for row in record.scores["rows"]] == names
     for row in record.scores["rows"]:
         assert all(cell in shown for cell in row)
         assert len(row) == len(record.scores["columns"])
     exact = {row["encoder"]: row for row in record.scores["exact"]}
     assert exact["TF-IDF"]["retrieval"]["mrr@10"] > 0.1
-    assert exact["start, mean pooled"] != exact["start, [CLS]"]
+    assert exact["start"]["pairs"] != exact["SimCSE"]["pairs"]
     for row in exact.values():
         assert 0 <= row["retrieval"]["recall@10"] <= 1
         assert -100 <= row["pairs"]["all"]["spearman"] <= 100

@@ -45,7 +45,7 @@ Objective = Literal["mlm", "causal"]
 Decay = Literal["linear", "cosine"]
 Activation = Literal["gelu", "gelu_tanh"]
 StartEmbeddings = Literal["none", "ppmi_svd", "next_sentences"]
-NextReads = Literal["all", "unmasked"]
+NextReads = Literal["all", "unmasked", "cls"]
 Store = Literal["fp16", "fp32"]
 Select = Literal["auto", "labels", "label_free", "last"]
 
@@ -223,7 +223,7 @@ class Method:
             raise InputError(
                 'method.edits holds "causal_lm", which needs a causal language model over the encoder\'s vocabulary: '
                 "name one as method.causal_generator (diffcse pretrain --objective causal --tokenizer ENCODER "
-                "--next-weight 0 --start-embeddings ppmi_svd makes one)"
+                "--recipe masked makes one)"
             )
 
     @property
@@ -500,17 +500,18 @@ class Pretraining:
     start_tokens: int = 30_000_000
     """Tokens counted for the SVD, evenly spread over the corpus."""
     next_weight: float = 0.0
-    """mlm: weight of a second loss, added to the masked tokens': by the mean of the last layer, the next sentence is
-    told from the others of the batch. Above 0, batches are made of sentences and the ones that follow them; so the
+    """mlm: weight of a second loss, added to the masked tokens': by the embedding of a sentence, the next one is told
+    from the others of the batch. Above 0, batches are made of sentences and the ones that follow them; so the
     text must be in its own order."""
     next_reads: NextReads = "all"
-    """Of which tokens' last hidden states that loss takes the mean: of all, or of those that are not to be predicted.
-    Then everything predicted is a [MASK], and no position has to serve both losses."""
+    """What that embedding is of the last layer: the mean of all tokens (all); of those that are not to be predicted,
+    and then everything predicted is a [MASK] (unmasked); or [CLS] (cls). With these two no position serves masked
+    tokens and the embedding."""
     sums_weight: float = 0.0
-    """mlm: weight of a third loss beside those: the cosines between a batch's sentences are to be those of weighted
-    sums of token vectors learned from next sentences. Above 0 only with next_weight above 0."""
+    """mlm: weight of a third loss beside those: 1 - the cosine between that embedding and the weighted sum of the token
+    vectors that start_embeddings = "next_sentences" learns. Above 0 only with next_weight above 0."""
     next_temperature: float = 0.05
-    """tau of that loss."""
+    """tau of the loss that next_weight weighs."""
     max_tokens: int = 64
     """Longer sentences are cut to this many tokens, special ones included."""
     mask_ratio: float = 0.20
@@ -588,18 +589,26 @@ class Pretraining:
         _require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "must be above 0")
         _require(self.next_weight >= 0, "next_weight", self.next_weight, "must not be negative")
         _require(self.sums_weight >= 0, "sums_weight", self.sums_weight, "must not be negative")
-        needs = "needs batches of next sentences: set next_weight above 0"
-        _require(self.sums_weight == 0 or self.next_weight > 0, "sums_weight", self.sums_weight, needs)
         _require(self.next_temperature > 0, "next_temperature", self.next_temperature, "must be above 0")
         _require(self.model is None or self.tokenizer is None, "tokenizer", self.tokenizer, "model brings its own")
         if self.objective == "causal":
             _require(self.model is None, "model", self.model, "goes on from masked language models: objective = mlm")
             both_ways = (
                 "needs a model that reads both ways. For objective = causal set next_weight = 0 and "
-                "start_embeddings = ppmi_svd (--next-weight 0 --start-embeddings ppmi_svd)"
+                "start_embeddings = ppmi_svd and leave sums_weight out, as the recipe masked does (--recipe masked)"
             )
             _require(self.next_weight == 0, "next_weight", self.next_weight, both_ways)
             _require(self.start_embeddings != "next_sentences", "start_embeddings", self.start_embeddings, both_ways)
+        if self.sums_weight:
+            needs = "needs next_weight above 0; set it to 0 too (or, for masked tokens alone, take --recipe masked)"
+            _require(self.next_weight > 0, "sums_weight", self.sums_weight, needs)
+            begins = "is of the vectors that start_embeddings = next_sentences begins with: choose that, or set it to 0"
+            _require(self.start_embeddings == "next_sentences", "sums_weight", self.sums_weight, begins)
+            given = "a given model does not begin with the vectors it is of: take --recipe further, or set it to 0"
+            _require(self.model is None, "sums_weight", self.sums_weight, given)
+        if self.start_embeddings == "next_sentences" and self.model is None:
+            room = "start_embeddings = next_sentences needs 8 or more, two of which only fill up"
+            _require(self.width >= 8, "width", self.width, room)
 
     @property
     def reads_next(self) -> bool:
@@ -613,13 +622,13 @@ class Pretraining:
             idle |= {"mask_ratio"}
         if self.next_weight == 0:
             idle |= {"next_temperature", "next_reads"}
-        if self.start_embeddings == "none" and not self.sums_weight:
+        if self.start_embeddings == "none":
             idle |= {"start_tokens"}
         if self.tokenizer is not None or self.model is not None:
             idle |= {"vocabulary", "lowercase", "tokenizer_sentences"}
         if self.model is not None:
             idle |= {"layers", "width", "heads", "intermediate", "activation", "positions"}
-            idle |= {"start_embeddings", *(() if self.sums_weight else ("start_tokens",))}
+            idle |= {"start_embeddings", "start_tokens"}
         return _idle(self, idle)
 
 

@@ -241,7 +241,7 @@ def test_what_cannot_be_loaded_says_so(tmp_path):
 
 
 def test_bundled_mini_model_trains():
-    model, tokenizer = build(Method(pooling="mean"))
+    model, tokenizer = build(Method())
     terms = model.train()(tokenizer(SENTENCES[:4], padding=True, return_tensors="pt"), step=0)
     assert terms.total.isfinite()
 

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from diffcse.config import Pretraining, Text
+from diffcse.config import Method, Pretraining, Text
+from diffcse.encoder.encode import Encoder
+from diffcse.encoder.load import load
 from diffcse.errors import InputError
 from diffcse.method.parts import build, check_same_vocabulary, load_encoder, load_generator, load_tokenizer
 from diffcse.record import read_record
@@ -220,6 +224,17 @@ RESUMED = {
         tiny(dropout=0.1, store="fp32", start_embeddings="next_sentences", next_weight=0.5, log_every=1),
         DOCUMENTS,
     ),
+    "sums": (
+        tiny(
+            store="fp32",
+            start_embeddings="next_sentences",
+            next_weight=0.1,
+            next_reads="cls",
+            sums_weight=5.0,
+            log_every=1,
+        ),
+        DOCUMENTS,
+    ),
 }
 PROGRAM = """
 import os, signal, sys
@@ -384,6 +399,7 @@ def in_float64(tmp_path):
         (2.0, "all", 0.0, [(0, 2), (1, 0)]),
         (1.0, "unmasked", 0.0, ()),
         (1.0, "unmasked", 3.0, ()),
+        (0.5, "cls", 3.0, ()),
     ],
 )
 def test_gradient_with_next_sentences_is_that_of_the_losses_written_out(
@@ -394,7 +410,8 @@ def test_gradient_with_next_sentences_is_that_of_the_losses_written_out(
     for row in range(6):
         masked, ids, where = singles[row]
         out = model(input_ids=masked[None], output_hidden_states=True)
-        means.append(out.hidden_states[-1][0][~where if reads == "unmasked" else slice(None)].mean(0))
+        read = {"all": slice(None), "unmasked": ~where, "cls": slice(1)}[reads]
+        means.append(out.hidden_states[-1][0][read].mean(0))
         terms += [-torch.log_softmax(out.logits[0, t], 0)[ids[t]] for t in range(len(ids)) if where[t]]
     assert len(terms) > 5
     for i in range(3):
@@ -402,15 +419,10 @@ def test_gradient_with_next_sentences_is_that_of_the_losses_written_out(
         forth = [F.cosine_similarity(means[i], means[j + 3], dim=0) / 0.07 for j in range(3) if (i, j) not in left_out]
         back = [F.cosine_similarity(means[j], means[i + 3], dim=0) / 0.07 for j in range(3) if (j, i) not in left_out]
         wrong += (torch.logsumexp(torch.stack(forth), 0) + torch.logsumexp(torch.stack(back), 0) - 2 * own) / 3
-    target = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    unlike = [
-        (F.cosine_similarity(means[i], means[j], dim=0) - F.cosine_similarity(target[i], target[j], dim=0)) ** 2
-        for i in range(6)
-        for j in range(6)
-        if i != j
-    ]
+    target = torch.randn(6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    apart = sum(1 - F.cosine_similarity(means[i], target[i], dim=0) for i in range(6)) / 6
     model.zero_grad()
-    (sum(terms) / len(terms) + weight * wrong / 2 + near * sum(unlike) / len(unlike)).backward()
+    (sum(terms) / len(terms) + weight * wrong / 2 + near * apart).backward()
     wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     model.zero_grad()
@@ -418,8 +430,8 @@ def test_gradient_with_next_sentences_is_that_of_the_losses_written_out(
     given = {"target_RH": target, "target_weight": near} if near else {}
     if left_out:
         given["left_out_BB"] = torch.tensor([[(i, j) in left_out for j in range(3)] for i in range(3)])
-    total, contrast, likeness = module.backward_with_next(model, groups, 0.07, weight, reads, **given)
-    assert likeness.item() == pytest.approx(sum(unlike).item() / len(unlike) if near else 0, rel=1e-9)
+    total, contrast, found_apart = module.backward_with_next(model, groups, 0.07, weight, reads, **given)
+    assert found_apart.item() == pytest.approx(apart.item() if near else 0, rel=1e-9)
     assert total.item() == pytest.approx(sum(terms).item(), rel=1e-6)
     assert contrast.item() == pytest.approx(wrong.item() / 2, rel=1e-9)
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -445,12 +457,70 @@ def test_next_sentences_are_learned_as_far_as_they_are_weighed(tmp_path):
 def test_sums_of_token_vectors_are_come_near_as_far_as_they_are_weighed(tmp_path):
     last = {}
     for weight in (1e-6, 30.0):
-        config = tiny(next_weight=1e-6, sums_weight=weight, max_steps=40)
+        config = tiny(next_weight=1e-6, sums_weight=weight, start_embeddings="next_sentences", max_steps=40)
         made = pretrain(config, DOCUMENTS, tmp_path / str(weight))
         last[weight] = [entry["sums_loss"] for entry in made.record.log if "sums_loss" in entry][-1]
     assert last[30.0] < 0.5 * last[1e-6]
-    with pytest.raises(InputError, match=r"sums_weight.*next_weight"):
-        tiny(sums_weight=1.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"next_weight": 0.0}, "sums_weight = 1.0: needs next_weight above 0"),
+        ({"start_embeddings": "ppmi_svd"}, "sums_weight = 1.0: is of the vectors that start_embeddings = next_sent"),
+        ({"model": "mini"}, "sums_weight = 1.0: a given model does not begin with the vectors"),
+    ],
+)
+def test_sums_need_vectors_to_be_of(fields, says):
+    with pytest.raises(InputError, match=re.escape(says)):
+        tiny(**{"sums_weight": 1.0, "next_weight": 1.0, "start_embeddings": "next_sentences"} | fields)
+
+
+def test_sums_are_of_the_tokens_that_the_model_reads(tmp_path, monkeypatch):
+    vectors, checked = [], []
+    mix, original = module.with_own_directions, module.backward_with_next
+
+    def remember(*args, **kwargs):
+        vectors.append(torch.from_numpy(mix(*args, **kwargs)).double())
+        return mix(*args, **kwargs)
+
+    def spy(model, groups, *args, target_RH, **options):
+        for rows, group in groups:
+            for row, ids, real in zip(rows.tolist(), group.inputs, group.attention.bool(), strict=True):
+                total = vectors[0][ids[real]].sum(0)
+                wanted = torch.cat([total / total.norm().clamp(min=1e-12), torch.zeros(2)])
+                assert target_RH[row].double().numpy() == pytest.approx(wanted.numpy(), abs=1e-5)
+                checked.append((ids == model_mask).any().item())
+        return original(model, groups, *args, target_RH=target_RH, **options)
+
+    monkeypatch.setattr(module, "with_own_directions", remember)
+    monkeypatch.setattr(module, "backward_with_next", spy)
+    model_mask = 4  # [MASK], the last of BERT's five special tokens
+    config = tiny(next_weight=0.1, sums_weight=1.0, start_embeddings="next_sentences", mask_ratio=0.4, max_steps=2)
+    made = pretrain(config, DOCUMENTS, tmp_path / "out")
+    assert made.tokenizer.mask_token_id == model_mask
+    assert not vectors[0][list(range(5))].any()
+    assert 0 < sum(checked) < len(checked)
+
+
+@pytest.mark.parametrize(
+    ("fields", "pooling"),
+    [({"next_weight": 1.0}, "mean"), ({"next_weight": 1.0, "next_reads": "cls"}, "cls"), ({}, None)],
+)
+def test_folder_says_which_embedding_was_trained(tmp_path, fields, pooling):
+    made = pretrain(tiny(max_steps=1, **fields), DOCUMENTS, tmp_path / "out")
+    folder = tmp_path / "out" / "model"
+    if pooling is None:
+        with pytest.raises(InputError, match="does not say"):
+            load(folder)
+        return
+    encoder = load(folder)
+    assert (encoder.pooling, encoder.max_tokens) == (pooling, 32)
+    ours = Encoder(made.model.bert, made.tokenizer, pooling, 32)
+    assert ours(SENTENCES[:3]) == pytest.approx(encoder(SENTENCES[:3]), abs=1e-6)
+    theirs = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    assert theirs.encode(SENTENCES[:3]) == pytest.approx(encoder(SENTENCES[:3]), abs=1e-5)
+    build(Method(model=str(folder), pooling=pooling))
 
 
 def test_masked_tokens_alone_say_nothing_of_next_sentences(tmp_path):
@@ -523,40 +593,47 @@ def test_a_sentence_is_not_its_own_negative(tmp_path, monkeypatch):
 _padded = module._Run._padded_group
 
 
-def test_fresh_model_embeds_sentences_as_weighted_sums(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("reads", "without"), [("all", "_soften"), ("cls", "_gather")])
+def test_fresh_model_embeds_sentences_as_weighted_sums(tmp_path, monkeypatch, reads, without):
     sums, embeddings = {}, {}
+    position = slice(1) if reads == "cls" else slice(None)
 
     def remember(*args, **kwargs):
-        sums["vectors"], sums["weights"] = learn(*args, **kwargs)
-        return sums["vectors"].copy(), sums["weights"].copy()
+        sums["weighted"] = mix(*args, **kwargs)
+        return sums["weighted"].copy()
 
     def embed(self, _):
         vectors = []
         with torch.no_grad():
             for i in range(0, len(DOCUMENTS), 9):
-                ids = self.tokens.rows(np.array([i]), int(self.batches.lengths[i]))
-                vectors.append(self.model.eval().bert(input_ids=torch.from_numpy(ids)).last_hidden_state[0].mean(0))
+                ids = torch.from_numpy(self.tokens.rows(np.array([i]), int(self.batches.lengths[i])))
+                vectors.append(self.model.eval().bert(input_ids=ids).last_hidden_state[0, position].mean(0))
         embeddings["fresh"] = torch.stack(vectors)
-        weights_V = torch.from_numpy(sums["weights"])
-        weights_V[list(self.vocabulary.special)] = 0
-        weighted_VH = torch.from_numpy(sums["vectors"]) * weights_V[:, None]
+        weighted_VH = torch.from_numpy(sums["weighted"])
+        assert not weighted_VH[list(self.vocabulary.special)].any()
         rows = [self.tokens.ids[slice(*self.tokens.offsets[i : i + 2])] for i in range(0, len(DOCUMENTS), 9)]
         embeddings["sums"] = torch.stack([weighted_VH[row.astype(np.int64)].sum(0) for row in rows])
 
-    learn = module.learn_from_next
-    monkeypatch.setattr(module, "learn_from_next", remember)
+    mix = module.with_own_directions
+    monkeypatch.setattr(module, "with_own_directions", remember)
     monkeypatch.setattr(module._Run, "train", embed)
     shape = {"layers": 2, "width": 64, "heads": 4, "intermediate": 256, "vocabulary": 150}
 
     def likeness(name):
-        pretrain(tiny(start_embeddings="next_sentences", **shape), DOCUMENTS, tmp_path / name)
+        """(correlation of cosines, mean cosine with the sum itself)"""
+        config = tiny(start_embeddings="next_sentences", next_weight=1.0, next_reads=reads, **shape)
+        pretrain(config, DOCUMENTS, tmp_path / name)
         one, other = (F.normalize(embeddings[key], dim=1) for key in ("fresh", "sums"))
         cosines = [(x @ x.T)[tuple(np.triu_indices(len(x), 1))].numpy() for x in (one, other)]
-        return np.corrcoef(*cosines)[0, 1]
+        return np.corrcoef(*cosines)[0, 1], (one[:, :-2] * other).sum(1).mean().item()
 
-    assert likeness("softened") > 0.88
-    monkeypatch.setattr(module, "_soften", lambda model: None)
-    assert likeness("loud") < 0.75
+    shaped, near = likeness("with")
+    monkeypatch.setattr(module, without, lambda model: None)
+    loud, far = likeness("without")
+    assert shaped > 0.8
+    assert near > 0.8
+    assert loud < 0.75
+    assert far < near - 0.05
 
 
 @pytest.mark.parametrize("style", ["bert", "roberta"])
@@ -656,7 +733,7 @@ def test_a_refused_run_does_not_block_the_mended_one(tmp_path):
     with pytest.raises(InputError, match="vocabulary"):
         pretrain(tiny(vocabulary=5000), CORPUS, out)
     alone = Corpus.from_sentences([line for sentence in TEXT for line in (sentence, "")], documents=True)
-    with pytest.raises(InputError, match=r"fewer than two sentences .* --next-weight 0 --start-embeddings ppmi_svd"):
+    with pytest.raises(InputError, match=r"fewer than two sentences .* --recipe masked"):
         pretrain(tiny(next_weight=0.1), alone, out)
     pretrain(tiny(max_steps=1), CORPUS, out)
     assert (out / "model").is_dir()

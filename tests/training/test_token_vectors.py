@@ -208,7 +208,7 @@ def test_layer_norm_leaves_the_weighted_vectors_of_embeddings(seed, size, width,
     vectors_VH = random.normal(0, random.uniform(0.01, 3), (size, width)).astype(np.float32)
     weights_V = random.lognormal(0, 2, size).astype(np.float32)
     weights_V[0] = 0  # as special tokens have it
-    found_VH = as_embeddings(vectors_VH, weights_V, length=length)
+    found_VH = as_embeddings(vectors_VH * weights_V[:, None], length=length)
     assert found_VH.shape == (size, width + 2)
     assert found_VH.dtype == np.float32
     assert np.linalg.norm(found_VH, axis=1) == pytest.approx(np.full(size, length), rel=1e-4)
@@ -228,24 +228,30 @@ def test_layer_norm_leaves_the_weighted_vectors_of_embeddings(seed, size, width,
     assert seen_VH[cut_V] == pytest.approx(factor * most / lengths_V[cut_V] * wanted_VH[cut_V], abs=1e-4 * width)
 
 
-def test_sentence_sums_leave_out_what_sentences_share():
+def test_sums_of_rows_are_those_of_a_loop():
     random = np.random.default_rng(0)
-    vectors = (random.normal(size=(30, 8)) + 3 * random.normal(size=8)).astype(
-        np.float32
-    )  # most of it is common to all
-    weights = random.uniform(0.1, 1, 30).astype(np.float32)
-    weights[0] = 0
-    ids, offsets = random.integers(0, 30, 400), np.arange(0, 401, 8)
-    sums = token_vectors.SentenceSums(vectors, weights, ids, offsets, np.arange(50))
-    found = sums(np.array([3, 17, 3])).numpy()
+    vectors = torch.from_numpy(random.normal(size=(30, 8)).astype(np.float32))
+    vectors[0] = 0
+    rows = [np.array([3, 3, 7]), np.array([], dtype=np.int64), np.zeros(4, dtype=np.int64), np.array([0, 29])]
+    found = token_vectors.sums_of(rows, vectors)
+    for i, row in enumerate(rows):
+        total = sum((vectors[token].double() for token in row), torch.zeros(8, dtype=torch.float64))
+        assert found[i].numpy() == pytest.approx((total / max(total.norm().item(), 1e-12)).numpy(), abs=1e-6)
+    assert found.norm(dim=1).tolist() == pytest.approx([1, 0, 0, 1], abs=1e-6)
 
-    plain = np.stack([sum(weights[t] * vectors[t] for t in ids[8 * i : 8 * i + 8]) for i in range(50)])
-    plain /= np.linalg.norm(plain, axis=1, keepdims=True)
-    rest = plain - plain.mean(0)
-    values, directions = np.linalg.eigh(rest.T @ rest)
-    main = directions[:, np.argsort(values)[-3:]]
-    rest = rest - rest @ main @ main.T
-    wanted = rest / np.linalg.norm(rest, axis=1, keepdims=True)
-    assert np.allclose(found, wanted[[3, 17, 3]], atol=1e-4)
-    cosines = plain @ plain.T
-    assert cosines.mean() > 0.5 > abs((wanted @ wanted.T)[~np.eye(50, dtype=bool)].mean())
+
+def test_tokens_get_directions_of_their_own_as_long_as_they_weigh():
+    random = np.random.default_rng(0)
+    weighted = random.normal(size=(400, 64)).astype(np.float32)
+    weighted[:5] = 0
+    shares = random.uniform(0.2, 1, 400)
+    shares[:5] = 0
+    own = token_vectors.with_own_directions(weighted, shares, seed=1) - weighted
+    usual = np.median(np.linalg.norm(weighted[5:], axis=1))
+    assert np.linalg.norm(own, axis=1) == pytest.approx(usual * shares, rel=1e-4, abs=1e-6)
+    directions = own[5:] / np.linalg.norm(own[5:], axis=1, keepdims=True)
+    cosines = (directions @ directions.T)[~np.eye(395, dtype=bool)]
+    assert abs(cosines.mean()) < 0.01
+    assert cosines.std() == pytest.approx(64**-0.5, rel=0.05)
+    assert np.array_equal(own, token_vectors.with_own_directions(weighted, shares, seed=1) - weighted)
+    assert not np.allclose(own, token_vectors.with_own_directions(weighted, shares, seed=2) - weighted)

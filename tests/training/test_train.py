@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from diffcse.config import Config, Method, Text, Training, to_dict
 from diffcse.encoder.load import load
+from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.method import draws
 from diffcse.method.parts import build
@@ -385,6 +386,16 @@ print(float(model.similarity(a, b)))
     ours = load(tmp_path / "out")(["A cat sleeps.", "A kitten is asleep."])
     cosine = torch.cosine_similarity(*map(torch.tensor, ours), dim=0).item()
     assert float(other.stdout.splitlines()[-1]) == pytest.approx(cosine, abs=1e-5)
+
+
+def test_another_pooling_than_the_folder_was_made_for_is_said(tiny, tmp_path):
+    save(load(tiny, pooling="mean"), tmp_path / "by-mean", "# A model\n")
+    for pooling, warned in (("mean", False), ("cls", True)):
+        settings = config(str(tmp_path / "by-mean"), method={"pooling": pooling, "difference": "none"}, max_steps=1)
+        found = run(settings, CORPUS, tmp_path / pooling).record.warnings
+        assert (
+            any("was made to be pooled by mean, and this run trains cls: --pooling mean" in w for w in found) == warned
+        )
 
 
 def test_config_dataclasses_are_all_recorded(tiny, tmp_path):

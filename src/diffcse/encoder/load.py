@@ -113,6 +113,17 @@ def load(source: str | Path, *, pooling: EncoderPooling | None = None) -> Encode
     )
 
 
+def stated_pooling(source: str | Path) -> EncoderPooling | None:
+    """What a folder of this machine says of its pooling; None if it says nothing, or something `load` refuses."""
+    folder = named(source)
+    if not (folder / MODULES).is_file():
+        return None
+    try:
+        return _read_layout(folder).pooling
+    except InputError:
+        return None
+
+
 def _fetch(hub_id: str) -> Path:
     """The folder of a hub id, downloaded or from the hub's cache: settings and safetensors, no code, no pickles."""
     try:

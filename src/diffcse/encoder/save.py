@@ -48,12 +48,6 @@ def save(encoder: Encoder, folder: Path, card: str) -> None:
         InputError: the folder cannot be written (disk full, no permission).
     """
     encoder = replace(encoder, model=merged(encoder.model))
-    kinds = _kinds(encoder)
-    paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
-    modules = [
-        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for index, (path, kind) in enumerate(zip(paths, kinds, strict=True))
-    ]
     with staged_folder(folder) as staging:
         with quiet():
             # A fast tokenizer remembers how it was last called, and would write that down: training's 32 tokens.
@@ -63,13 +57,24 @@ def save(encoder: Encoder, folder: Path, card: str) -> None:
                 backend.no_padding()
             encoder.model.save_pretrained(staging)
             encoder.tokenizer.save_pretrained(staging)
-        write_json(staging / MODULES, modules)
-        for path, kind in zip(paths, kinds, strict=True):
-            (staging / path).mkdir(exist_ok=True)
-            _write_module(staging / path, kind, encoder)
-        write_json(staging / LIMITS, {"max_seq_length": encoder.max_tokens, "do_lower_case": False})
-        write_json(staging / SETTINGS, {"similarity_fn_name": "cosine"})
+        write_layout(encoder, staging)
         write_text(staging / "README.md", card)
+
+
+def write_layout(encoder: Encoder, folder: Path) -> None:
+    """Say in `folder`, which holds the transformer, how `encoder` makes embeddings with it."""
+    kinds = _kinds(encoder)
+    paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (path, kind) in enumerate(zip(paths, kinds, strict=True))
+    ]
+    write_json(folder / MODULES, modules)
+    for path, kind in zip(paths, kinds, strict=True):
+        (folder / path).mkdir(exist_ok=True)
+        _write_module(folder / path, kind, encoder)
+    write_json(folder / LIMITS, {"max_seq_length": encoder.max_tokens, "do_lower_case": False})
+    write_json(folder / SETTINGS, {"similarity_fn_name": "cosine"})
 
 
 def _kinds(encoder: Encoder) -> list[str]:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from diffcse.evaluation.suite import Job
     from diffcse.method.objective import DiffCSE
 
-METHOD = 2
+METHOD = 3
 """Raised where the same Config no longer trains the same encoder (a new bundled model too): finished cells are then run
 again."""
 SCHEMA = "diffcse-ablation/1"

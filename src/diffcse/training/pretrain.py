@@ -48,8 +48,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from diffcse.config import NextReads, Pretraining, Text, differences, to_dict, to_toml
-from diffcse.encoder.encode import position_limit
+from diffcse.config import NextReads, Pooling, Pretraining, Text, differences, to_dict, to_toml
+from diffcse.encoder.encode import Encoder, position_limit
+from diffcse.encoder.save import write_layout
 from diffcse.errors import InputError
 from diffcse.files import clear_partials, staged_folder, write_errors, write_json, write_manifest, write_text
 from diffcse.machine import release_memory, tuned
@@ -62,7 +63,14 @@ from diffcse.method.parts import load_masked_lm, load_tokenizer, named, quiet, r
 from diffcse.record import Record, finite, read_record
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.training.checkpoints import checkpoint_path, newest_whole, prune, save_weights
-from diffcse.training.token_vectors import SentenceSums, as_embeddings, learn_from_next, ppmi_svd, sif_weights
+from diffcse.training.token_vectors import (
+    as_embeddings,
+    learn_from_next,
+    ppmi_svd,
+    sif_weights,
+    sums_of,
+    with_own_directions,
+)
 from diffcse.training.tokens import Tokens, occurrences, tokenise, train_wordpiece
 from diffcse.training.train import Report, check_output, use_bf16
 
@@ -75,11 +83,13 @@ _TRAIN, _HELD_OUT = range(2)  # streams of masks
 _SOFTER_POSITIONS, _SOFTER_LAYERS = 0.1, 0.5
 """What fresh position vectors and layers' outputs are multiplied by where token vectors already say what sentences
 mean: at BERT's sizes their noise would drown it."""
+_GATHERED = 4.0
+"""What the mean over all tokens is multiplied by where [CLS] takes it up: single tokens' content cancels out in it."""
 _FILLING = 2  # coordinates that `as_embeddings` adds
-_SAMPLE = 5000  # sentences by which `SentenceSums` finds what all have in common
 _SAVED_DROPOUT = 0.1  # BERT's
 _INIT_RANGE = 0.02  # standard deviation of fresh weights, BERT's and GPT-2's
 _WEIGHTS, _OPTIMIZER, _STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
+_WORDS = "word-vectors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,17 +192,14 @@ def pretrain(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = new_model(config, tokenizer, tokens) if config.model is None else given_model(config, tokenizer)
-    if checkpoint is None and config.model is None and config.start_embeddings != "none":
-        with _timed(record, "start_embeddings_seconds", "token vectors from the text", report):
-            _start_embeddings(model, config, tokens, trained_on, vocabulary, pairs_P2)
+    words_VH = None
+    fresh = checkpoint is None and config.model is None and config.start_embeddings != "none"
+    if fresh or config.sums_weight:
+        words_VH = _kept_word_vectors(config, tokens, trained_on, vocabulary, pairs_P2, output / _WORDS, record, report)
+    if fresh and words_VH is not None:
+        _start_embeddings(model, config, words_VH)
     model.to(device)  # type: ignore[arg-type]
-    sums = None
-    if config.sums_weight and pairs_P2 is not None:
-        with _timed(record, "sums_seconds", "token vectors whose sums the model is to come near", report):
-            learned = _learned_vectors(
-                config, tokens, trained_on, vocabulary, pairs_P2, model.config.hidden_size - _FILLING
-            )
-            sums = SentenceSums(*learned, tokens.ids, tokens.offsets, spread(trained_on, _SAMPLE))
+    sums = F.pad(torch.from_numpy(words_VH), (0, _FILLING)) if config.sums_weight and words_VH is not None else None
     run = _Run(model, config, tokens, batches, vocabulary, held_out, steps, output, record, report, sums)
     report(
         "start",
@@ -279,8 +286,7 @@ def following_pairs(corpus: Corpus, trained_on: npt.NDArray[np.int64]) -> npt.ND
     if np.count_nonzero(kept) < 2:
         raise InputError(
             "fewer than two sentences of this text have a next one to learn from (does every document hold a single "
-            "one, or an empty line stand between any two?): give running text, or --next-weight 0 --start-embeddings "
-            "ppmi_svd"
+            "one, or an empty line stand between any two?): give running text, or --recipe masked"
         )
     return np.stack([trained_on[kept], follower[kept]], axis=1)
 
@@ -399,54 +405,46 @@ def backward_with_next(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Add the gradient of the masked tokens' mean cross-entropy plus `weight` times the contrast of next sentences.
 
-    The contrast is L_contrast both ways, between the means of the last layer's vectors, special tokens included, as
-    `pooling = "mean"` has them. All sentences go through the model before it can be computed, so their layers' inputs
-    are kept; the vocabulary's logits never are.
+    The contrast is L_contrast both ways, between embeddings h made of the last layer's vectors. All sentences go
+    through the model before it can be computed, so their layers' inputs are kept; the vocabulary's logits never are.
 
     Args:
         groups: which rows of the batch a group holds, and the group. Rows are 0 ... 2B - 1: row i + B follows row i.
-        reads: the tokens whose vectors are averaged: all, or those that are not predicted ([CLS] and [SEP] never are).
+        reads: what h is: the mean of all tokens, special ones included; of those that are not predicted ([CLS] and
+            [SEP] never are); or [CLS].
         temperature: tau of the contrast.
         left_out_BB: which row i + B is no negative of which row i, nor the other way round.
-        target_RH: other embeddings of the batch's sentences, of length 1 and any width. The mean squared difference
-            between cosines of two sentences here and there is added, `target_weight` times.
+        target_RH: where the embeddings are to point. The mean of 1 - cosine is added, `target_weight` times.
 
     Returns:
-        (summed cross-entropy in nats, contrastive loss in nats, that mean squared difference).
+        (summed cross-entropy in nats, contrastive loss in nats, that mean of 1 - cosine).
     """
     predicted = sum(len(group.targets) for _, group in groups)
     total = torch.zeros((), device=groups[0][1].inputs.device)
-    waiting, means = [], []  # for the gradient by the means, which takes all of them
+    waiting, pooled = [], []  # for the gradient by h, which takes all of them
     for rows, group in groups:
         assert group.attention is not None
         (hidden_RTH,) = hidden_states(cast(PreTrainedModel, model.base_model), group.inputs, group.attention)
-        read_RT = group.attention if reads == "all" else group.attention * ~group.where
-        mean_RH = pool((at_least_float(hidden_RTH),), read_RT, "mean")
+        read_RT = group.attention * ~group.where if reads == "unmasked" else group.attention
+        pooled_RH = pool((at_least_float(hidden_RTH),), read_RT, "cls" if reads == "cls" else "mean")
         hidden_MH = hidden_RTH[group.where]
         gradient_MH, summed = _through_head(model, hidden_MH, group.targets, 1 / max(predicted, 1))
         total += summed
-        waiting.append((rows, hidden_MH, gradient_MH, mean_RH))
-        means.append(mean_RH.detach())
+        waiting.append((rows, hidden_MH, gradient_MH, pooled_RH))
+        pooled.append(pooled_RH.detach())
     rows_R = torch.cat([rows for rows, _ in groups])
-    mean_RH = torch.empty_like(torch.cat(means)).index_copy_(0, rows_R, torch.cat(means)).requires_grad_()
-    with torch.autocast(mean_RH.device.type, enabled=False):
-        first_BH, second_BH = mean_RH.chunk(2)
+    h_RH = torch.empty_like(torch.cat(pooled)).index_copy_(0, rows_R, torch.cat(pooled)).requires_grad_()
+    with torch.autocast(h_RH.device.type, enabled=False):
+        first_BH, second_BH = h_RH.chunk(2)
         contrast = symmetric_contrastive_loss(first_BH, second_BH, temperature, left_out_BB)
-        loss, likeness = contrast * weight, torch.zeros_like(contrast)
+        loss, apart = contrast * weight, torch.zeros_like(contrast)
         if target_RH is not None:
-            likeness = cosine_difference(mean_RH, target_RH)
-            loss = loss + likeness * target_weight
+            apart = 1 - F.cosine_similarity(h_RH, target_RH, dim=-1).mean()
+            loss = loss + apart * target_weight
         loss.backward()
     for rows, hidden_MH, gradient_MH, group_RH in waiting:
-        _backward([hidden_MH, group_RH], [gradient_MH, cast(Tensor, mean_RH.grad)[rows]])
-    return total, contrast.detach(), likeness.detach()
-
-
-def cosine_difference(ours_RH: Tensor, theirs_RK: Tensor) -> Tensor:
-    """Mean squared difference between two embeddings' cosines of different sentences: how unlike they see the batch."""
-    ours_RR, theirs_RR = (F.normalize(x, dim=-1) @ F.normalize(x, dim=-1).T for x in (ours_RH, theirs_RK))
-    others = len(ours_RR) * (len(ours_RR) - 1)
-    return (ours_RR - theirs_RR).square().fill_diagonal_(0).sum() / others
+        _backward([hidden_MH, group_RH], [gradient_MH, cast(Tensor, h_RH.grad)[rows]])
+    return total, contrast.detach(), apart.detach()
 
 
 def _backward(values: list[Tensor], gradients: list[Tensor | None]) -> None:
@@ -550,9 +548,9 @@ class _Run:
         output: Path,
         record: Record,
         report: Report,
-        sums: SentenceSums | None = None,
+        sums: Tensor | None = None,
     ) -> None:
-        self.model, self.config, self.tokens, self.batches, self._target = model, config, tokens, batches, sums
+        self.model, self.config, self.tokens, self.batches, self._sums_VH = model, config, tokens, batches, sums
         self.vocabulary, self.held_out, self.steps = vocabulary, held_out, steps
         self.output, self.record, self.report = output, record, report
         self.bf16 = use_bf16(config)
@@ -560,8 +558,8 @@ class _Run:
         self.tokens_seen = 0
         self.training_seconds = 0.0
         self._began, self._before = time.perf_counter(), 0.0
-        self._sums = dict.fromkeys(
-            ("loss", "predicted", "next", "likeness", "tokens", "sentences", "seconds", "steps"), 0.0
+        self._totals = dict.fromkeys(
+            ("loss", "predicted", "next", "apart", "tokens", "sentences", "seconds", "steps"), 0.0
         )
         matrices = [p for p in model.parameters() if p.ndim >= 2]
         others = [p for p in model.parameters() if p.ndim < 2]
@@ -585,7 +583,7 @@ class _Run:
             self._step(step)
             elapsed = time.perf_counter() - began
             self.training_seconds += elapsed
-            self._sums["seconds"] += elapsed
+            self._totals["seconds"] += elapsed
             done = step + 1
             if done % config.log_every == 0 or done == self.steps:
                 self._log_training(done)
@@ -606,21 +604,21 @@ class _Run:
             groups = [self._group(numbers, (self.config.seed, _TRAIN, step)) for numbers in self.batches[step]]
         predicted = sum(len(group.targets) for group in groups)
         device = groups[0].inputs.device
-        total = contrast = likeness = torch.zeros((), device=device)
+        total = contrast = apart = torch.zeros((), device=device)
         # Weights cast to bf16 are kept while the outer block lasts: once a step, not once a group.
         with self._autocast():
             if isinstance(self.batches, Pairs):
                 placed = [
                     (torch.from_numpy(rows).to(device), group) for rows, group in zip(rows_of, groups, strict=True)
                 ]
-                total, contrast, likeness = backward_with_next(
+                total, contrast, apart = backward_with_next(
                     self.model,
                     placed,
                     self.config.next_temperature,
                     self.config.next_weight,
                     self.config.next_reads,
                     left_out_BB=same_meaning(*torch.from_numpy(numbers_R).to(device).chunk(2)),
-                    target_RH=None if self._target is None else self._target(numbers_R).to(device),
+                    target_RH=None if self._sums_VH is None else sums_of(_visible(placed), self._sums_VH).to(device),
                     target_weight=self.config.sums_weight,
                 )
             else:
@@ -635,11 +633,11 @@ class _Run:
             group.inputs.numel() if group.attention is None else int(group.attention.sum()) for group in groups
         )
         self.tokens_seen += tokens
-        losses = {"loss": float(total), "next": float(contrast), "likeness": float(likeness)}
+        losses = {"loss": float(total), "next": float(contrast), "apart": float(apart)}
         counted = {"predicted": predicted, "tokens": tokens, "steps": 1}
         counted["sentences"] = sum(len(group.inputs) for group in groups)
         for name, value in {**losses, **counted}.items():
-            self._sums[name] += value
+            self._totals[name] += value
 
     def _group(self, numbers: npt.NDArray[np.int64], address: tuple[int, ...]) -> Group:
         length = int(self.batches.lengths[numbers[0]])
@@ -663,7 +661,7 @@ class _Run:
             torch.from_numpy(x).to(self.model.device) for x in (ids_RT, attention_RT, np.ascontiguousarray(numbers_R))
         )
         group = mlm_group(ids, self.vocabulary, self.config.mask_ratio, address, rows, attention)
-        if self.config.next_reads == "all":
+        if self.config.next_reads != "unmasked":
             return group
         return dataclasses.replace(group, inputs=torch.where(group.where, self.vocabulary.mask, ids))
 
@@ -705,8 +703,8 @@ class _Run:
         return self._before + time.perf_counter() - self._began
 
     def _log_training(self, step: int) -> None:
-        sums, self._sums = self._sums, dict.fromkeys(self._sums, 0.0)
-        loss = sums["loss"] / max(sums["predicted"], 1)
+        totals, self._totals = self._totals, dict.fromkeys(self._totals, 0.0)
+        loss = totals["loss"] / max(totals["predicted"], 1)
         if not math.isfinite(loss):
             raise InputError(
                 f"the loss is {loss} before step {step}: training diverged. Lower --learning-rate (or use --precision "
@@ -716,12 +714,12 @@ class _Run:
             {
                 "step": step,
                 "loss": loss,
-                **({"next_loss": sums["next"] / max(sums["steps"], 1)} if self.config.next_weight else {}),
-                **({"sums_loss": sums["likeness"] / max(sums["steps"], 1)} if self.config.sums_weight else {}),
+                **({"next_loss": totals["next"] / max(totals["steps"], 1)} if self.config.next_weight else {}),
+                **({"sums_loss": totals["apart"] / max(totals["steps"], 1)} if self.config.sums_weight else {}),
                 "learning_rate": self._optimizer.param_groups[0]["lr"],
                 "tokens": self.tokens_seen,
-                "tokens_per_second": sums["tokens"] / max(sums["seconds"], 1e-9),
-                "sentences": sums["sentences"],
+                "tokens_per_second": totals["tokens"] / max(totals["seconds"], 1e-9),
+                "sentences": totals["sentences"],
             }
         )
 
@@ -752,7 +750,7 @@ class _Run:
                 "training_seconds": self.training_seconds,
                 "seconds": self.seconds(),
                 "timing": self.record.timing,
-                "sums": self._sums,
+                "totals": self._totals,
                 "log": self.log,
             }
             write_json(staging / _STATE, finite(state))
@@ -775,8 +773,10 @@ class _Run:
             keys = ("step", "exp_avg", "exp_avg_sq")  # all on the device: the fused optimizer reads them there
             self._optimizer.state[parameter] = {key: moments[f"{name}.{key}"].to(parameter.device) for key in keys}
         state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        if "totals" not in state:
+            raise InputError(f"{checkpoint}: was written by another version of diffcse: give a new --output")
         self.tokens_seen, self.training_seconds = state["tokens_seen"], state["training_seconds"]
-        self._before, self._sums, self.log = state["seconds"], state["sums"], state["log"]
+        self._before, self._totals, self.log = state["seconds"], state["totals"], state["log"]
         self.record.timing = {**self.record.timing, **state["timing"]}
         return state["step"]
 
@@ -823,26 +823,53 @@ def spread(items: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
 
 
 @torch.no_grad()
-def _start_embeddings(
-    model: PreTrainedModel,
+def _start_embeddings(model: PreTrainedModel, config: Pretraining, words_VH: npt.NDArray[np.float32]) -> None:
+    """Make a fresh `model` begin with the vectors of `_word_vectors`."""
+    if config.start_embeddings == "next_sentences":
+        words_VH = as_embeddings(words_VH, length=_start_length(config))
+        _soften(model)
+        if config.next_weight and config.next_reads == "cls":
+            _gather(model)
+    weight = cast(Tensor, model.get_input_embeddings().weight)
+    weight[: len(words_VH)] = torch.from_numpy(words_VH)
+
+
+def _start_length(config: Pretraining) -> float:
+    """As long as fresh token vectors are."""
+    return _INIT_RANGE * config.width**0.5
+
+
+def _kept_word_vectors(
     config: Pretraining,
     tokens: Tokens,
     trained_on: npt.NDArray[np.int64],
     vocabulary: Vocabulary,
-    pairs_P2: npt.NDArray[np.int64] | None = None,
-) -> None:
-    """Give `model` the token vectors that `start_embeddings` asks for; next_sentences needs the pairs."""
-    length = _INIT_RANGE * config.width**0.5  # as long as fresh vectors are
+    pairs_P2: npt.NDArray[np.int64] | None,
+    folder: Path,
+    record: Record,
+    report: Report,
+) -> npt.NDArray[np.float32]:
+    """`_word_vectors`, or what an interrupted run left of them in `folder`: made anew on other hardware they might be
+    others, and the sums that the model has come near with them."""
+    if not folder.is_dir():
+        with _timed(record, "start_embeddings_seconds", "token vectors from the text", report):
+            words_VH = _word_vectors(config, tokens, trained_on, vocabulary, pairs_P2)
+        with staged_folder(folder) as staging:
+            save_weights({"words": torch.from_numpy(words_VH)}, staging / _WEIGHTS)
+    return cast("npt.NDArray[np.float32]", load_file(folder / _WEIGHTS)["words"].numpy())
+
+
+def _word_vectors(
+    config: Pretraining,
+    tokens: Tokens,
+    trained_on: npt.NDArray[np.int64],
+    vocabulary: Vocabulary,
+    pairs_P2: npt.NDArray[np.int64] | None,
+) -> npt.NDArray[np.float32]:
+    """The token vectors that `start_embeddings` asks for: (V, width), or, learned ones, (V, width - `_FILLING`)."""
     if config.start_embeddings == "next_sentences" and pairs_P2 is not None:
-        learned_VH, weight_V = _learned_vectors(
-            config, tokens, trained_on, vocabulary, pairs_P2, config.width - _FILLING
-        )
-        vectors_VH = as_embeddings(learned_VH, weight_V, length=length)
-        _soften(model)
-    else:
-        vectors_VH = _counted_vectors(config, tokens, trained_on, vocabulary, config.width, length)
-    weight = cast(Tensor, model.get_input_embeddings().weight)
-    weight[: len(vectors_VH)] = torch.from_numpy(vectors_VH)
+        return _learned_vectors(config, tokens, trained_on, vocabulary, pairs_P2, config.width - _FILLING)
+    return _counted_vectors(config, tokens, trained_on, vocabulary, config.width, _start_length(config))
 
 
 def _counted_vectors(
@@ -876,15 +903,16 @@ def _learned_vectors(
     vocabulary: Vocabulary,
     pairs_P2: npt.NDArray[np.int64],
     width: int,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Token vectors and weights learned from next sentences: (V, width), (V,)."""
+) -> npt.NDArray[np.float32]:
+    """Token vectors learned from next sentences, times their weights: (V, width)."""
     vectors_VH = _counted_vectors(config, tokens, trained_on, vocabulary, width, 1.0)
-    weights_V = sif_weights(_ids_of(tokens, trained_on), len(vectors_VH))
+    sif_V = sif_weights(_ids_of(tokens, trained_on), len(vectors_VH))
     learned_VH, weight_V = learn_from_next(
-        vectors_VH, weights_V, tokens.ids, tokens.offsets, pairs_P2[:, 0], pairs_P2[:, 1], seed=config.seed
+        vectors_VH, sif_V, tokens.ids, tokens.offsets, pairs_P2[:, 0], pairs_P2[:, 1], seed=config.seed
     )
-    weight_V[list(vocabulary.special)] = 0  # [CLS] and [SEP] stand in every sentence and mean nothing
-    return learned_VH, weight_V
+    for weights_V in (weight_V, sif_V):
+        weights_V[list(vocabulary.special)] = 0  # [CLS] and [SEP] stand in every sentence and mean nothing
+    return with_own_directions(learned_VH * weight_V[:, None], sif_V, seed=config.seed)
 
 
 def _soften(model: Any) -> None:
@@ -896,6 +924,29 @@ def _soften(model: Any) -> None:
         for part in (layer.attention.output, layer.output):
             part.dense.weight.mul_(_SOFTER_LAYERS)
     layers[-1].output.LayerNorm.weight[-2:] = 0  # the two that only fill every token's vector up to one length
+
+
+def _gather(model: Any) -> None:
+    """Make the last layer's [CLS] point where the weighted sum does, too, in a BERT that `_soften` made quiet.
+
+    Fresh attention looks everywhere alike; with the identity as values, and `_GATHERED` times it to write them, it adds
+    the mean of all tokens. The filling coordinates are not passed on: [CLS] itself, of weight 0, begins as those alone.
+    """
+    attention = model.bert.encoder.layer[-1].attention
+    nn.init.eye_(attention.self.value.weight)
+    attention.self.value.weight[-_FILLING:] = 0
+    nn.init.eye_(attention.output.dense.weight).mul_(_GATHERED)
+
+
+def _visible(groups: Sequence[tuple[Tensor, Group]]) -> list[npt.NDArray[np.int64]]:
+    """Tokens of each row of a batch as the model reads them: [MASK] tells nothing, so it weighs nothing."""
+    rows: dict[int, npt.NDArray[np.int64]] = {}
+    for numbers_R, group in groups:
+        assert group.attention is not None
+        lengths = group.attention.sum(1).tolist()
+        for number, ids_T, length in zip(numbers_R.tolist(), group.inputs.cpu().numpy(), lengths, strict=True):
+            rows[number] = ids_T[:length]
+    return [rows[number] for number in range(len(rows))]
 
 
 def _round_to_half(model: PreTrainedModel, record: Record) -> None:
@@ -922,6 +973,10 @@ def _save(
         with staged_folder(folder) as staging, quiet():
             model.save_pretrained(staging)
             tokenizer.save_pretrained(staging)
+            if config.next_weight:  # trained for that embedding, so the folder says which
+                pooling: Pooling = "cls" if config.next_reads == "cls" else "mean"
+                limit = position_limit(model, tokenizer)
+                write_layout(Encoder(cast(PreTrainedModel, model.base_model), tokenizer, pooling, limit), staging)
             write_text(staging / "README.md", card)
     finally:
         model.float()
@@ -946,7 +1001,12 @@ def _card(config: Pretraining, corpus: Corpus, record: Record, license_note: str
         ),
         *([f"beside the masked tokens (weight {config.next_weight:g})"] if config.next_weight else []),
     ]
-    next_too = f"\n- Which sentence follows which was learned from too: {', and '.join(uses)}" if uses else ""
+    more = f"\n- Which sentence follows which was learned from too: {', and '.join(uses)}" if uses else ""
+    if config.next_weight:
+        pooling = "[CLS]" if config.next_reads == "cls" else "the mean of all tokens"
+        more += f"\n- Embedding: {pooling} of the last layer, as sentence-transformers will take it from this folder"
+    if config.sums_weight:
+        more += f"\n- That embedding was drawn to the sum of its words' vectors (weight {config.sums_weight:g})"
     return f"""# {config.name}: a small {kind} language model
 
 Pretrained {begun} by `diffcse pretrain` on {scores["tokens_seen"]:,} tokens of plain text{given}.
@@ -954,7 +1014,7 @@ Pretrained {begun} by `diffcse pretrain` on {scores["tokens_seen"]:,} tokens of 
 - Text: {len(corpus):,} distinct sentences, SHA-256 `{corpus.sha256}`
 - Licence of the text: {license_note or "not stated"}
 - Held out: {config.held_out:,} sentences never trained on; loss {scores["held_out_loss"]:.3f} nats for {predicted}
-  (by token frequency alone {scores["unigram_loss"]:.3f}), accuracy {scores["held_out_accuracy"]:.1%}{next_too}
+  (by token frequency alone {scores["unigram_loss"]:.3f}), accuracy {scores["held_out_accuracy"]:.1%}{more}
 
 Its sentence embeddings are only a start: train them with `diffcse train`.
 
@@ -1010,7 +1070,7 @@ def _clear_stillborn(output: Path) -> None:
 
 def _clean_up(output: Path) -> None:
     """Remove what only an unfinished run needs; not before run.json says "complete"."""
-    for name in ("checkpoints", "tokenizer"):
+    for name in ("checkpoints", "tokenizer", _WORDS):
         shutil.rmtree(output / name, ignore_errors=True)
 
 

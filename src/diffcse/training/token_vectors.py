@@ -6,7 +6,8 @@ Word Embeddings") recommend: contexts smoothed by the power 0.75, singular value
 
 Then learned, still without any layer: a weight for each token, begun at SIF's (Arora, Liang and Ma, 2017, "A Simple but
 Tough-to-Beat Baseline for Sentence Embeddings"), and the vectors themselves, so that the weighted sum of a sentence's
-tokens is nearer to that of the sentence after it than to others'. `as_embeddings` hands both to a transformer.
+tokens is nearer to that of the sentence after it than to others'. `with_own_directions` tells tokens apart that come to
+one vector so, and `as_embeddings` hands the result to a transformer.
 
 Shape suffixes: V vocabulary, H width, N tokens, P pairs of sentences, B sentences of a batch.
 """
@@ -39,7 +40,6 @@ _SIF = 1e-3  # a: a token of the share p begins with the weight a / (a + p)
 _BATCH, _PASSES, _STEPS = 1024, 4, 500
 """Pairs in a step; at most so many passes over all of them, and at most so many steps: more begin to lose again."""
 _LEARNING_RATE, _TEMPERATURE = 3e-3, 0.1
-_SHARED = 3  # main components that `SentenceSums` leaves out
 _HEAVIEST = 0.995  # quantile of the weighted vectors' lengths; the few above are cut to it
 
 
@@ -245,58 +245,38 @@ def _weighted_sums(rows: Rows, vectors_VH: Tensor, logs_V: Tensor) -> Tensor:
     return F.normalize(sums_BH, dim=-1)
 
 
-class SentenceSums:
-    """Sentences as weighted sums of token vectors, without the directions that most of them share: (R, H), length 1.
-
-    Those are the mean and the three main components of a sample of sentences. Arora, Liang and Ma (2017) take one away;
-    with what is left of three the sums grade sentence pairs best (docs/log.md).
-
-    Args:
-        vectors_VH: of the tokens.
-        weights_V: theirs; 0 for tokens that do not count.
-        ids_N: the text as one row of token ids.
-        offsets: (sentences + 1,) where sentences begin and end in it.
-        sample: numbers of the sentences from which the directions are found.
-    """
-
-    def __init__(
-        self,
-        vectors_VH: npt.NDArray[np.float32],
-        weights_V: npt.NDArray[np.float32],
-        ids_N: npt.NDArray[np.integer],
-        offsets: npt.NDArray[np.int64],
-        sample: npt.NDArray[np.int64],
-    ) -> None:
-        self._vectors_VH = torch.from_numpy(vectors_VH)
-        self._logs_V = torch.from_numpy(weights_V).log()  # log 0 = -inf, whose exp is 0
-        self._ids_N, self._offsets = ids_N, offsets
-        sums_SH = self._sums(sample)
-        self._mean_H = sums_SH.mean(0)
-        self._main_CH = torch.linalg.svd(sums_SH - self._mean_H, full_matrices=False).Vh[:_SHARED]
-
-    def __call__(self, sentences: npt.NDArray[np.int64]) -> Tensor:
-        """The sentences of these numbers."""
-        sums_RH = self._sums(sentences) - self._mean_H
-        return F.normalize(sums_RH - (sums_RH @ self._main_CH.T) @ self._main_CH, dim=-1)
-
-    def _sums(self, sentences: npt.NDArray[np.int64]) -> Tensor:
-        rows = [self._ids_N[self._offsets[i] : self._offsets[i + 1]][:LONGEST] for i in sentences]
-        return _weighted_sums(rows, self._vectors_VH, self._logs_V)
-
-
-def as_embeddings(
-    vectors_VH: npt.NDArray[np.float32], weights_V: npt.NDArray[np.float32], *, length: float
+def with_own_directions(
+    weighted_VH: npt.NDArray[np.float32], shares_V: npt.NDArray[np.floating], *, seed: int = 42
 ) -> npt.NDArray[np.float32]:
+    """Each token's vector plus a random one that is its own, as long as its share of the usual vector's length: (V, H).
+
+    Words that stand for each other in the text come to one vector, so sums of those vectors do not tell whether two
+    sentences share a word or only a subject; sums of these tell both (docs/log.md).
+    """
+    own_VH = np.random.default_rng([seed, 5]).normal(size=weighted_VH.shape)
+    own_VH /= np.linalg.norm(own_VH, axis=1, keepdims=True)
+    lengths_V = np.linalg.norm(weighted_VH, axis=1)
+    usual = float(np.median(lengths_V[lengths_V > 0])) if lengths_V.any() else 0.0
+    mixed_VH: npt.NDArray[np.float32] = (weighted_VH + usual * shares_V[:, None] * own_VH).astype(np.float32)
+    return mixed_VH
+
+
+def sums_of(rows: Rows, weighted_VH: Tensor) -> Tensor:
+    """Sums of the rows' token vectors, brought to length 1: (R, H). A row without a token that counts is 0."""
+    ids_N = torch.from_numpy(np.concatenate(rows).astype(np.int64))
+    starts_R = torch.from_numpy(np.cumsum([0, *(len(row) for row in rows[:-1])]))
+    return F.normalize(F.embedding_bag(ids_N, weighted_VH, starts_R, mode="sum"), dim=-1)
+
+
+def as_embeddings(weighted_VH: npt.NDArray[np.float32], *, length: float) -> npt.NDArray[np.float32]:
     """Weighted vectors for a model that normalises every token's vector: (V, H + 2) float32, all of one `length`.
 
     A LayerNorm would take the weights away: it gives all vectors one length, and the mean 0. So the mean is taken off
     here, and two more coordinates hold what is missing to the heaviest token's length, with opposite signs. As long as
-    the last LayerNorm's gain is 0 there, the mean over a sentence's tokens points where the weighted sum that
-    `learn_from_next` trained does, but for that mean and the heaviest 0.5 % of the tokens, which are cut to the length
-    of the next.
+    the last LayerNorm's gain is 0 there, the mean over a sentence's tokens points where the sum of `weighted_VH` does,
+    but for that mean and the heaviest 0.5 % of the tokens, which are cut to the length of the next.
     """
-    weighted_VH = vectors_VH * weights_V[:, None]
-    weighted_VH -= weighted_VH.mean(axis=1, keepdims=True)
+    weighted_VH = weighted_VH - weighted_VH.mean(axis=1, keepdims=True)
     lengths_V = np.linalg.norm(weighted_VH, axis=1)
     most = float(np.quantile(lengths_V, _HEAVIEST))
     weighted_VH *= np.minimum(1, most / np.maximum(lengths_V, 1e-12))[:, None]

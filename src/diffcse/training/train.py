@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from diffcse.config import EDITS, Config, Pretraining, Training, differences, to_dict, to_toml
 from diffcse.encoder import encode
 from diffcse.encoder.encode import Encoder, position_limit
-from diffcse.encoder.load import load
+from diffcse.encoder.load import load, stated_pooling
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.evaluation.sts import read_pairs
@@ -139,6 +139,12 @@ def run(
         record.warnings.append(
             'method.condition = "none": D is trained beside the encoder but tells it nothing (plain ELECTRA, for '
             "comparison); the encoder learns from the contrastive loss alone"
+        )
+    said = stated_pooling(config.method.model)
+    if said not in (None, config.method.pooling):
+        record.warnings.append(
+            f"{config.method.model} was made to be pooled by {said}, and this run trains {config.method.pooling}"
+            + (f": --pooling {said} goes on with what it knows" if said != "pooler" else "")
         )
     record.warnings += note
     record.write(record_file)
