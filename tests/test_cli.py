@@ -193,7 +193,7 @@ def test_train_then_evaluate(capsys, tmp_path, tiny, text):
 
     expected = score_sts(load(output), read_pairs(data / "mine.tsv"))
     results = {r["encoder"]["name"]: r["tasks"] for r in json.loads(scores.read_text())["results"]}
-    assert results[f"{output} (mean)"]["sts/mine"]["value"] == pytest.approx(expected.all.spearman, rel=1e-5)
+    assert results[f"{output} (cls)"]["sts/mine"]["value"] == pytest.approx(expected.all.spearman, rel=1e-5)
     assert f"{expected.all.spearman:.2f}" in out
     assert "TF-IDF" in out
     code, _, err = run(capsys, "evaluate", tiny, "--data", data)
@@ -244,7 +244,7 @@ def test_pretrain_makes_a_start_for_train(capsys, tmp_path):
         (["--objective", "causal", "--next-weight", "0"], "--recipe masked"),
         (
             ["--next-weight", "0"],
-            "sums_weight = 10.0: needs next_weight above 0 (or, for masked tokens alone, --recipe masked)",
+            "sums_weight = 10.0: needs next_weight above 0; set it to 0 too (or, for masked tokens alone, take --recipe masked)",
         ),
         (["--model", "mini"], "sums_weight = 10.0: a given model does not begin with the vectors it is of"),
         (["--start-embeddings", "ppmi_svd"], "sums_weight = 10.0: is of the vectors that start_embeddings"),

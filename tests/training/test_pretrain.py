@@ -620,12 +620,13 @@ def test_fresh_model_embeds_sentences_as_weighted_sums(tmp_path, monkeypatch, re
     shape = {"layers": 2, "width": 64, "heads": 4, "intermediate": 256, "vocabulary": 150}
 
     def likeness(name):
-        """(correlation of cosines, mean cosine with the sum itself)"""
+        """(correlation of cosines, mean cosine with the sum itself, both without what all sentences share)."""
         config = tiny(start_embeddings="next_sentences", next_weight=1.0, next_reads=reads, **shape)
         pretrain(config, DOCUMENTS, tmp_path / name)
         one, other = (F.normalize(embeddings[key], dim=1) for key in ("fresh", "sums"))
         cosines = [(x @ x.T)[tuple(np.triu_indices(len(x), 1))].numpy() for x in (one, other)]
-        return np.corrcoef(*cosines)[0, 1], (one[:, :-2] * other).sum(1).mean().item()
+        one, other = one[:, :-2] - one[:, :-2].mean(0), other - other.mean(0)
+        return np.corrcoef(*cosines)[0, 1], F.cosine_similarity(one, other).mean().item()
 
     shaped, near = likeness("with")
     monkeypatch.setattr(module, without, lambda model: None)
@@ -633,7 +634,7 @@ def test_fresh_model_embeds_sentences_as_weighted_sums(tmp_path, monkeypatch, re
     assert shaped > 0.8
     assert near > 0.8
     assert loud < 0.75
-    assert far < near - 0.05
+    assert far < 0.3
 
 
 @pytest.mark.parametrize("style", ["bert", "roberta"])
