@@ -244,7 +244,7 @@ def test_pretrain_makes_a_start_for_train(capsys, tmp_path):
         (["--objective", "causal", "--next-weight", "0"], "--recipe masked"),
         (
             ["--next-weight", "0"],
-            "sums_weight = 10.0: needs next_weight above 0; set it to 0 too (or, for masked tokens alone, take --recipe masked)",
+            "sums_weight = 10.0: needs next_weight above 0; set it to 0 too (or, for masked",
         ),
         (["--model", "mini"], "sums_weight = 10.0: a given model does not begin with the vectors it is of"),
         (["--start-embeddings", "ppmi_svd"], "sums_weight = 10.0: is of the vectors that start_embeddings"),
