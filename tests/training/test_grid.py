@@ -168,7 +168,7 @@ def test_a_grid_is_read_in_order_recipe_base_changes_row():
         "plain", {"dev": 80.5}, None, "plain",
     )  # fmt: skip
     assert grid.config(plain).method.rtd_weight == 0.01
-    assert grid.config(plain).method.pooling == "mean"  # mini_cpu's
+    assert grid.config(plain).training.eval_every == 50  # mini_cpu's
     changes = "method.mask_ratio = 0.2\nmethod.rtd_weight = 0.02"
     assert grid.config(plain, changes=changes).method.mask_ratio == 0.2
     assert grid.config(plain, changes=changes).method.rtd_weight == 0.02
