@@ -275,6 +275,7 @@ def test_pretrain_refuses_a_text_without_next_sentences_and_takes_it_without_the
     code, out, err = run(capsys, "pretrain", *options, "--recipe", "masked")
     assert (code, err) == (0, "")
     assert "next sentence" not in out
+    assert f"--model {tmp_path / 'out' / 'model'} --pooling mean)" in " ".join(out.split())
 
 
 def test_what_the_grids_ask_for_can_be_made(capsys):

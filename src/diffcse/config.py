@@ -611,6 +611,11 @@ class Pretraining:
             _require(self.width >= 8, "width", self.width, room)
 
     @property
+    def pooling(self) -> Pooling:
+        """How the model is to be pooled: at [CLS] nothing was learned unless something was asked of it."""
+        return "cls" if self.next_weight > 0 and self.next_reads == "cls" else "mean"
+
+    @property
     def reads_next(self) -> bool:
         """Whether it matters which sentence follows which."""
         return self.next_weight > 0 or (self.model is None and self.start_embeddings == "next_sentences")

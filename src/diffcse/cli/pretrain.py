@@ -73,7 +73,8 @@ class Pretrain:
             f"{scores['unigram_loss']:.3f}), accuracy {scores['held_out_accuracy']:.1%}, on sentences never trained on",
         )
         use = "diffcse train --model" if settings.objective == "mlm" else "AutoModelForCausalLM:"
-        say(console, f"model    {self.output / 'model'}  (for {use} {self.output / 'model'})")
+        pooling = " --pooling mean" if settings.objective == "mlm" and settings.pooling == "mean" else ""
+        say(console, f"model    {self.output / 'model'}  (for {use} {self.output / 'model'}{pooling})")
         say(console, f"record   {self.output / 'run.json'}")
 
     @classmethod

@@ -198,7 +198,8 @@ def _read_folder(folder: Path, groups: set[str], only: Sequence[str], allow_part
 
 def _listed(folder: Path) -> tuple[list[str], Path | None]:
     if not folder.is_dir():
-        raise InputError(f"{folder}: is not a folder. {LAYOUTS}")
+        hint = ": put the file into a folder and give that" if folder.is_file() else ""
+        raise InputError(f"{folder}: is not a folder{hint}. {LAYOUTS}")
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     return names, downstream_root(folder)
 

@@ -48,7 +48,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from diffcse.config import NextReads, Pooling, Pretraining, Text, differences, to_dict, to_toml
+from diffcse.config import NextReads, Pretraining, Text, differences, to_dict, to_toml
 from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.save import write_layout
 from diffcse.errors import InputError
@@ -973,10 +973,11 @@ def _save(
         with staged_folder(folder) as staging, quiet():
             model.save_pretrained(staging)
             tokenizer.save_pretrained(staging)
-            if config.next_weight:  # trained for that embedding, so the folder says which
-                pooling: Pooling = "cls" if config.next_reads == "cls" else "mean"
+            if config.objective == "mlm":
                 limit = position_limit(model, tokenizer)
-                write_layout(Encoder(cast(PreTrainedModel, model.base_model), tokenizer, pooling, limit), staging)
+                write_layout(
+                    Encoder(cast(PreTrainedModel, model.base_model), tokenizer, config.pooling, limit), staging
+                )
             write_text(staging / "README.md", card)
     finally:
         model.float()
@@ -1003,7 +1004,7 @@ def _card(config: Pretraining, corpus: Corpus, record: Record, license_note: str
     ]
     more = f"\n- Which sentence follows which was learned from too: {', and '.join(uses)}" if uses else ""
     if config.next_weight:
-        pooling = "[CLS]" if config.next_reads == "cls" else "the mean of all tokens"
+        pooling = "[CLS]" if config.pooling == "cls" else "the mean of all tokens"
         more += f"\n- Embedding: {pooling} of the last layer, as sentence-transformers will take it from this folder"
     if config.sums_weight:
         more += f"\n- That embedding was drawn to the sum of its words' vectors (weight {config.sums_weight:g})"
