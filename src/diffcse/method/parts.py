@@ -280,8 +280,8 @@ def load_causal_generator(source: Source) -> PreTrainedModel:
     if not torch.equal(first, second):
         raise InputError(
             f"{_name(source)}: not a causal language model: what it says of a token depends on the tokens after it. "
-            "Name one as method.causal_generator (diffcse pretrain --objective causal --recipe masked "
-            "makes one)"
+            "Name one as method.causal_generator (diffcse pretrain --objective causal "
+            "--recipe masked makes one)"
         )
     return model
 

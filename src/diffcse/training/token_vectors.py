@@ -229,20 +229,12 @@ def learn(
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
         first, second, left_out_BB = views(random)
-        first_BH, second_BH = (_weighted_sums(rows, vectors, logs) for rows in (first, second))
+        first_BH, second_BH = (sums_of(rows, vectors, logs.exp()) for rows in (first, second))
         loss = symmetric_contrastive_loss(first_BH, second_BH, temperature, left_out_BB)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return vectors.detach().numpy(), logs.detach().exp().numpy(), loss.item()
-
-
-def _weighted_sums(rows: Rows, vectors_VH: Tensor, logs_V: Tensor) -> Tensor:
-    """Of each row's vectors, exp(logs) their weights, brought to length 1: (B, H). A row without a token is 0."""
-    ids_N = torch.from_numpy(np.concatenate(rows).astype(np.int64))
-    starts_B = torch.from_numpy(np.cumsum([0, *(len(row) for row in rows[:-1])]))
-    sums_BH = F.embedding_bag(ids_N, vectors_VH, starts_B, mode="sum", per_sample_weights=logs_V.exp()[ids_N])
-    return F.normalize(sums_BH, dim=-1)
 
 
 def with_own_directions(
@@ -261,11 +253,15 @@ def with_own_directions(
     return mixed_VH
 
 
-def sums_of(rows: Rows, weighted_VH: Tensor) -> Tensor:
-    """Sums of the rows' token vectors, brought to length 1: (R, H). A row without a token that counts is 0."""
+def sums_of(rows: Rows, vectors_VH: Tensor, weights_V: Tensor | None = None) -> Tensor:
+    """Sums of the rows' token vectors, weighted or not, brought to length 1: (R, H).
+
+    A row without a token that counts is 0.
+    """
     ids_N = torch.from_numpy(np.concatenate(rows).astype(np.int64))
     starts_R = torch.from_numpy(np.cumsum([0, *(len(row) for row in rows[:-1])]))
-    return F.normalize(F.embedding_bag(ids_N, weighted_VH, starts_R, mode="sum"), dim=-1)
+    weights_N = None if weights_V is None else weights_V[ids_N]
+    return F.normalize(F.embedding_bag(ids_N, vectors_VH, starts_R, mode="sum", per_sample_weights=weights_N), dim=-1)
 
 
 def as_embeddings(weighted_VH: npt.NDArray[np.float32], *, length: float) -> npt.NDArray[np.float32]:
