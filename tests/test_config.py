@@ -60,6 +60,7 @@ RANGES = {
     "max_steps": st.none() | st.integers(1, 2**40),
     "lora_rank": st.none() | st.integers(1, 2**40),
     "learning_rate": ABOVE_0,
+    "discriminator_learning_rate": st.none() | ABOVE_0,
     "warmup_ratio": st.floats(min_value=0, max_value=1, exclude_max=True),
     "weight_decay": st.floats(min_value=0, allow_infinity=False),
     "max_grad_norm": ABOVE_0,
@@ -357,6 +358,9 @@ def test_counts_must_be_1_or_more(name):
 
 
 def test_negative_decay():
+    assert "training.discriminator_learning_rate = 0.0: must be above 0" in refusal(
+        "[training]\ndiscriminator_learning_rate = 0.0"
+    )
     assert "training.weight_decay = -0.1: must not be negative" in refusal("[training]\nweight_decay = -0.1")
 
 

@@ -364,6 +364,8 @@ class Training:
     """Weight updates; overrides epochs when set."""
     learning_rate: float = 7e-6
     """Peak of AdamW's learning rate; decays linearly to 0."""
+    discriminator_learning_rate: float | None = None
+    """The same for the discriminator and its token head alone. Unset: learning_rate, as in the paper."""
     warmup_ratio: float = 0.0
     """Share of the steps over which the learning rate first rises."""
     weight_decay: float = 0.0
@@ -411,6 +413,8 @@ class Training:
         _require(self.epochs > 0, "training.epochs", self.epochs, "must be above 0")
         _require(self.max_steps is None or self.max_steps > 0, "training.max_steps", self.max_steps, "must be above 0")
         _require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "must be above 0")
+        rate = self.discriminator_learning_rate
+        _require(rate is None or rate > 0, "training.discriminator_learning_rate", rate, "must be above 0")
         _require(0 <= self.warmup_ratio < 1, "training.warmup_ratio", self.warmup_ratio, "must lie in [0, 1)")
         _require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "must not be negative")
         _require(self.max_grad_norm > 0, "training.max_grad_norm", self.max_grad_norm, "must be above 0")

@@ -97,18 +97,22 @@ def test_truncated_sentences_are_counted(tiny, tmp_path):
     assert record.scores["truncated"] == longer
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_trainer_is_the_plain_loop(tiny, tmp_path, accumulation):
+@pytest.mark.parametrize(("accumulation", "judge_rate"), [(1, None), (2, None), (1, 5e-3)])
+def test_trainer_is_the_plain_loop(tiny, tmp_path, accumulation, judge_rate):
     """Same weights, to the last bits, as AdamW on L, clipped over all trained weights, decayed linearly."""
     # Without BatchNorm, which would make the gradient of a shift of h rounding noise, for Adam to blow up.
     method = {"rtd_weight": 0.5, "projector": "tanh"}
-    settings = config(tiny, method=method, accumulation=accumulation, max_steps=7, max_grad_norm=0.1)
+    rates = {"accumulation": accumulation, "discriminator_learning_rate": judge_rate}
+    settings = config(tiny, method=method, max_steps=7, max_grad_norm=0.1, **rates)
     trained = run(settings, CORPUS, tmp_path / "out").model
 
     model, tokenizer = build(settings.method, seed=42)
     model.train()
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=1e-3, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
+    judges = [*model.discriminator.parameters(), *model.head.parameters()]
+    others = [p for p in weights if not any(p is q for q in judges)]
+    groups = [{"params": others, "peak": 1e-3}, {"params": judges, "peak": judge_rate or 1e-3}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
     collate, order = Collate(tokenizer, 32), Shuffled(len(CORPUS), 42)
     per_epoch, number, update = len(CORPUS) // 8, 0, 0
     clipped = False
@@ -126,7 +130,7 @@ def test_trainer_is_the_plain_loop(tiny, tmp_path, accumulation):
             norm = torch.nn.utils.clip_grad_norm_(weights, 0.1)
             clipped |= norm.item() > 0.1
             for group_ in optimizer.param_groups:
-                group_["lr"] = 1e-3 * (7 - update) / 7
+                group_["lr"] = group_["peak"] * (7 - update) / 7
             optimizer.step()
             optimizer.zero_grad()
             update += 1
@@ -462,3 +466,9 @@ def test_the_card_names_no_folder_of_this_machine(tiny, tmp_path):
 def test_a_document_column_that_nothing_reads_is_told(tiny, tmp_path):
     settings = dataclasses.replace(config(tiny, max_steps=1), text=Text(document="page"))
     assert "text.document" in run(settings, CORPUS, tmp_path / "out").record.warnings[0]
+
+
+def test_a_rate_for_a_discriminator_that_is_not_there_is_said(tiny, tmp_path):
+    settings = config(tiny, method={"difference": "none"}, max_steps=1, discriminator_learning_rate=1e-3)
+    warned = run(settings, CORPUS, tmp_path / "out").record.warnings[0]
+    assert "training.discriminator_learning_rate" in warned

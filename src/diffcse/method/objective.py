@@ -527,7 +527,12 @@ class DiffCSE(nn.Module):
             if part is not None:
                 checkpoint_layers(part)
 
-    # ---- saving ----------------------------------------------------------------------------------------------------
+    # ---- weights ----------------------------------------------------------------------------------------------------
+
+    def judge_parameters(self) -> list[nn.Parameter]:
+        """The weights that only the difference term trains: the discriminator's and its token head's."""
+        parts = (self.discriminator, self.head)
+        return [p for part in parts if part is not None for p in part.parameters() if p.requires_grad]
 
     def trained_state(self) -> dict[str, Tensor]:
         """Every weight and buffer that training changes, i.e. all but the frozen generators'; tied ones once."""

@@ -132,6 +132,8 @@ def run(
     unused = config.method.unused()
     if config.text.document is not None and not config.method.reads_next:
         unused.append("text.document")
+    if training.discriminator_learning_rate is not None and config.method.difference == "none":
+        unused.append("training.discriminator_learning_rate")
     if unused:
         record.warnings.append(f"set, but without effect beside the other choices: {', '.join(unused)}")
     record.warnings += [f"{part} runs padded, which is slower: {why}" for part, why in padded.items()]

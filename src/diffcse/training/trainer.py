@@ -88,6 +88,7 @@ class DiffCSETrainer(Trainer):
         self.diffcse = model
         self._order = Shuffled(len(examples), training.seed)
         self._judges, self._select, self._on_best, self._report = judges, select, on_best, report
+        self._judge_rate = training.discriminator_learning_rate
         self._log_file = folder / "log.jsonl"
         self._meter = _Meter()
         self._restored = 0.0
@@ -133,6 +134,21 @@ class DiffCSETrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = False  # our loss is a mean over the batch: accumulation divides it
         self.remove_callback(PrinterCallback)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW; discriminator and token head in groups of their own, where they have a learning rate of their own."""
+        if self.optimizer is not None:
+            return self.optimizer
+        optimizer = super().create_optimizer(model)
+        if self._judge_rate is not None:
+            judge = {id(p) for p in self.diffcse.judge_parameters()}
+            # What AdamW was given is replaced before its first step, so it has no state yet that could go astray.
+            for group in list(optimizer.param_groups):
+                moved = [p for p in group["params"] if id(p) in judge]
+                if moved:
+                    group["params"] = [p for p in group["params"] if id(p) not in judge]
+                    optimizer.add_param_group({**group, "params": moved, "lr": self._judge_rate})
+        return optimizer
 
     # ---- one step --------------------------------------------------------------------------------------------------
 
