@@ -112,6 +112,29 @@ def test_markdown_says_everything():
     assert "the paper's table 4" in lines[-1]
 
 
+def test_markdown_shows_how_the_scores_came_about():
+    table = made()
+    first, second = [[0, 40.0], [5, 50.0], [10, 51.0]], [[0, 40.0], [5, 48.0], [10, None]]
+    runs = [{**table["rows"][0]["runs"][0], "curve": curve} for curve in (first, second)]
+    table["rows"][1]["runs"] = runs
+    lines = plain(ablation_markdown(table))
+    start = lines.index("## dev Spearman by step, mean over the runs")
+    assert lines[start + 2] == "| row | 0 | 5 | 10 |"
+    assert lines[start + 4 : start + 7] == ["| plain | 40.00 | 50.00 | – |", "| other | 40.00 | 49.00 | 51.00 |", ""]
+
+    long = [{**runs[0], "curve": [[step, 1.0] for step in range(0, 1001, 10)]}]
+    table["rows"] = [{**row, "runs": row["runs"] and long} for row in table["rows"]]
+    heads = plain(ablation_markdown(table))[start + 2]
+    assert heads == "| row | 0 | 170 | 330 | 500 | 670 | 830 | 1,000 |"  # the ends, and five between them
+
+
+def test_no_curves_where_nothing_was_trained():
+    table = made()
+    for row in table["rows"]:
+        row["runs"] = [{**run, "curve": []} for run in row["runs"]]
+    assert "by step" not in ablation_markdown(table)
+
+
 def test_a_difference_without_an_interval_claims_nothing():
     table = made()
     table["columns"]["dev"]["rows"]["other"] = score(60.5, values={"1": 60.5}, published=82.5, against=1)
@@ -169,9 +192,11 @@ def test_results_are_all_tables_one_level_down():
         "## A table",
         "### dev (pets)",
         "### STS",
+        "### dev Spearman by step, mean over the runs",
         "## Another",
         "### dev (pets)",
         "### STS",
+        "### dev Spearman by step, mean over the runs",
     ]
     assert "`diffcse ablate results a b`" in text
     assert text.count("`diffcse ablate a text.txt --seeds 2`") == 2

@@ -90,6 +90,8 @@ PUBLISHED = {
         "0.1": (83.66,),
         "0.5": (),
         "2": (),
+        "50": (),
+        "500": (),
     },
     "retrieval": {
         "start": (0.172, -1.468),
@@ -106,6 +108,7 @@ PUBLISHED = {
         ),
         (),
     ),
+    "discriminator": dict.fromkeys(("contrast", "projected", "projected_50", "pooled", "pooled_half", "pooled_50"), ()),
     "supervised": dict.fromkeys(("simcse", "diffcse", "diffcse_anchor", "diffcse_positive"), ()),
 }
 """The paper's figures, in the order of the columns that have one: written down a second time."""

@@ -39,6 +39,8 @@ def ablation_markdown(table: dict[str, Any], *, level: int = 1) -> str:
         lines += markdown_table(names, rows)
         if sentence := agreement(column):
             lines += [sentence, ""]
+    if curves := curve_rows(table):
+        lines += [f"{head}# dev Spearman by step, mean over the runs", "", *markdown_table(*curves)]
     lines += [f"- {note}" for note in notes(table)]
     lines += ["", *(f"*{text}*" for text in explanations(table))]
     return "\n".join(lines).rstrip("\n") + "\n"
@@ -115,6 +117,22 @@ def score_rows(table: dict[str, Any], name: str) -> tuple[list[str], list[list[s
         cells += ([MISSING if difference is None else signed(difference, digits)]) if published else []
         rows.append(cells)
     return heads, rows
+
+
+def curve_rows(table: dict[str, Any]) -> tuple[list[str], list[list[str]]] | None:
+    """(heads, rows) of the dev score over training: whether the rows' order had settled. None if no row was trained."""
+    rows = [(row["label"], dict(zip(*_mean_curve(row), strict=True))) for row in table["rows"]]
+    rows = [(label, curve) for label, curve in rows if len(curve) > 1]
+    if not rows:
+        return None
+    steps = sorted({step for _, curve in rows for step in curve})
+    gaps = min(len(steps), _STEPS_SHOWN) - 1
+    shown = [steps[round(i * (len(steps) - 1) / gaps)] for i in range(gaps + 1)]
+    heads = ["row", *(f"{step:,}" for step in shown)]
+    return heads, [[label, *(_number(curve.get(step), 2) for step in shown)] for label, curve in rows]
+
+
+_STEPS_SHOWN = 7
 
 
 def _chance(found: dict[str, Any]) -> str:
