@@ -2,32 +2,37 @@
 
     python benchmarks/small_models.py 'wiki/*.txt.xz' --tokenizer mini --output models
 
-Three generators of other sizes than the bundled model, and a causal one, all in its vocabulary. Each is an ordinary run
-of `pretrain` under OUTPUT/NAME; a finished one is not rerun, one that was killed goes on. Prints a Markdown table of
-their losses on the sentences held out, which are the same for all. Then, for instance:
+Four generators, one of the bundled model's size and three of others, and a causal model, all in its vocabulary. Each is
+an ordinary run of `pretrain` under OUTPUT/NAME; a finished one is not rerun, one that was killed goes on. Prints a
+Markdown table of their losses on the sentences held out, which are the same for all, and with --dev what their
+embeddings are worth before any contrastive training. Then, for instance:
 
-    diffcse ablate generator TEXT --output table --set medium=models/medium/model --set small=models/small/model \\
-        --set tiny=models/tiny/model
+    diffcse ablate generator TEXT --output table --set base=models/base/model --set medium=models/medium/model \\
+        --set small=models/small/model --set tiny=models/tiny/model
     diffcse ablate edits TEXT --output table --set causal=models/causal/model
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
-from diffcse.config import Pretraining
+from diffcse.config import Pooling, Pretraining
+from diffcse.encoder.load import load
+from diffcse.evaluation.sts import PairSet, read_pairs, score_sts
 from diffcse.method.parts import named
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.training.pretrain import Pretrained, pretrain
 
 MODELS = {
+    "base": {"layers": 2, "width": 384, "intermediate": 1536, "heads": 6},
     "medium": {"layers": 4, "width": 256, "intermediate": 1024, "heads": 4},
     "small": {"layers": 2, "width": 128, "intermediate": 512, "heads": 2},
     "tiny": {"layers": 1, "width": 64, "intermediate": 256, "heads": 2},
     "causal": {"layers": 2, "width": 256, "intermediate": 1024, "heads": 4, "objective": "causal"},
 }
-STEPS = {"medium": 4000, "small": 4000, "tiny": 4000, "causal": 3000}
+STEPS = {"base": 4000, "medium": 4000, "small": 4000, "tiny": 4000, "causal": 3000}
 """Weight updates unless told otherwise, of 8,192 tokens each."""
 
 
@@ -43,13 +48,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--held-out", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--license-note", default="")
+    parser.add_argument("--dev", type=Path, help="TSV of graded pairs, to score the embeddings by")
     options = parser.parse_args(arguments)
 
     corpus = read_corpus(options.corpus)
-    print("| model | layers | width | weights | steps | tokens | held-out loss | by frequency | right | seconds |")
-    print(f"|{'---|' * 10}", flush=True)
+    dev = None if options.dev is None else read_pairs(options.dev)
+    more = "" if dev is None else " [CLS] | mean |"
+    print(
+        f"| model | layers | width | weights | steps | tokens | held-out loss | by frequency | right | seconds |{more}"
+    )
+    print(f"|{'---|' * (10 if dev is None else 12)}", flush=True)
     for name in options.models:
-        print(row(name, make(name, corpus, options)), flush=True)
+        made = make(name, corpus, options)
+        scores = "" if dev is None else f" {' | '.join(untrained(options.output / name / 'model', dev))} |"
+        print(row(name, made) + scores, flush=True)
 
 
 def make(name: str, corpus: Corpus, options: argparse.Namespace) -> Pretrained:
@@ -66,6 +78,14 @@ def make(name: str, corpus: Corpus, options: argparse.Namespace) -> Pretrained:
         **MODELS[name],
     )
     return pretrain(config, corpus, options.output / name, resume=True, license_note=options.license_note)
+
+
+def untrained(model: Path, dev: PairSet) -> list[str]:
+    """Spearman of cosines on the graded pairs, points, by [CLS] and by the mean; a causal model has neither."""
+    if json.loads((model / "config.json").read_text())["model_type"] == "gpt2":
+        return ["–", "–"]
+    ways: list[Pooling] = ["cls", "mean"]
+    return [f"{score_sts(load(model, pooling=way), dev).all.spearman:.2f}" for way in ways]
 
 
 def row(name: str, made: Pretrained) -> str:

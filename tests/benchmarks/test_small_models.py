@@ -5,6 +5,8 @@ import json
 import pytest
 
 from benchmarks import small_models
+from diffcse.encoder.load import load
+from diffcse.evaluation.sts import read_pairs, score_sts
 from diffcse.method.parts import MINI, check_same_vocabulary, load_generator, load_tokenizer
 from tests.models import SENTENCES, save_tiny
 
@@ -30,6 +32,7 @@ def test_models_have_their_shapes_and_the_bundled_vocabulary(tmp_path, capsys, a
     small_models.main([*arguments, "--tokenizer", "mini"])
     rows = table(capsys)
     assert [(row["model"], row["layers"], row["width"], row["steps"]) for row in rows] == [
+        ("base", "2", "384", "2"),
         ("medium", "4", "256", "2"),
         ("small", "2", "128", "2"),
         ("tiny", "1", "64", "2"),
@@ -44,7 +47,7 @@ def test_models_have_their_shapes_and_the_bundled_vocabulary(tmp_path, capsys, a
         assert record["config"]["next_weight"] == 0
         check_same_vocabulary(load_tokenizer(MINI), load_tokenizer(folder / "model"), "encoder", "generator")
     tiny = load_generator(tmp_path / "models" / "tiny" / "model")
-    assert rows[2]["weights"] == f"{sum(p.numel() for p in tiny.parameters()):,}"
+    assert rows[3]["weights"] == f"{sum(p.numel() for p in tiny.parameters()):,}"
     assert load_generator(tmp_path / "models" / "tiny" / "model").config.num_attention_heads == 2
     causal = json.loads((tmp_path / "models" / "causal" / "model" / "config.json").read_text())
     assert causal["architectures"] == ["GPT2LMHeadModel"]
@@ -75,3 +78,16 @@ def test_finished_ones_are_not_made_again_and_killed_ones_go_on(tmp_path, capsys
 def _stop_at_the_start(event, facts):
     if event == "start":
         raise KeyboardInterrupt
+
+
+def test_dev_scores_the_untrained_embeddings(tmp_path, capsys, arguments):
+    pairs = tmp_path / "dev.tsv"
+    both = zip(SENTENCES[:17], SENTENCES[3:20], strict=True)
+    pairs.write_text("".join(f"{i % 5}\t{one}\t{other}\n" for i, (one, other) in enumerate(both)))
+    small_models.main([*arguments, "--tokenizer", "mini", "--models", "tiny", "causal", "--dev", str(pairs)])
+    tiny, causal = table(capsys)
+    encoder = load(tmp_path / "models" / "tiny" / "model", pooling="cls")
+    expected = score_sts(encoder, read_pairs(pairs)).all.spearman
+    assert float(tiny["[CLS]"]) == pytest.approx(expected, abs=6e-3)
+    assert tiny["mean"] != tiny["[CLS]"]
+    assert (causal["[CLS]"], causal["mean"]) == ("–", "–")
