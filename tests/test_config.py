@@ -357,10 +357,13 @@ def test_counts_must_be_1_or_more(name):
     assert refusal(f"[training]\n{name} = 0") == f"my.toml:2: training.{name} = 0: must be at least 1"
 
 
-def test_negative_decay():
+def test_the_discriminator_learns_at_some_rate():
     assert "training.discriminator_learning_rate = 0.0: must be above 0" in refusal(
         "[training]\ndiscriminator_learning_rate = 0.0"
     )
+
+
+def test_negative_decay():
     assert "training.weight_decay = -0.1: must not be negative" in refusal("[training]\nweight_decay = -0.1")
 
 

@@ -119,13 +119,32 @@ def test_markdown_shows_how_the_scores_came_about():
     table["rows"][1]["runs"] = runs
     lines = plain(ablation_markdown(table))
     start = lines.index("## dev Spearman by step, mean over the runs")
-    assert lines[start + 2] == "| row | 0 | 5 | 10 |"
-    assert lines[start + 4 : start + 7] == ["| plain | 40.00 | 50.00 | – |", "| other | 40.00 | 49.00 | 51.00 |", ""]
+    assert lines[start + 2] == "| row | runs | 0 | 5 | 10 |"
+    assert lines[start + 4 : start + 7] == [
+        "| plain | 2 | 40.00 | 50.00 | – |",
+        "| other | 2 | 40.00 | 49.00 | 51.00 |",
+        "",
+    ]
 
     long = [{**runs[0], "curve": [[step, 1.0] for step in range(0, 1001, 10)]}]
     table["rows"] = [{**row, "runs": row["runs"] and long} for row in table["rows"]]
     heads = plain(ablation_markdown(table))[start + 2]
-    assert heads == "| row | 0 | 170 | 330 | 500 | 670 | 830 | 1,000 |"  # the ends, and five between them
+    assert heads == "| row | runs | 0 | 170 | 330 | 500 | 670 | 830 | 1,000 |"  # the ends, and five between them
+
+
+def test_rows_of_one_name_are_told_apart_by_their_group():
+    table = made()
+    table["rows"][4] |= {"runs": table["rows"][0]["runs"], "label": "other"}
+    table["rows"][3] |= {"runs": table["rows"][0]["runs"][:1], "label": "other"}
+    lines = plain(ablation_markdown(table))
+    start = lines.index("## dev Spearman by step, mean over the runs")
+    assert lines[start + 4 : start + 9] == [
+        "| plain | 2 | 40.00 | 50.00 |",
+        "| other | 2 | 40.00 | 50.00 |",
+        "| — More — | | | |",
+        "| other | 1 | 40.00 | 50.00 |",
+        "| other | 2 | 40.00 | 50.00 |",
+    ]
 
 
 def test_no_curves_where_nothing_was_trained():

@@ -104,7 +104,7 @@ PUBLISHED = {
     "beyond": dict.fromkeys(
         (
             *("start", "diffcse", "simcse", "simcse_plain", "heavy", "heavy_ramp", "heavy_cool", "heavy_pooled"),
-            *("heavy_plain", "next", "next_heavy", "both", "both_heavy"),
+            *("heavy_plain", "next", "next_heavy", "both", "both_heavy", "corrective", "mlm_both"),
         ),
         (),
     ),

@@ -77,7 +77,7 @@ def run_whole(bench, root, precision):
             accumulation=2,
             max_steps=24,
             learning_rate=1e-3,
-            discriminator_learning_rate=3e-3,
+            discriminator_learning_rate=3e-3 if precision == "bf16" else None,
             checkpoint_every=3,
             log_every=4,
             eval_every=4,

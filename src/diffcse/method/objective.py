@@ -529,10 +529,11 @@ class DiffCSE(nn.Module):
 
     # ---- weights ----------------------------------------------------------------------------------------------------
 
-    def judge_parameters(self) -> list[nn.Parameter]:
-        """The weights that only the difference term trains: the discriminator's and its token head's."""
-        parts = (self.discriminator, self.head)
-        return [p for part in parts if part is not None for p in part.parameters() if p.requires_grad]
+    def discriminator_parameters(self) -> list[nn.Parameter]:
+        """The weights that only the difference term trains: the discriminator's and its token head's, if not shared."""
+        parts, ours = (self.discriminator, self.head), {id(p) for p in self.encoder.parameters()}
+        found = [p for part in parts if part is not None for p in part.parameters() if p.requires_grad]
+        return [p for p in found if id(p) not in ours]
 
     def trained_state(self) -> dict[str, Tensor]:
         """Every weight and buffer that training changes, i.e. all but the frozen generators'; tied ones once."""

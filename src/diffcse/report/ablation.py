@@ -103,7 +103,7 @@ def score_rows(table: dict[str, Any], name: str) -> tuple[list[str], list[list[s
         score = scores[row["name"]]
         if row["group"] != group:
             group = row["group"]
-            rows.append([f"— {group or 'others'} —", *[""] * (len(heads) - 1)])
+            rows.append([_group(group), *[""] * (len(heads) - 1)])
         one = score["effect"]
         sure = one is not None and one["low"] is not None
         cells = [row["label"], _runs(row, score), mean_and_sd(score, digits)]
@@ -121,18 +121,29 @@ def score_rows(table: dict[str, Any], name: str) -> tuple[list[str], list[list[s
 
 def curve_rows(table: dict[str, Any]) -> tuple[list[str], list[list[str]]] | None:
     """(heads, rows) of the dev score over training: whether the rows' order had settled. None if no row was trained."""
-    rows = [(row["label"], dict(zip(*_mean_curve(row), strict=True))) for row in table["rows"]]
-    rows = [(label, curve) for label, curve in rows if len(curve) > 1]
-    if not rows:
+    curves = [(row, dict(zip(*_mean_curve(row), strict=True))) for row in table["rows"]]
+    curves = [(row, curve) for row, curve in curves if len(curve) > 1]
+    if not curves:
         return None
-    steps = sorted({step for _, curve in rows for step in curve})
+    steps = sorted({step for _, curve in curves for step in curve})
     gaps = min(len(steps), _STEPS_SHOWN) - 1
     shown = [steps[round(i * (len(steps) - 1) / gaps)] for i in range(gaps + 1)]
-    heads = ["row", *(f"{step:,}" for step in shown)]
-    return heads, [[label, *(_number(curve.get(step), 2) for step in shown)] for label, curve in rows]
+    heads = ["row", "runs", *(f"{step:,}" for step in shown)]
+    rows, group = [], ""
+    for row, curve in curves:
+        if row["group"] != group:
+            group = row["group"]
+            rows.append([_group(group), *[""] * (len(heads) - 1)])
+        runs = sum(len(run["curve"]) > 1 for run in row["runs"])
+        rows.append([row["label"], str(runs), *(_number(curve.get(step), 2) for step in shown)])
+    return heads, rows
 
 
 _STEPS_SHOWN = 7
+
+
+def _group(name: str) -> str:
+    return f"— {name or 'others'} —"
 
 
 def _chance(found: dict[str, Any]) -> str:

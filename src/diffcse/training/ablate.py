@@ -146,8 +146,16 @@ _NOT_THE_CELL = ("training.dev", "training.log_every", "training.checkpoint_ever
 """Fields that another value of changes no result; what the dev file holds is in the data's hash."""
 
 
+_YOUNGER = ("training.discriminator_learning_rate",)
+"""Fields younger than `METHOD`: unset they change nothing, and a cell from before them is still the same cell."""
+
+
 def _identity(config: Config, data: list[str]) -> str:
     values = to_dict(config)
+    for key in _YOUNGER:
+        section, _, name = key.partition(".")
+        if values[section][name] is None:
+            del values[section][name]
     for key in _NOT_THE_CELL:
         section, _, name = key.partition(".")
         del values[section][name]

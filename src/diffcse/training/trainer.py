@@ -88,7 +88,7 @@ class DiffCSETrainer(Trainer):
         self.diffcse = model
         self._order = Shuffled(len(examples), training.seed)
         self._judges, self._select, self._on_best, self._report = judges, select, on_best, report
-        self._judge_rate = training.discriminator_learning_rate
+        self._discriminator_rate = training.discriminator_learning_rate
         self._log_file = folder / "log.jsonl"
         self._meter = _Meter()
         self._restored = 0.0
@@ -140,14 +140,14 @@ class DiffCSETrainer(Trainer):
         if self.optimizer is not None:
             return self.optimizer
         optimizer = super().create_optimizer(model)
-        if self._judge_rate is not None:
-            judge = {id(p) for p in self.diffcse.judge_parameters()}
+        if self._discriminator_rate is not None:
+            theirs = {id(p) for p in self.diffcse.discriminator_parameters()}
             # What AdamW was given is replaced before its first step, so it has no state yet that could go astray.
             for group in list(optimizer.param_groups):
-                moved = [p for p in group["params"] if id(p) in judge]
+                moved = [p for p in group["params"] if id(p) in theirs]
                 if moved:
-                    group["params"] = [p for p in group["params"] if id(p) not in judge]
-                    optimizer.add_param_group({**group, "params": moved, "lr": self._judge_rate})
+                    group["params"] = [p for p in group["params"] if id(p) not in theirs]
+                    optimizer.add_param_group({**group, "params": moved, "lr": self._discriminator_rate})
         return optimizer
 
     # ---- one step --------------------------------------------------------------------------------------------------
@@ -200,8 +200,12 @@ class DiffCSETrainer(Trainer):
         if not math.isfinite(self._meter.loss):
             raise InputError(
                 f"the loss is {self._meter.loss} before step {self.state.global_step}: training diverged. Lower "
-                "--learning-rate (or use --precision fp32); checkpoints written before are untouched"
+                f"{self._rates} (or use --precision fp32); checkpoints written before are untouched"
             )
+
+    @property
+    def _rates(self) -> str:
+        return "--learning-rate" + (" or --discriminator-learning-rate" if self._discriminator_rate else "")
 
     def seconds(self) -> float:
         """Time spent so far, that of the processes before a resume included."""
@@ -230,7 +234,7 @@ class DiffCSETrainer(Trainer):
         if not all(value.isfinite().all() for value in self.diffcse.trained_state().values()):
             raise InputError(
                 f"a weight is no longer finite after step {self.state.global_step}: training diverged. Lower "
-                "--learning-rate; checkpoints written before are untouched"
+                f"{self._rates}; checkpoints written before are untouched"
             )
         folder = Path(str(self.args.output_dir))
         with staged_folder(checkpoint_path(folder, self.state.global_step)) as staging:
