@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from diffcse.cli.ablate import _short
 from diffcse.files import only_one
 from diffcse.training import ablate
 from diffcse.training.grid import grid_names
@@ -185,3 +186,14 @@ def test_what_cannot_be_done_is_said(place, capsys, arguments, message):
     code, _, err = command(capsys, "ablate", *arguments)
     assert code == 2
     assert message in err
+
+
+def test_folders_are_named_without_where_they_lie(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "small" / "model").mkdir(parents=True)
+    (tmp_path / "model").mkdir()
+    assert _short(tmp_path / "runs" / "small") == "small"
+    assert _short(tmp_path / "runs" / "small" / "model") == "small/model", "or all models would have one name"
+    assert _short("model") == "model"
+    assert _short("bert-base-uncased") == "bert-base-uncased"
+    assert _short("hub/name") == "hub/name"

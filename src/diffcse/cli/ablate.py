@@ -359,8 +359,11 @@ def _changes(row: Row) -> str:
 
 
 def _short(source: object) -> str:
-    """Folders of this machine are nobody's business: names are enough."""
-    return Path(str(source)).name if Path(str(source)).exists() else str(source)
+    """Folders of this machine are nobody's business: names are enough, of a run's `model` with the run's."""
+    path = Path(str(source))
+    if not path.exists():
+        return str(source)
+    return str(Path(*path.parts[-2:])) if path.name == "model" and len(path.parts) > 1 else path.name
 
 
 def _shorter(text: str) -> str:
