@@ -1,5 +1,6 @@
 """An ablation's table as Markdown and as a page: every figure with what it is, nothing loaded, no text believed."""
 
+import json
 import re
 
 import pytest
@@ -145,6 +146,18 @@ def test_rows_of_one_name_are_told_apart_by_their_group():
         "| other | 1 | 40.00 | 50.00 |",
         "| other | 2 | 40.00 | 50.00 |",
     ]
+
+
+def test_plots_tell_rows_of_one_name_apart():
+    table = made(label="same")
+    table["rows"][4] |= {"runs": table["rows"][0]["runs"], "label": "same"}
+    page = drawn(table)
+    ticks = json.loads(re.search(r'"ticktext":(\[.*?\])', page)[1])
+    at = json.loads(re.search(r'"tickvals":(\[.*?\])', page)[1])
+    by_height = [text for _, text in sorted(zip(at, ticks, strict=True), reverse=True)]
+    assert by_height == ["plain", "same", "<i>— More —</i>", "gone", "broken", "same"]  # headings as in the table
+    titles = re.findall(r'"text":"(plain|same|other|late)"', page)
+    assert titles == ["plain", "other", "late"]  # in place of a name that two have, what the grid calls them
 
 
 def test_no_curves_where_nothing_was_trained():

@@ -253,8 +253,9 @@ def _dots(table: dict[str, Any], name: str) -> str | None:
     titles = ["ours", "published"] if published else [""]
     figure = make_subplots(1, len(titles), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
     digits = column["digits"]
-    for y, (row, score) in enumerate(zip(reversed(rows), reversed(scores), strict=True)):
-        label = escaped(row["label"])
+    places = _places(rows)
+    for row, score in zip(rows, scores, strict=True):
+        label, y = escaped(row["label"]), places[row["name"]]
         if score["n"]:
             figure.add_scatter(
                 x=list(score["values"].values()),
@@ -286,16 +287,33 @@ def _dots(table: dict[str, Any], name: str) -> str | None:
                 col=2,
             )
     figure.update_xaxes(**AXIS, nticks=6)
-    labels = [escaped(row["label"]) for row in reversed(rows)]
+    ticks = {places[row["name"]]: escaped(row["label"]) for row in rows}
+    ticks |= {places[name]: f"<i>{escaped(_group(group))}</i>" for name, group in _heads(rows).items()}
+    height = max(places.values()) + 1
     figure.update_yaxes(
         **{**AXIS, "gridcolor": "rgba(128,136,144,0.12)"},
-        range=[-0.6, len(rows) - 0.4],
-        tickvals=list(range(len(rows))),
-        ticktext=labels,
+        range=[-0.6, height - 0.4],
+        tickvals=list(ticks),
+        ticktext=list(ticks.values()),
     )
     figure.update_annotations(font={"size": 12})
-    figure.update_layout(height=86 + 26 * len(rows), margin={"l": 4, "r": 12, "t": 28, "b": 4}, showlegend=False)
+    figure.update_layout(height=86 + 26 * height, margin={"l": 4, "r": 12, "t": 28, "b": 4}, showlegend=False)
     return drawn(figure, f"dots-{name.replace('@', '-')}")
+
+
+def _heads(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """{key: group} of the headings, one before each change of group, as in `score_rows`; keys as in `_places`."""
+    before = ["", *(row["group"] for row in rows)]
+    changed = [(row, group) for row, group in zip(rows, before, strict=False) if row["group"] != group]
+    return {f"before {row['name']}": row["group"] for row, _ in changed}
+
+
+def _places(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """{row's name, or key of a heading: its height in the plot}, the first row uppermost."""
+    heads, order = _heads(rows), []
+    for row in rows:
+        order += [key for key in (f"before {row['name']}",) if key in heads] + [row["name"]]
+    return {key: len(order) - 1 - index for index, key in enumerate(order)}
 
 
 _ACROSS = 3
@@ -317,7 +335,7 @@ def _curves(table: dict[str, Any]) -> str | None:
         shared_yaxes="all",
         horizontal_spacing=0.03,
         vertical_spacing=0.24 / down,
-        subplot_titles=[_short(row) for row in rows],
+        subplot_titles=_titles(rows),
     )
     for index, row in enumerate(rows):
         place = {"row": index // _ACROSS + 1, "col": index % _ACROSS + 1}
@@ -340,9 +358,11 @@ def _curves(table: dict[str, Any]) -> str | None:
     return drawn(figure, "curves")
 
 
-def _short(row: dict[str, Any]) -> str:
-    label = row["label"] if len(row["label"]) <= 34 else f"{row['label'][:33]}…"
-    return escaped(label)
+def _titles(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A title a plot: the row's label, or its name in the grid where groups repeat a label or it is too long."""
+    labels = [row["label"] for row in rows]
+    fits = [label if labels.count(label) == 1 and len(label) <= 34 else "" for label in labels]
+    return [escaped(label or row["name"]) for label, row in zip(fits, rows, strict=True)]
 
 
 def _mean_curve(row: dict[str, Any]) -> tuple[list[float], list[float]]:
