@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import subprocess
 import sys
 import time
@@ -217,6 +218,11 @@ def test_version_and_overview(capsys):
     assert "train" in run(capsys)[1]
 
 
+def _worse_than_frequencies(out):
+    loss, alone = re.search(r"held out loss ([\d.]+) nats \(by token frequency alone ([\d.]+)\)", out).groups()
+    return float(loss) >= float(alone)
+
+
 def test_pretrain_makes_a_start_for_train(capsys, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("".join(f"{one} and {other}\n" for one in SENTENCES[:30] for other in SENTENCES[30:40]))
@@ -229,6 +235,7 @@ def test_pretrain_makes_a_start_for_train(capsys, tmp_path):
     assert "next sentence" in out
     assert "tokens/s" in out
     assert "held out loss" in out
+    assert ("predicts words no better than their frequencies" in out) == _worse_than_frequencies(out)
     code, _, err, _ = train(
         capsys, text, tmp_path, "--model", output / "model", "--max-steps", 2, "--batch-size", 8, "--precision", "fp32"
     )
@@ -290,7 +297,10 @@ def test_what_the_grids_ask_for_can_be_made(capsys):
         code, out, err = run(capsys, *command, "--print-config")
         assert (code, err) == (0, ""), name
         made = tomllib.loads(out)
-        assert (made["next_weight"], made["tokenizer"]) == (0, "MODEL"), name
+        if name == "further":
+            assert (made["model"], made["next_reads"]) == ("mini", "cls")
+        else:
+            assert (made["next_weight"], made["tokenizer"]) == (0, "MODEL"), name
         if name in MODELS:
             assert MODELS[name].items() <= made.items(), name  # benchmarks/small_models.py makes the same
 

@@ -476,6 +476,9 @@ class Pretraining:
     model: str | None = None
     """Go on from this masked language model (a folder, a hub id, or "mini"), with its tokenizer and shape. Unset: from
     scratch."""
+    start_share: float = 0.0
+    """With model: what is saved is the average of the weights it had, which get this share, and of the trained ones: it
+    keeps of both (Wortsman et al., 2022, arXiv 2109.01903)."""
     tokenizer: str | None = None
     """Take this tokenizer (a folder or hub id) unchanged, to make a generator for its model. Unset: train one."""
     vocabulary: int = 16_384
@@ -594,6 +597,9 @@ class Pretraining:
         _require(self.next_weight >= 0, "next_weight", self.next_weight, "must not be negative")
         _require(self.sums_weight >= 0, "sums_weight", self.sums_weight, "must not be negative")
         _require(self.next_temperature > 0, "next_temperature", self.next_temperature, "must be above 0")
+        _require(0 <= self.start_share < 1, "start_share", self.start_share, "must lie in [0, 1)")
+        scratch = "is of the model to go on from, and there is none: give --model (or --recipe further), or set it to 0"
+        _require(self.model is not None or not self.start_share, "start_share", self.start_share, scratch)
         _require(self.model is None or self.tokenizer is None, "tokenizer", self.tokenizer, "model brings its own")
         if self.objective == "causal":
             _require(self.model is None, "model", self.model, "goes on from masked language models: objective = mlm")

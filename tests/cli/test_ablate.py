@@ -117,7 +117,7 @@ def test_runs_of_other_settings_are_replaced_only_when_asked(place, capsys, monk
     other = (*ASKED, "--seeds", "7", "9", "11", "--set", "method.temperature=0.1")
     code, _, err = command(capsys, *other)
     assert code == 2
-    assert "2 finished runs there had other settings or data" in err
+    assert "2 finished runs there had other settings or data (method.temperature): give the options" in err
     assert (place / "out/grid.toml").read_text() == before
     assert command(capsys, *other, "--replace")[0] != 2
 

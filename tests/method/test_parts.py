@@ -278,6 +278,18 @@ def test_a_causal_model_is_loaded_as_it_is(tmp_path, family):
     assert load_causal_generator(stock) is stock
 
 
+@pytest.mark.parametrize("source", ["./nosuch", "../nosuch", "a/b/c", "~/model", "{here}/nosuch", "runs/model"])
+def test_what_cannot_be_a_hub_id_is_not_asked_of_the_hub(tmp_path, monkeypatch, source):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", None)  # calling it would be a TypeError
+    monkeypatch.setattr("transformers.AutoModel.from_pretrained", None)
+    with pytest.raises(
+        InputError, match=r"there is no such folder here, and as a hub id it would be NAME or OWNER/NAME"
+    ):
+        build(Method(model=source.format(here=tmp_path)))
+
+
 def test_what_is_no_causal_generator(tmp_path):
     save_tiny(tmp_path / "both-ways", "bert")
     with pytest.raises(InputError, match=r"both-ways: not a causal language model: .* depends on the tokens after it"):

@@ -113,6 +113,12 @@ def test_markdown_says_everything():
     assert "the paper's table 4" in lines[-1]
 
 
+def test_rows_that_were_not_asked_for_are_not_called_unfinished():
+    lines = plain(ablation_markdown({**made(), "only": ["plain", "other"]}))
+    assert "- Not asked for (--only): late" in lines
+    assert not any("Not finished" in line for line in lines)
+
+
 def test_markdown_shows_how_the_scores_came_about():
     table = made()
     first, second = [[0, 40.0], [5, 50.0], [10, 51.0]], [[0, 40.0], [5, 48.0], [10, None]]

@@ -103,7 +103,8 @@ PUBLISHED = {
     ),
     "beyond": dict.fromkeys(
         (
-            *("start", "diffcse", "simcse", "simcse_plain", "heavy", "heavy_ramp", "heavy_cool", "heavy_pooled"),
+            *("start", "diffcse", "further", "further_start", "simcse", "simcse_plain"),
+            *("heavy", "heavy_ramp", "heavy_cool", "heavy_pooled"),
             *("heavy_plain", "next", "next_heavy", "both", "both_heavy", "corrective", "mlm_both"),
         ),
         (),
@@ -194,7 +195,7 @@ def test_a_grid_is_read_in_order_recipe_base_changes_row():
         ("published.dev = 80.5", "published.dev = '80.5'", "a.toml:13: published: write published.COLUMN = NUMBER"),
         ('name = "half"', 'name = "plain"', "two rows are called 'plain'"),
         ('name = "half"', 'name = "../half"', "a.toml:16: name = '../half': name each row by"),
-        ('name = "half"', "", "name each row by"),
+        ('name = "half"', "", "a.toml:17: name = '': name each row by"),
         ('name = "half"', 'name = "half"\nagainst = "plian"', "a.toml:16: against = 'plian': no such row: did you"),
         ('"{small}"', '"{smal}"', "{smal} is not explained under [needs]: did you mean 'small'?"),
         ("title = ", "titel = ", "a.toml:1: unknown key 'titel': did you mean 'title'?"),

@@ -784,6 +784,42 @@ def test_going_on_learns_and_resumes_as_from_scratch(tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_averaged_with_its_start_it_keeps_that_share_of_every_weight(tmp_path):
+    pretrain(tiny(max_steps=20, store="fp32"), CORPUS, tmp_path / "first")
+    config = tiny(model=str(tmp_path / "first" / "model"), store="fp32", max_steps=20)
+    plain = pretrain(config, CORPUS, tmp_path / "plain")
+    averaged = pretrain(dataclasses.replace(config, start_share=0.25), CORPUS, tmp_path / "averaged")
+    start, trained, kept = (weights_of(tmp_path / name) for name in ("first", "plain", "averaged"))
+    assert any(not torch.allclose(trained[name], start[name], atol=1e-3) for name in kept)
+    for name, weight in kept.items():
+        assert torch.allclose(weight, 0.75 * trained[name] + 0.25 * start[name], atol=1e-6), name
+    # What is measured is what is saved, not what was trained.
+    assert averaged.record.scores["held_out_loss"] > plain.record.scores["held_out_loss"] + 1e-3
+    assert "a share of 0.25" in (tmp_path / "averaged" / "model" / "README.md").read_text()
+
+    def stop(event, facts):
+        if event == "log" and facts["step"] == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(dataclasses.replace(config, start_share=0.25), CORPUS, tmp_path / "killed", report=stop)
+    pretrain(dataclasses.replace(config, start_share=0.25), CORPUS, tmp_path / "killed", resume=True)
+    assert all(torch.equal(weight, kept[name]) for name, weight in weights_of(tmp_path / "killed").items())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"start_share": 0.5}, "there is none: give --model"),
+        ({"start_share": 1.0, "model": "mini"}, r"must lie in \[0, 1\)"),
+        ({"start_share": -0.1, "model": "mini"}, r"must lie in \[0, 1\)"),
+    ],
+)
+def test_a_share_that_cannot_be(wrong, said):
+    with pytest.raises(InputError, match=f"start_share = .*{said}"):
+        tiny(**wrong)
+
+
 def test_unmasked_means_have_masks_only_where_tokens_are_predicted(tmp_path, monkeypatch):
     seen = []
 

@@ -108,7 +108,7 @@ class Ablate:
     ) -> None:
         from diffcse.files import write_text
         from diffcse.terminal import CellsView, say
-        from diffcse.training.ablate import cells_of, column_jobs, is_finished, outcome_of, run_cells, tabulate
+        from diffcse.training.ablate import cells_of, changes_of, column_jobs, is_finished, run_cells, tabulate
 
         _check_grid(output / "grid.toml", grid)
         shared = self._shared(grid, text, output)
@@ -119,11 +119,13 @@ class Ablate:
         rows = len({cell.row for cell in chosen})
         said = f"{len(chosen)} runs of {rows} rows, {len(finished)} of them finished before" if finished else ""
         say(console, f"grid     {grid.title}: {said or f'{len(chosen)} runs of {rows} rows'}")
-        others = sum(cell.record.is_file() and outcome_of(cell) is None for cell in chosen)
+        others = [changes for cell in chosen if (changes := changes_of(cell)) is not None]
         if others and not self.replace:
+            changed = list(dict.fromkeys(name for changes in others for name in changes))
             raise InputError(
-                f"{output}: {others} finished runs there had other settings or data: give the options they were made "
-                "with, another --output, or --replace to make them anew"
+                f"{output}: {len(others)} finished runs there had other settings or data "
+                f"({', '.join(changed) or 'the text, the dev file, a model, or what a version of diffcse does'}): give "
+                "the options they were made with, another --output, or --replace to make them anew"
             )
         write_text(output / "grid.toml", grid.text)
         for row, reason in skipped.items():
@@ -230,6 +232,7 @@ class Ablate:
             "recipe": _short(self.recipe or grid.recipe),
             "model": ", ".join(models) or "none",
             "seeds": [*self._seeds],
+            "only": [*self.only],
             "dev": "the toolkit's own graded pairs, no benchmark" if own else _short(shared.dev),
         }
 
@@ -242,6 +245,7 @@ class Ablate:
         words += [word for folder in self.data for word in ("--data", _short(folder))]
         words += [word for text in self.given for word in ("--set", _shorter(text))]
         words += ["--max-steps", str(self.max_steps)] if self.max_steps is not None else []
+        words += ["--output", _short(str(self.output))]
         return shlex.join([*words, *(("--only", *self.only) if self.only else ())])
 
     # ---- looking -----------------------------------------------------------------------------------------------------

@@ -405,13 +405,23 @@ def named(source: str | Path) -> Path:
     """`source` as a path, with the name "mini" standing for the bundled model.
 
     Raises:
-        InputError: a folder here has the name of the bundled model.
+        InputError: a folder here has the name of the bundled model; or there is no such folder, and what is named
+            cannot be of the hub either, which it takes long to hear from the hub.
     """
     if source != "mini":  # a Path of that name is a folder
-        return Path(source)
+        path = Path(source)
+        if not path.exists() and not _may_be_hub_id(source):
+            raise InputError(f"{source}: there is no such folder here, and as a hub id it would be NAME or OWNER/NAME")
+        return path
     if Path("mini").exists():
         raise InputError('"mini" is the bundled model and also a folder here: write ./mini for the folder')
     return MINI
+
+
+def _may_be_hub_id(source: str | Path) -> bool:
+    parts = Path(source).parts
+    relative = str(source).startswith((".", "~"))
+    return 1 <= len(parts) <= 2 and not relative and not Path(source).is_absolute() and not Path(parts[0]).exists()
 
 
 def _load(kind: Any, source: str | Path, part: str, **options: Any) -> Any:

@@ -167,6 +167,7 @@ def notes(table: dict[str, Any]) -> list[str]:
     labels = {row["name"]: row["label"] for row in table["rows"]}
     references = [row["name"] for row in table["rows"] if row["against"] is None]
     waiting: list[str] = []
+    unasked: list[str] = []
     for row in table["rows"]:
         said = row["label"] + (f" ({row['group']})" if row["group"] else "")
         if row["skipped"]:
@@ -176,11 +177,15 @@ def notes(table: dict[str, Any]) -> list[str]:
             if run["status"] == "failed":
                 failed.setdefault(run["message"], []).append(str(run["seed"]))
         lines += [f"{said}: FAILED, seed {', '.join(seeds)}: {message}" for message, seeds in failed.items()]
-        waiting += [row["name"]] if any(run["status"] in ("running", "not run") for run in row["runs"]) else []
+        if any(run["status"] in ("running", "not run") for run in row["runs"]):
+            asked = not table.get("only") or row["name"] in table["only"]
+            (waiting if asked else unasked).append(row["name"])
         if row["against"] not in (None, *references):
             lines.append(f"{said}: compared with “{labels[row['against']]}”")
         lines += [f"{said}: {row['note']}"] if row["note"] else []
-    return [*lines, f"Not finished: {', '.join(waiting)}"] if waiting else lines
+    lines += [f"Not asked for (--only): {', '.join(unasked)}"] if unasked else []
+    lines += [f"Not finished: {', '.join(waiting)}"] if waiting else []
+    return lines
 
 
 def explanations(table: dict[str, Any]) -> list[str]:

@@ -68,7 +68,7 @@ def verdicts(part: dict[str, Any]) -> list[str]:
             lines.append(f"{each['method']} is {size} {ahead} {each['against']} {where}: the interval excludes zero")
         else:
             lines.append(
-                f"{each['method']} and {each['against']} cannot be told apart {where} ({found['difference']:+.2f})"
+                f"{each['method']} and {each['against']} cannot be told apart {where} ({signed(found['difference'])})"
             )
     return lines
 
@@ -259,7 +259,7 @@ def _effects_plot(part: dict[str, Any], div: str) -> str | None:
                 "width": 5,
             },
             hovertemplate=escaped(
-                f"{method}, {name}: {one['difference']:+.2f}, 95 % {one['low']:+.2f} to {one['high']:+.2f}, "
+                f"{method}, {name}: {signed(one['difference'])}, 95 % {signed(one['low'])} to {signed(one['high'])}, "
                 f"real with {percent(one['probability'])}"
             )
             + "<extra></extra>",

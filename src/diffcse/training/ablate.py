@@ -241,6 +241,21 @@ def outcome_of(cell: Cell) -> dict[str, Any] | None:
         return None
 
 
+def changes_of(cell: Cell) -> list[str] | None:
+    """In which settings the run on disk is another than this cell: none, if it is the data. None if it is this cell."""
+    if not cell.record.is_file() or outcome_of(cell) is not None:
+        return None
+    try:
+        begun = read_record(Path(cell.folder) / "run.json").config
+    except InputError:
+        return []
+    config = parse_recipe(cell.recipe.encode(), cell.row)
+    found = differences(begun, to_dict(config))
+    if config.method.generator is None:
+        found = [name for name in found if name != "method.generator"]  # the run wrote down which one it found
+    return [name for name in found if name not in _NOT_THE_CELL]
+
+
 def is_finished(cell: Cell, shared: Shared) -> bool:
     """Whether the cell has every score that can be asked of it."""
     outcome = outcome_of(cell)

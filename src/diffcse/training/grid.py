@@ -242,7 +242,8 @@ def _row(table: dict[str, Any], text: str, source: str) -> Row:
     published = table.pop("published", {})
     head = read_fields(RowHead, table, [], text, source)
     name = head.get("name", "")
-    where = f"{source}:{line_of(text, ['name'])}"
+    begins = 1 + next((n for n, line in enumerate(text.splitlines()) if line.strip()), 0)
+    where = f"{source}:{line_of(text, ['name']) if 'name' in head else begins}"
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise InputError(f'{where}: name = {name!r}: name each row by letters, digits, "_", "-" and "."')
     if not isinstance(published, dict) or not all(type(value) in (int, float) for value in published.values()):

@@ -141,7 +141,8 @@ def pretrain(
     if len(corpus) < 2 * config.held_out:
         raise InputError(
             f"the corpus has {len(corpus):,} distinct sentences, of which held_out = {config.held_out:,} would never "
-            f"be trained on: give more text, or --held-out {max(1, len(corpus) // 20)}"
+            f"be trained on: give more text, or --held-out {max(1, len(corpus) // 20)} (the vocabulary made of so "
+            "little text may have to be smaller too: --vocabulary)"
         )
     data = {
         "sha256": corpus.sha256,
@@ -216,6 +217,8 @@ def pretrain(
     record.write(record_file)
     run.train(checkpoint)
 
+    if config.start_share:
+        _average(model, given_model(config, tokenizer), config.start_share)
     if config.store == "fp16":
         _round_to_half(model, record)
     record.scores = {"steps": steps, "tokens_seen": run.tokens_seen, **run.measure()}
@@ -949,6 +952,13 @@ def _visible(groups: Sequence[tuple[Tensor, Group]]) -> list[npt.NDArray[np.int6
     return [rows[number] for number in range(len(rows))]
 
 
+@torch.no_grad()
+def _average(model: PreTrainedModel, start: PreTrainedModel, share: float) -> None:
+    """Each weight of `model` becomes (1 - share) times itself plus `share` times what it was in `start`."""
+    for weight, before in zip(model.parameters(), start.parameters(), strict=True):
+        weight.lerp_(before.to(weight), share)
+
+
 def _round_to_half(model: PreTrainedModel, record: Record) -> None:
     """Give the weights the values they will be stored with, so that what is measured is what ships."""
     with torch.no_grad():
@@ -1008,6 +1018,8 @@ def _card(config: Pretraining, corpus: Corpus, record: Record, license_note: str
         more += f"\n- Embedding: {pooling} of the last layer, as sentence-transformers will take it from this folder"
     if config.sums_weight:
         more += f"\n- That embedding was drawn to the sum of its words' vectors (weight {config.sums_weight:g})"
+    if config.start_share:
+        more += f"\n- Averaged at the end with the weights it began with, which have a share of {config.start_share:g}"
     return f"""# {config.name}: a small {kind} language model
 
 Pretrained {begun} by `diffcse pretrain` on {scores["tokens_seen"]:,} tokens of plain text{given}.
