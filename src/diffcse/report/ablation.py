@@ -91,6 +91,16 @@ def heading(column: dict[str, Any]) -> str:
     return f"{column['label']}{f' ({sets})' if sets else ''}{', lower is better' if column['lower_is_better'] else ''}"
 
 
+def _shown(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows but those that --only left out and nothing was ever run of."""
+    only = table.get("only") or [row["name"] for row in table["rows"]]
+    return [
+        row
+        for row in table["rows"]
+        if row["name"] in only or row["against"] is None or any(run["status"] != "not run" for run in row["runs"])
+    ]
+
+
 def score_rows(table: dict[str, Any], name: str) -> tuple[list[str], list[list[str]]]:
     """(heads, rows) of one column's table: ours, the published figure, and both differences from the reference."""
     column = table["columns"][name]
@@ -99,7 +109,7 @@ def score_rows(table: dict[str, Any], name: str) -> tuple[list[str], list[list[s
     heads = ["row", "runs", "ours", *(["published"] if published else [])]
     heads += ["difference", "95 % interval", *(["published difference"] if published else [])]
     rows, group = [], ""
-    for row in table["rows"]:
+    for row in _shown(table):
         score = scores[row["name"]]
         if row["group"] != group:
             group = row["group"]
@@ -250,7 +260,7 @@ def _dots(table: dict[str, Any], name: str) -> str | None:
     from plotly.subplots import make_subplots
 
     column = table["columns"][name]
-    rows = [row for row in table["rows"] if not row["skipped"] or column["rows"][row["name"]]["published"] is not None]
+    rows = [row for row in _shown(table) if not row["skipped"] or column["rows"][row["name"]]["published"] is not None]
     scores = [column["rows"][row["name"]] for row in rows]
     if not any(score["n"] for score in scores):
         return None
