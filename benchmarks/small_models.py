@@ -2,7 +2,7 @@
 
     python benchmarks/small_models.py 'wiki/*.txt.xz' --tokenizer mini --output models
 
-Four generators, one of the bundled model's size and three of others, and a causal model, all in its vocabulary. Each is
+Six generators, one of the bundled model's size and five of others, and a causal model, all in its vocabulary. Each is
 an ordinary run of `pretrain` under OUTPUT/NAME; a finished one is not rerun, one that was killed goes on. Prints a
 Markdown table of their losses on the sentences held out, which are the same for all, and with --dev what their
 embeddings are worth before any contrastive training. Then, for instance:
@@ -27,12 +27,14 @@ from diffcse.training.pretrain import Pretrained, pretrain
 
 MODELS = {
     "base": {"layers": 2, "width": 384, "intermediate": 1536, "heads": 6},
+    "distil": {"layers": 1, "width": 384, "intermediate": 1536, "heads": 6},
     "medium": {"layers": 4, "width": 256, "intermediate": 1024, "heads": 4},
     "small": {"layers": 2, "width": 128, "intermediate": 512, "heads": 2},
+    "mini": {"layers": 1, "width": 128, "intermediate": 512, "heads": 2},
     "tiny": {"layers": 1, "width": 64, "intermediate": 256, "heads": 2},
     "causal": {"layers": 2, "width": 256, "intermediate": 1024, "heads": 4, "objective": "causal"},
 }
-STEPS = {"base": 4000, "medium": 4000, "small": 4000, "tiny": 4000, "causal": 3000}
+STEPS = {**dict.fromkeys(MODELS, 4000), "causal": 3000}
 """Weight updates unless told otherwise, of 8,192 tokens each."""
 
 

@@ -175,6 +175,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def weights_sha256(folder: Path) -> str:
+    """Hex SHA-256 of all safetensors files of a model folder, their names included."""
+    files = sorted(folder.glob("*.safetensors"))
+    return hashlib.sha256("".join(f"{path.name} {sha256_of(path)}\n" for path in files).encode()).hexdigest()
+
+
 def write_manifest(folder: Path) -> None:
     """List every file of `folder` with size and SHA-256, so that `is_whole` can tell a torn copy."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _MANIFEST)

@@ -30,6 +30,8 @@ class TrainingView:
         self.console, self.label = console, label
         self._bar: Progress | None = None
         self._began: tuple[float, int] | None = None
+        self.warned = 0
+        """How many of the run's warnings were shown at its start."""
 
     def __call__(self, event: str, facts: dict[str, Any]) -> None:
         getattr(self, f"_{event}")(facts)
@@ -45,6 +47,7 @@ class TrainingView:
             f"on {facts['device']} in {precision}" + (f", resumed from {facts['resumed']}" if facts["resumed"] else ""),
             highlight=False,
         )
+        self.warned = len(facts["warnings"])
         for warning in facts["warnings"]:
             self.console.print(f"[yellow]note[/]     {escape(warning)}", highlight=False)
         if self.console.is_terminal:

@@ -278,9 +278,10 @@ def test_a_causal_model_is_loaded_as_it_is(tmp_path, family):
     assert load_causal_generator(stock) is stock
 
 
-@pytest.mark.parametrize("source", ["./nosuch", "../nosuch", "a/b/c", "~/model", "{here}/nosuch", "runs/model"])
+@pytest.mark.parametrize(
+    "source", ["./nosuch", "../nosuch", "a/b/c", "~/model", "{here}/nosuch", "-x", "my model", "x" * 300 + "/"]
+)
 def test_what_cannot_be_a_hub_id_is_not_asked_of_the_hub(tmp_path, monkeypatch, source):
-    (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", None)  # calling it would be a TypeError
     monkeypatch.setattr("transformers.AutoModel.from_pretrained", None)
@@ -288,6 +289,22 @@ def test_what_cannot_be_a_hub_id_is_not_asked_of_the_hub(tmp_path, monkeypatch, 
         InputError, match=r"there is no such folder here, and as a hub id it would be NAME or OWNER/NAME"
     ):
         build(Method(model=source.format(here=tmp_path)))
+
+
+@pytest.mark.parametrize("source", ["owner/name", "name-1.0_b"])
+def test_a_hub_id_is_asked_of_the_hub_even_beside_a_folder_of_its_owner(tmp_path, monkeypatch, source):
+    (tmp_path / "owner").mkdir()
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def hub(name, **options):
+        asked.append(name)
+        raise OSError("no such repository")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", hub)
+    with pytest.raises(InputError, match="and as a hub id: no such repository"):
+        build(Method(model=source))
+    assert asked == [source]
 
 
 def test_what_is_no_causal_generator(tmp_path):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from diffcse.report.ablation import ablation_markdown, ablation_page, results_markdown
+from diffcse.report.ablation import _titles, ablation_markdown, ablation_page, results_markdown
 
 
 def score(mean, *, values=None, published=None, against=None, low=None, high=None, difference=0.5, verdict=None):
@@ -121,6 +121,9 @@ def test_rows_that_were_not_asked_for_are_not_called_unfinished():
     assert "| broken | 0, 2 failed | – | – | – | – | – |" in lines
     assert "- Not asked for (--only): late" in lines
     assert not any("Not finished" in line for line in lines)
+    table["rows"][4]["runs"].append(table["rows"][0]["runs"][0])
+    lines = plain(ablation_markdown({**table, "only": ["plain", "other"]}))
+    assert "- Not finished: late" in lines  # begun by an earlier command
 
 
 def test_markdown_shows_how_the_scores_came_about():
@@ -161,13 +164,33 @@ def test_rows_of_one_name_are_told_apart_by_their_group():
 def test_plots_tell_rows_of_one_name_apart():
     table = made(label="same")
     table["rows"][4] |= {"runs": table["rows"][0]["runs"], "label": "same"}
+    table["columns"]["dev"]["rows"]["late"] = score(61.0)
     page = drawn(table)
     ticks = json.loads(re.search(r'"ticktext":(\[.*?\])', page)[1])
     at = json.loads(re.search(r'"tickvals":(\[.*?\])', page)[1])
     by_height = [text for _, text in sorted(zip(at, ticks, strict=True), reverse=True)]
     assert by_height == ["plain", "same", "<i>— More —</i>", "gone", "broken", "same"]  # headings as in the table
-    titles = re.findall(r'"text":"(plain|same|other|late)"', page)
-    assert titles == ["plain", "other", "late"]  # in place of a name that two have, what the grid calls them
+    titles = re.findall(r'"text":"((?:plain|same|other|late)[^"]*)"', page)
+    assert titles == ["plain", r"same\u003cbr\u003e[other]", r"same\u003cbr\u003e(More)"]
+    assert "same (More), seed 1: " in page
+
+
+def test_titles_of_plots_are_labels_that_fit():
+    group = "Another conditional task"
+    rows = [
+        row("a", label="DiffCSE, from a start that was trained further"),
+        row("b", label="masked tokens <filled>", group=group),
+        row("c", label="masked tokens <filled>", group=group),
+        row("d", label="masked tokens <filled>", group="As one more negative"),
+        row("e", label="masked tokens <filled>"),
+    ]
+    assert _titles(rows) == [
+        "DiffCSE, from a start that was tr…",
+        "masked tokens &lt;filled&gt;<br>[b]",
+        "masked tokens &lt;filled&gt;<br>[c]",
+        "masked tokens &lt;filled&gt;<br>(As one more negative)",
+        "masked tokens &lt;filled&gt;<br>[e]",
+    ]
 
 
 def test_no_curves_where_nothing_was_trained():

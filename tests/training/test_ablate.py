@@ -17,7 +17,16 @@ from diffcse.method.inspect import conditional_gain
 from diffcse.method.parts import build
 from diffcse.record import read_record
 from diffcse.training import ablate
-from diffcse.training.ablate import Shared, cells_of, is_finished, outcome_of, rtd_losses, run_cells, tabulate
+from diffcse.training.ablate import (
+    Shared,
+    cells_of,
+    changes_of,
+    is_finished,
+    outcome_of,
+    rtd_losses,
+    run_cells,
+    tabulate,
+)
 from diffcse.training.collate import Collate
 from diffcse.training.grid import parse_grid
 from tests.models import SENTENCES, save_tiny
@@ -113,6 +122,36 @@ def test_a_finished_cell_is_never_run_again_and_another_one_is(place, done):
     assert [(c.row, c.seed) for c in other if not is_finished(c, shared)] == [("half", 1), ("half", 2)]
     _, longer, shared = made(place, output, columns='["dev", "dev_last", "uniformity_dev"]')
     assert not any(is_finished(c, shared) for c in longer)
+
+
+def test_what_changed_between_what_is_there_and_what_is_asked_for(place, done, tmp_path):
+    output, _, cells, _ = done
+    assert [changes_of(cell) for cell in cells] == [None] * 4
+    changed = made(place, output, ratio=0.4, more="training.log_every = 2")[1]
+    assert [changes_of(cell) for cell in changed] == [None, None, *[["method.mask_ratio"]] * 2]
+    (tmp_path / "dev.tsv").write_text("1\ta b\tc d\n4\ta b\tb a\n2\tc\td c\n")
+    grid, _, shared = made(place, output)
+    configs = {row.name: grid.config(row) for row in grid.rows}
+    other = cells_of(grid, configs, dataclasses.replace(shared, dev=str(tmp_path / "dev.tsv")), (1, 2), output)
+    assert [changes_of(cell) for cell in other] == [[]] * 4  # no setting: the data
+    damaged = dataclasses.replace(changed[2], folder=str(tmp_path / "damaged"))
+    for content in ("{", "[]", '{"identity": "x"}', '{"recipe": "[method"}', '{"recipe": 3}'):
+        damaged.record.write_text(content)
+        assert changes_of(damaged) == []
+    damaged.record.unlink()
+    assert changes_of(damaged) is None
+
+
+def test_what_changed_of_an_untrained_row(place, tmp_path):
+    def asked(more):
+        text = f'title = "x"\ncolumns = ["dev"]\n[base]\nmethod.model = "{place / "model"}"\n{more}\n'
+        grid = parse_grid((text + '[[rows]]\nname = "start"\ntrained = false\n').encode(), "a.toml")
+        shared = Shared((str(place / "text.txt"),), str(place / "dev.tsv"), columns=grid.columns)
+        return cells_of(grid, {"start": grid.config(grid.rows[0])}, shared, (1,), tmp_path), shared
+
+    run_cells(*asked("method.pooling = 'mean'"))
+    [cell], _ = asked("method.pooling = 'cls'")
+    assert changes_of(cell) == ["method.pooling"]
 
 
 def test_sets_of_the_last_step_are_measured_on_the_last_model(place, tmp_path):

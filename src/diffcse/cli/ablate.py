@@ -122,9 +122,11 @@ class Ablate:
         others = [changes for cell in chosen if (changes := changes_of(cell)) is not None]
         if others and not self.replace:
             changed = list(dict.fromkeys(name for changes in others for name in changes))
+            differs = [", ".join(changed)] if changed else []
+            if not all(others):
+                differs.append("the text, the dev file, a model, or what a version of diffcse does")
             raise InputError(
-                f"{output}: {len(others)} finished runs there had other settings or data "
-                f"({', '.join(changed) or 'the text, the dev file, a model, or what a version of diffcse does'}): give "
+                f"{output}: {len(others)} finished runs there had other settings or data ({'; '.join(differs)}): give "
                 "the options they were made with, another --output, or --replace to make them anew"
             )
         write_text(output / "grid.toml", grid.text)

@@ -72,13 +72,8 @@ class Pretrain:
             f"held out loss {scores['held_out_loss']:.3f} nats (by token frequency alone "
             f"{scores['unigram_loss']:.3f}), accuracy {scores['held_out_accuracy']:.1%}, on sentences never trained on",
         )
-        if scores["held_out_loss"] >= scores["unigram_loss"]:
-            fill = "a generator" if settings.objective == "mlm" else "a source of edits"
-            say(
-                console,
-                f"warning  it predicts words no better than their frequencies do: as {fill} it is of no use yet; give "
-                "more steps (--max-steps), or more text",
-            )
+        for warning in made.record.warnings[view.warned :]:
+            say(console, f"warning  {warning}")
         use = "diffcse train --model" if settings.objective == "mlm" else "AutoModelForCausalLM:"
         pooling = " --pooling mean" if settings.objective == "mlm" and settings.pooling == "mean" else ""
         say(console, f"model    {self.output / 'model'}  (for {use} {self.output / 'model'}{pooling})")

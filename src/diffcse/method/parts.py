@@ -10,6 +10,7 @@ Weights are read from safetensors only and no code of a checkpoint is run.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -410,7 +411,7 @@ def named(source: str | Path) -> Path:
     """
     if source != "mini":  # a Path of that name is a folder
         path = Path(source)
-        if not path.exists() and not _may_be_hub_id(source):
+        if not _exists(path) and not _HUB_ID.fullmatch(str(source)):
             raise InputError(f"{source}: there is no such folder here, and as a hub id it would be NAME or OWNER/NAME")
         return path
     if Path("mini").exists():
@@ -418,15 +419,20 @@ def named(source: str | Path) -> Path:
     return MINI
 
 
-def _may_be_hub_id(source: str | Path) -> bool:
-    parts = Path(source).parts
-    relative = str(source).startswith((".", "~"))
-    return 1 <= len(parts) <= 2 and not relative and not Path(source).is_absolute() and not Path(parts[0]).exists()
+_HUB_ID = re.compile(r"([A-Za-z0-9_][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long for the file system, or with a NUL in it
+        return False
 
 
 def _load(kind: Any, source: str | Path, part: str, **options: Any) -> Any:
     """`kind.from_pretrained(source)`: a local folder, else a hub id; every failure becomes an `InputError`."""
-    path = source = named(source)
+    path = named(source)
+    source = path.as_posix()
     local = path.exists()
     if local and not (path / "config.json").is_file():
         raise InputError(f"{source}: no model folder: it has no config.json")
@@ -434,7 +440,7 @@ def _load(kind: Any, source: str | Path, part: str, **options: Any) -> Any:
         options = {"use_safetensors": True, **options}
     try:
         with quiet():
-            return kind.from_pretrained(str(source), trust_remote_code=False, **options)
+            return kind.from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:
         reason = _first_line(error)
         if local:

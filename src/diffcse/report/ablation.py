@@ -91,6 +91,11 @@ def heading(column: dict[str, Any]) -> str:
     return f"{column['label']}{f' ({sets})' if sets else ''}{', lower is better' if column['lower_is_better'] else ''}"
 
 
+def _said(row: dict[str, Any]) -> str:
+    """A row's label, with its group where it has one: groups may repeat labels."""
+    return row["label"] + (f" ({row['group']})" if row["group"] else "")
+
+
 def _shown(table: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows but those that --only left out and nothing was ever run of."""
     only = table.get("only") or [row["name"] for row in table["rows"]]
@@ -179,7 +184,7 @@ def notes(table: dict[str, Any]) -> list[str]:
     waiting: list[str] = []
     unasked: list[str] = []
     for row in table["rows"]:
-        said = row["label"] + (f" ({row['group']})" if row["group"] else "")
+        said = _said(row)
         if row["skipped"]:
             lines.append(f"{said}: not run: {row['skipped']}")
         failed: dict[str, list[str]] = {}
@@ -188,7 +193,8 @@ def notes(table: dict[str, Any]) -> list[str]:
                 failed.setdefault(run["message"], []).append(str(run["seed"]))
         lines += [f"{said}: FAILED, seed {', '.join(seeds)}: {message}" for message, seeds in failed.items()]
         if any(run["status"] in ("running", "not run") for run in row["runs"]):
-            asked = not table.get("only") or row["name"] in table["only"]
+            begun = any(run["status"] != "not run" for run in row["runs"])
+            asked = begun or not table.get("only") or row["name"] in table["only"]
             (waiting if asked else unasked).append(row["name"])
         if row["against"] not in (None, *references):
             lines.append(f"{said}: compared with “{labels[row['against']]}”")
@@ -270,7 +276,7 @@ def _dots(table: dict[str, Any], name: str) -> str | None:
     digits = column["digits"]
     places = _places(rows)
     for row, score in zip(rows, scores, strict=True):
-        label, y = escaped(row["label"]), places[row["name"]]
+        label, y = escaped(_said(row)), places[row["name"]]
         if score["n"]:
             figure.add_scatter(
                 x=list(score["values"].values()),
@@ -374,10 +380,25 @@ def _curves(table: dict[str, Any]) -> str | None:
 
 
 def _titles(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A title a plot: the row's label, or its name in the grid where groups repeat a label or it is too long."""
-    labels = [row["label"] for row in rows]
-    fits = [label if labels.count(label) == 1 and len(label) <= 34 else "" for label in labels]
-    return [escaped(label or row["name"]) for label, row in zip(fits, rows, strict=True)]
+    """A title a plot: the row's label, cut where it is long; with its group, or else its name, where labels repeat."""
+    short = [_cut(row["label"]) for row in rows]
+    grouped = [(label, row["group"]) for label, row in zip(short, rows, strict=True)]
+    titles = []
+    for label, row in zip(short, rows, strict=True):
+        more = ""
+        if short.count(label) > 1:
+            alone = row["group"] and grouped.count((label, row["group"])) == 1
+            more = f"<br>({escaped(_cut(row['group']))})" if alone else f"<br>[{escaped(row['name'])}]"
+        titles.append(escaped(label) + more)
+    return titles
+
+
+_TITLE = 34
+"""Characters of a title that fit above one of `_ACROSS` plots."""
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= _TITLE else label[: _TITLE - 1].rstrip(" ,(") + "…"
 
 
 def _mean_curve(row: dict[str, Any]) -> tuple[list[float], list[float]]:

@@ -242,17 +242,18 @@ def outcome_of(cell: Cell) -> dict[str, Any] | None:
 
 
 def changes_of(cell: Cell) -> list[str] | None:
-    """In which settings the run on disk is another than this cell: none, if it is the data. None if it is this cell."""
+    """In which settings what is on disk is another than this cell; None if it is this cell, or nothing is there.
+
+    No setting is named where the data, a model or the version of diffcse differs, or the outcome does not say.
+    """
     if not cell.record.is_file() or outcome_of(cell) is not None:
         return None
     try:
-        begun = read_record(Path(cell.folder) / "run.json").config
-    except InputError:
+        recipe = json.loads(cell.record.read_text(encoding="utf-8"))["recipe"]
+        begun = parse_recipe(recipe.encode(), cell.row)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
         return []
-    config = parse_recipe(cell.recipe.encode(), cell.row)
-    found = differences(begun, to_dict(config))
-    if config.method.generator is None:
-        found = [name for name in found if name != "method.generator"]  # the run wrote down which one it found
+    found = differences(to_dict(begun), to_dict(parse_recipe(cell.recipe.encode(), cell.row)))
     return [name for name in found if name not in _NOT_THE_CELL]
 
 
@@ -285,7 +286,12 @@ def run_cell(
     """
     config = parse_recipe(cell.recipe.encode(), cell.row)
     folder, began = Path(cell.folder), time.perf_counter()
-    outcome: dict[str, Any] = {"identity": cell.identity, "row": cell.row, "seed": cell.seed}
+    outcome: dict[str, Any] = {
+        "identity": cell.identity,
+        "row": cell.row,
+        "seed": cell.seed,
+        "recipe": cell.recipe,
+    }
     if outcome_of(cell) is None or _cannot_go_on(folder, config):
         shutil.rmtree(folder, ignore_errors=True)
     write_json(cell.record, {**outcome, "status": "running"})

@@ -201,7 +201,7 @@ def parse_grid(data: bytes, source: str) -> Grid:
         text=text,
         base=base,
         needs={name: Need(**read_fields(Need, need, ["needs", name], text, source)) for name, need in needs.items()},
-        rows=tuple(_row(row, _block(text, "rows", index), source) for index, row in enumerate(rows)),
+        rows=tuple(_row(row, _block(text, "rows", n), source, _begin(text, n)) for n, row in enumerate(rows)),
     )
     for key, there in (("title", grid.title), ("rows", grid.rows), ("columns", grid.columns)):
         if not there:
@@ -236,13 +236,18 @@ def _popped(table: dict[str, Any], key: str, kind: type, text: str, source: str)
     return value
 
 
-def _row(table: dict[str, Any], text: str, source: str) -> Row:
+def _begin(text: str, index: int) -> int:
+    """The line of the `index`-th [[rows]]; 1 where rows are written in another way."""
+    headers = [n for n, line in enumerate(text.split("\n"), 1) if re.match(r"\s*\[\[\s*rows\s*\]\]", line)]
+    return headers[index] if index < len(headers) else 1
+
+
+def _row(table: dict[str, Any], text: str, source: str, begins: int) -> Row:
     sections = ("method", "text", "training")
     fields: dict[str, Any] = {key: table.pop(key) for key in sections if key in table}
     published = table.pop("published", {})
     head = read_fields(RowHead, table, [], text, source)
     name = head.get("name", "")
-    begins = 1 + next((n for n, line in enumerate(text.splitlines()) if line.strip()), 0)
     where = f"{source}:{line_of(text, ['name']) if 'name' in head else begins}"
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise InputError(f'{where}: name = {name!r}: name each row by letters, digits, "_", "-" and "."')

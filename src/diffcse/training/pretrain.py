@@ -52,7 +52,15 @@ from diffcse.config import NextReads, Pretraining, Text, differences, to_dict, t
 from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.save import write_layout
 from diffcse.errors import InputError
-from diffcse.files import clear_partials, staged_folder, write_errors, write_json, write_manifest, write_text
+from diffcse.files import (
+    clear_partials,
+    staged_folder,
+    weights_sha256,
+    write_errors,
+    write_json,
+    write_manifest,
+    write_text,
+)
 from diffcse.machine import release_memory, tuned
 from diffcse.method import draws
 from diffcse.method.edits import Draw, Vocabulary, mask_tokens
@@ -139,16 +147,19 @@ def pretrain(
             "not say which sentence follows which: read it with read_corpus(..., documents=True)"
         )
     if len(corpus) < 2 * config.held_out:
+        smaller = " (the vocabulary made of so little text may have to be smaller too: --vocabulary)"
         raise InputError(
             f"the corpus has {len(corpus):,} distinct sentences, of which held_out = {config.held_out:,} would never "
-            f"be trained on: give more text, or --held-out {max(1, len(corpus) // 20)} (the vocabulary made of so "
-            "little text may have to be smaller too: --vocabulary)"
+            f"be trained on: give more text, or --held-out {max(1, len(corpus) // 20)}"
+            + ("" if config.model or config.tokenizer else smaller)
         )
     data = {
         "sha256": corpus.sha256,
         "sources": [dataclasses.asdict(source) for source in corpus.sources],
         **dataclasses.asdict(corpus.counts),
     }
+    if config.model is not None and named(config.model).is_dir():
+        data["start_sha256"] = weights_sha256(named(config.model))
     begun = _check_same_run(record_file, config, data) if resume and record_file.is_file() else None
     if begun is not None and begun.status == "complete":
         _clean_up(output)
@@ -193,6 +204,7 @@ def pretrain(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = new_model(config, tokenizer, tokens) if config.model is None else given_model(config, tokenizer)
+    start = [p.detach().clone() for p in model.parameters()] if config.start_share else []
     words_VH = None
     fresh = checkpoint is None and config.model is None and config.start_embeddings != "none"
     if fresh or config.sums_weight:
@@ -218,11 +230,18 @@ def pretrain(
     run.train(checkpoint)
 
     if config.start_share:
-        _average(model, given_model(config, tokenizer), config.start_share)
+        _average(model, start, config.start_share)
     if config.store == "fp16":
         _round_to_half(model, record)
     record.scores = {"steps": steps, "tokens_seen": run.tokens_seen, **run.measure()}
     record.scores["unigram_loss"] = run.unigram_loss()
+    if record.scores["held_out_loss"] >= record.scores["unigram_loss"]:
+        use = "a generator" if config.objective == "mlm" else "a source of edits"
+        less = ", or a smaller start_share" if config.start_share else ""
+        record.warnings.append(
+            f"it predicts words no better than their frequencies do: as {use} it is of no use yet; give more steps "
+            f"(--max-steps), or more text{less}"
+        )
     record.log = run.log
     record.timing |= {"seconds": run.seconds(), "tokens_per_second": run.tokens_seen / max(run.training_seconds, 1e-9)}
     _save(model, tokenizer, config, output / "model", _card(config, corpus, record, license_note))
@@ -953,9 +972,9 @@ def _visible(groups: Sequence[tuple[Tensor, Group]]) -> list[npt.NDArray[np.int6
 
 
 @torch.no_grad()
-def _average(model: PreTrainedModel, start: PreTrainedModel, share: float) -> None:
-    """Each weight of `model` becomes (1 - share) times itself plus `share` times what it was in `start`."""
-    for weight, before in zip(model.parameters(), start.parameters(), strict=True):
+def _average(model: PreTrainedModel, start: Sequence[Tensor], share: float) -> None:
+    """Each weight of `model` becomes (1 - share) times itself plus `share` times what it was at the start."""
+    for weight, before in zip(model.parameters(), start, strict=True):
         weight.lerp_(before.to(weight), share)
 
 
@@ -1036,20 +1055,30 @@ Its sentence embeddings are only a start: train them with `diffcse train`.
 """
 
 
+_YOUNGER = {"start_share": 0.0}
+"""Fields younger than some records, and what those runs did."""
+
+
 def _check_same_run(record_file: Path, config: Pretraining, data: dict[str, Any]) -> Record:
     """The record of the run to go on with.
 
     Raises:
-        InputError: it was begun with another recipe or other text.
+        InputError: it was begun with another recipe, other text, or from other weights.
     """
     begun = read_record(record_file)
     harmless = {"name", "purpose", "hardware", "log_every", "eval_every", "checkpoint_every", "store"}
-    changed = [name for name in differences(begun.config, to_dict(config)) if name not in harmless]
+    changed = [name for name in differences({**_YOUNGER, **begun.config}, to_dict(config)) if name not in harmless]
     if begun.kind != "pretrain" or changed:
         what = ", ".join(changed) if begun.kind == "pretrain" else f"as a run of kind {begun.kind!r}"
         raise InputError(f"{record_file}: was begun with other settings ({what}): resume with those, or a new --output")
     if begun.data.get("sha256") != data["sha256"]:
         raise InputError(f"{record_file}: was begun on other text: give the same files, or a new --output")
+    start = data.get("start_sha256")
+    if begun.data.get("start_sha256", start) != start:  # older records do not say
+        raise InputError(
+            f"{record_file}: was begun from other weights: {config.model} has changed since; put the old ones back, "
+            "or give a new --output"
+        )
     return begun
 
 
