@@ -32,6 +32,7 @@ method.generator = "{small}"
 
 PUBLISHED = {
     "main": {
+        "start": (),
         "simcse": (81.47, 83.91, 76.25, 85.81),
         "diffcse": (84.56, 85.95, 78.49, 86.86),
         "simcse_roberta": (76.57, 84.84),
@@ -106,6 +107,7 @@ PUBLISHED = {
             *("start", "diffcse", "further", "further_start", "simcse", "simcse_plain"),
             *("heavy", "heavy_ramp", "heavy_cool", "heavy_pooled"),
             *("heavy_plain", "next", "next_heavy", "both", "both_heavy", "corrective", "mlm_both"),
+            *("simcse_short", "corrective_short", "corrective_further"),
         ),
         (),
     ),
@@ -141,7 +143,7 @@ def test_every_shipped_cell_is_a_valid_run_that_differs_from_the_others(name, re
         if not recipe:
             idle = config.method.unused()
             assert idle == [], f"{row.name} sets {idle} in vain"
-    trained = [c.method for row, c in zip(grid.rows, configs, strict=True) if row.trained]
+    trained = [(c.method, c.training) for row, c in zip(grid.rows, configs, strict=True) if row.trained]
     if name != "generator":  # all placeholders were filled alike
         assert len(set(trained)) == len(trained)
 
@@ -190,6 +192,7 @@ def test_a_grid_is_read_in_order_recipe_base_changes_row():
         ("method.mask_ratio = 0.50", "method.contrast = false\nmethod.difference = 'none'", "nothing to train"),
         ("method.rtd_weight", "method.rtd_wieght", ":6: unknown key method.rtd_wieght: did you mean method.rtd_weight"),
         ('["dev", "dev_last"]', '["dev", "dev_lst"]', "a.toml:3: unknown column 'dev_lst': did you mean 'dev_last'?"),
+        ('reference = "plain"', 'recipe = "mini_cup"', "a.toml:2: recipe = mini_cup: no recipe of that name. Did you"),
         ('reference = "plain"', 'reference = "plan"', ":2: reference = 'plan': no such row: did you mean 'plain'?"),
         ("published.dev =", "published.dv =", "a.toml:13: published.dv: no column of this grid: did you mean 'dev'?"),
         ("published.dev = 80.5", "published.dev = '80.5'", "a.toml:13: published: write published.COLUMN = NUMBER"),

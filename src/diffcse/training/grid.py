@@ -209,6 +209,10 @@ def parse_grid(data: bytes, source: str) -> Grid:
     for name in grid.columns:
         if name not in COLUMNS:
             _unknown(f"{source}:{line_of(text, ['columns'])}: unknown column {name!r}", name, list(COLUMNS))
+    try:
+        load_recipe(grid.recipe)
+    except InputError as error:
+        raise InputError(f"{source}:{line_of(text, ['recipe'])}: {error}".replace("--recipe", "recipe =", 1)) from None
     _check_rows(grid)
     return grid
 
