@@ -175,9 +175,9 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def weights_sha256(folder: Path) -> str:
-    """Hex SHA-256 of all safetensors files of a model folder, their names included."""
-    files = sorted(folder.glob("*.safetensors"))
+def model_sha256(folder: Path) -> str:
+    """Hex SHA-256 of what decides how a model folder reads and computes: weights, configuration, vocabulary."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model", ".safetensors"))
     return hashlib.sha256("".join(f"{path.name} {sha256_of(path)}\n" for path in files).encode()).hexdigest()
 
 

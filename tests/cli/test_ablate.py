@@ -117,10 +117,10 @@ def test_runs_of_other_settings_are_replaced_only_when_asked(place, capsys, monk
     other = (*ASKED, "--seeds", "7", "9", "11", "--set", "method.temperature=0.1")
     code, _, err = command(capsys, *other)
     assert code == 2
-    assert "2 finished runs there had other settings or data (method.temperature): give the options" in err
+    assert "2 of the runs there had other settings or data (method.temperature): give the options" in err
     (place / "out/cells/plain/seed-9.json").write_text("{")
     err = command(capsys, *other)[2]
-    assert "data (method.temperature; the text, the dev file, a model, or what a version of diffcse does): give" in err
+    assert "(method.temperature; the text, the dev file, a model, or what a version of diffcse does; or " in err
     assert (place / "out/grid.toml").read_text() == before
     assert command(capsys, *other, "--replace")[0] != 2
 

@@ -279,7 +279,8 @@ def test_a_causal_model_is_loaded_as_it_is(tmp_path, family):
 
 
 @pytest.mark.parametrize(
-    "source", ["./nosuch", "../nosuch", "a/b/c", "~/model", "{here}/nosuch", "-x", "my model", "x" * 300 + "/"]
+    "source",
+    ["./nosuch", "../nosuch", "a/b/c", "~/model", "{here}/nosuch", "-x", "my model", "x" * 300, "owner/" + "x" * 300],
 )
 def test_what_cannot_be_a_hub_id_is_not_asked_of_the_hub(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -119,11 +120,21 @@ def test_rows_that_were_not_asked_for_are_not_called_unfinished():
     lines = plain(ablation_markdown({**table, "only": ["plain", "other"]}))
     assert not any(line.startswith(("| late |", "| gone |")) for line in lines)
     assert "| broken | 0, 2 failed | – | – | – | – | – |" in lines
-    assert "- Not asked for (--only): late" in lines
+    assert "- Not asked for (--only): gone, late" in lines
+    assert not any(line.startswith("- gone (More)") for line in lines)
+    for tick in ("gone", "late"):
+        assert f'"{tick}"' not in drawn({**table, "only": ["plain", "other"]})
     assert not any("Not finished" in line for line in lines)
-    table["rows"][4]["runs"].append(table["rows"][0]["runs"][0])
+    table["rows"][4]["runs"].append(dict(table["rows"][0]["runs"][0]))
     lines = plain(ablation_markdown({**table, "only": ["plain", "other"]}))
     assert "- Not finished: late" in lines  # begun by an earlier command
+    # The reference is what the others are compared with: it stays, though nothing was run of it.
+    for run in table["rows"][0]["runs"]:
+        run["status"] = "not run"
+    table["columns"]["dev"]["rows"]["plain"] = score(None)
+    lines = plain(ablation_markdown({**table, "only": ["other"]}))
+    assert "| plain | 0 | – | – | reference | | – |" in lines
+    assert "- Not asked for (--only): plain, gone" in lines
 
 
 def test_markdown_shows_how_the_scores_came_about():
@@ -265,3 +276,13 @@ def test_results_are_all_tables_one_level_down():
     ]
     assert "`diffcse ablate results a b`" in text
     assert text.count("`diffcse ablate a text.txt --seeds 2`") == 2
+
+
+def test_the_page_in_docs_is_that_of_the_tables_in_docs():
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "results.md").read_text()
+    command = re.search(r"`(diffcse ablate results .+?)`", page)[1]
+    names = command.removeprefix("diffcse ablate results ").split(" --output")[0].split()
+    assert sorted(names) == sorted(path.name for path in (docs / "results").iterdir())
+    tables = [json.loads((docs / "results" / name / "table.json").read_text()) for name in names]
+    assert page == results_markdown(tables, command), "make it anew: see the command in its first lines"

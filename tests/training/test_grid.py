@@ -107,7 +107,7 @@ PUBLISHED = {
             *("start", "diffcse", "further", "further_start", "simcse", "simcse_plain"),
             *("heavy", "heavy_ramp", "heavy_cool", "heavy_pooled"),
             *("heavy_plain", "next", "next_heavy", "both", "both_heavy", "corrective", "mlm_both"),
-            *("simcse_short", "corrective_short", "corrective_further"),
+            *("simcse_short", "simcse_short_further", "corrective_short", "corrective_further"),
         ),
         (),
     ),

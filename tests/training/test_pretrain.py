@@ -822,36 +822,58 @@ def test_averaged_with_its_start_it_keeps_that_share_of_every_weight(tmp_path, k
     assert all(torch.equal(weight, kept[name]) for name, weight in weights_of(tmp_path / "killed").items())
 
 
-@pytest.mark.parametrize("complete", [True, False])
-def test_a_run_goes_on_from_the_weights_it_began_with(tmp_path, complete):
-    save_tiny(tmp_path / "first", "bert", hidden=16)
-    config = tiny(model=str(tmp_path / "first"), max_steps=20, start_share=0.5)
+def begun(config, output, *, complete):
+    """A run of `config`, or one that was stopped after eight steps."""
 
     def stop(event, facts):
         if event == "log" and facts["step"] == 8 and not complete:
             raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt):
-        pretrain(config, CORPUS, tmp_path / "out", report=stop)
-    assert (read_record(tmp_path / "out" / "run.json").status == "complete") == complete
-    before = (tmp_path / "first" / "model.safetensors").read_bytes()
-    save_tiny(tmp_path / "first", "bert", hidden=16, seed=1)
-    with pytest.raises(InputError, match="begun from other weights: "):
+        pretrain(config, CORPUS, output, report=stop)
+    assert (read_record(output / "run.json").status == "complete") == complete
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_run_goes_on_from_the_model_it_began_with(tmp_path, file, complete):
+    save_tiny(tmp_path / "first", "bert", hidden=16)
+    config = tiny(model=str(tmp_path / "first"), max_steps=20, start_share=0.5)
+    begun(config, tmp_path / "out", complete=complete)
+    before = (tmp_path / "first" / file).read_bytes()
+    if file == "config.json":
+        (tmp_path / "first" / file).write_bytes(before.replace(b'"gelu"', b'"relu"'))
+    else:
+        save_tiny(tmp_path / "first", "bert", hidden=16, seed=1)
+    with pytest.raises(InputError, match=r"begun from another model: .*first has changed since; put it back"):
         pretrain(config, CORPUS, tmp_path / "out", resume=True)
-    (tmp_path / "first" / "model.safetensors").write_bytes(before)
+    (tmp_path / "first" / file).write_bytes(before)
     assert pretrain(config, CORPUS, tmp_path / "out", resume=True).record.status == "complete"
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_only_a_complete_run_outlives_its_start(tmp_path, monkeypatch, relative):
+    monkeypatch.chdir(tmp_path)
+    first = save_tiny(tmp_path / "first", "bert", hidden=16)
+    config = tiny(model="first" if relative else str(first), max_steps=20)
+    begun(config, tmp_path / "killed", complete=False)
+    begun(config, tmp_path / "complete", complete=True)
+    first.rename(tmp_path / "moved")
+    assert pretrain(config, CORPUS, tmp_path / "complete", resume=True).record.status == "complete"
+    with pytest.raises(InputError, match="is no longer there" if relative else "there is no such folder here"):
+        pretrain(config, CORPUS, tmp_path / "killed", resume=True)
+    record = tmp_path / "killed" / "run.json"
+    older = json.loads(record.read_text())
+    del older["data"]["start_sha256"]
+    record.write_text(json.dumps(older))
+    (tmp_path / "moved").rename(first)
+    assert pretrain(config, CORPUS, tmp_path / "killed", resume=True).record.status == "complete"
 
 
 @pytest.mark.parametrize("complete", [True, False])
 def test_a_run_from_before_start_share_goes_on(tmp_path, complete):
     config = tiny(max_steps=20)
-
-    def stop(event, facts):
-        if event == "log" and facts["step"] == 8 and not complete:
-            raise KeyboardInterrupt
-
-    with contextlib.suppress(KeyboardInterrupt):
-        pretrain(config, CORPUS, tmp_path / "out", report=stop)
+    begun(config, tmp_path / "out", complete=complete)
     record_file = tmp_path / "out" / "run.json"
     record = json.loads(record_file.read_text())
     del record["config"]["start_share"]

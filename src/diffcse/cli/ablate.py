@@ -124,9 +124,11 @@ class Ablate:
             changed = list(dict.fromkeys(name for changes in others for name in changes))
             differs = [", ".join(changed)] if changed else []
             if not all(others):
-                differs.append("the text, the dev file, a model, or what a version of diffcse does")
+                differs.append(
+                    "the text, the dev file, a model, or what a version of diffcse does; or the file is damaged"
+                )
             raise InputError(
-                f"{output}: {len(others)} finished runs there had other settings or data ({'; '.join(differs)}): give "
+                f"{output}: {len(others)} of the runs there had other settings or data ({'; '.join(differs)}): give "
                 "the options they were made with, another --output, or --replace to make them anew"
             )
         write_text(output / "grid.toml", grid.text)

@@ -419,7 +419,7 @@ def named(source: str | Path) -> Path:
     return MINI
 
 
-_HUB_ID = re.compile(r"([A-Za-z0-9_][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
+_HUB_ID = re.compile(r"([A-Za-z0-9_][\w.-]{,95}/)?[A-Za-z0-9_][\w.-]{,95}", re.ASCII)  # 96 is the hub's limit
 
 
 def _exists(path: Path) -> bool:

@@ -97,13 +97,14 @@ def _said(row: dict[str, Any]) -> str:
 
 
 def _shown(table: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows but those that --only left out and nothing was ever run of."""
-    only = table.get("only") or [row["name"] for row in table["rows"]]
-    return [
-        row
-        for row in table["rows"]
-        if row["name"] in only or row["against"] is None or any(run["status"] != "not run" for run in row["runs"])
-    ]
+    """The rows but those that nobody asked for; the reference is always one of them."""
+    return [row for row in table["rows"] if row["against"] is None or not _left_out(table, row)]
+
+
+def _left_out(table: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Whether --only left a row out, and no earlier command ran any of it."""
+    asked = not table.get("only") or row["name"] in table["only"]
+    return not asked and all(run["status"] == "not run" for run in row["runs"])
 
 
 def score_rows(table: dict[str, Any], name: str) -> tuple[list[str], list[list[str]]]:
@@ -182,8 +183,8 @@ def notes(table: dict[str, Any]) -> list[str]:
     labels = {row["name"]: row["label"] for row in table["rows"]}
     references = [row["name"] for row in table["rows"] if row["against"] is None]
     waiting: list[str] = []
-    unasked: list[str] = []
-    for row in table["rows"]:
+    unasked = [row["name"] for row in table["rows"] if _left_out(table, row)]
+    for row in _shown(table):
         said = _said(row)
         if row["skipped"]:
             lines.append(f"{said}: not run: {row['skipped']}")
@@ -192,10 +193,8 @@ def notes(table: dict[str, Any]) -> list[str]:
             if run["status"] == "failed":
                 failed.setdefault(run["message"], []).append(str(run["seed"]))
         lines += [f"{said}: FAILED, seed {', '.join(seeds)}: {message}" for message, seeds in failed.items()]
-        if any(run["status"] in ("running", "not run") for run in row["runs"]):
-            begun = any(run["status"] != "not run" for run in row["runs"])
-            asked = begun or not table.get("only") or row["name"] in table["only"]
-            (waiting if asked else unasked).append(row["name"])
+        if row["name"] not in unasked and any(run["status"] in ("running", "not run") for run in row["runs"]):
+            waiting.append(row["name"])
         if row["against"] not in (None, *references):
             lines.append(f"{said}: compared with “{labels[row['against']]}”")
         lines += [f"{said}: {row['note']}"] if row["note"] else []
@@ -349,14 +348,16 @@ def _curves(table: dict[str, Any]) -> str | None:
         return None
     by_name = {row["name"]: row for row in rows}
     down = math.ceil(len(rows) / _ACROSS)
+    titles = _titles(rows)
+    more = 16 * any("<br>" in title for title in titles)  # pixels of a title's second line
     figure = make_subplots(
         down,
         min(_ACROSS, len(rows)),
         shared_xaxes=True,
         shared_yaxes="all",
         horizontal_spacing=0.03,
-        vertical_spacing=0.24 / down,
-        subplot_titles=_titles(rows),
+        vertical_spacing=(0.24 + more / 170) / down,
+        subplot_titles=titles,
     )
     for index, row in enumerate(rows):
         place = {"row": index // _ACROSS + 1, "col": index % _ACROSS + 1}
@@ -375,7 +376,8 @@ def _curves(table: dict[str, Any]) -> str | None:
     figure.update_xaxes(**AXIS, nticks=5, showticklabels=True)
     figure.update_yaxes(**AXIS, nticks=6)
     figure.update_annotations(font={"size": 12})
-    figure.update_layout(height=60 + 170 * down, margin={"l": 4, "r": 8, "t": 28, "b": 4}, showlegend=False)
+    margin = {"l": 4, "r": 8, "t": 28 + more, "b": 4}
+    figure.update_layout(height=60 + (170 + more) * down, margin=margin, showlegend=False)
     return drawn(figure, "curves")
 
 

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffcse.config import Config, Text, differences, parse_recipe, to_dict, to_toml
 from diffcse.errors import InputError
-from diffcse.files import sha256_of, write_json
+from diffcse.files import model_sha256, write_json
 from diffcse.record import finite, read_record, versions
 from diffcse.training.grid import COLUMNS, Grid, Row
 
@@ -126,7 +126,7 @@ def cells_of(
                     texts[kind] = _text_sha256(shared.corpus, *kind)
                 data.append(texts[kind])
             for source in _checkpoints(config):
-                folders[source] = folders.get(source) or _folder_sha256(Path(source))
+                folders[source] = folders.get(source) or model_sha256(Path(source))
                 data.append(folders[source])
             name = f"seed-{seed}" if row.trained else "start"
             cells.append(
@@ -179,11 +179,6 @@ def _checkpoints(config: Config) -> list[str]:
     method = config.method
     named = (method.model, method.generator, method.discriminator, method.causal_generator)
     return [source for source in named if source not in (None, "mini") and Path(source).is_dir()]
-
-
-def _folder_sha256(folder: Path) -> str:
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model", ".safetensors"))
-    return hashlib.sha256("".join(f"{path.name} {sha256_of(path)}\n" for path in files).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=1)

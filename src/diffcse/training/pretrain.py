@@ -54,8 +54,8 @@ from diffcse.encoder.save import write_layout
 from diffcse.errors import InputError
 from diffcse.files import (
     clear_partials,
+    model_sha256,
     staged_folder,
-    weights_sha256,
     write_errors,
     write_json,
     write_manifest,
@@ -158,9 +158,10 @@ def pretrain(
         "sources": [dataclasses.asdict(source) for source in corpus.sources],
         **dataclasses.asdict(corpus.counts),
     }
-    if config.model is not None and named(config.model).is_dir():
-        data["start_sha256"] = weights_sha256(named(config.model))
     begun = _check_same_run(record_file, config, data) if resume and record_file.is_file() else None
+    start_sha256 = _start_sha256(config, begun, record_file)
+    if start_sha256 is not None:
+        data["start_sha256"] = start_sha256
     if begun is not None and begun.status == "complete":
         _clean_up(output)
         return _reopen(config, output, begun)
@@ -1063,7 +1064,7 @@ def _check_same_run(record_file: Path, config: Pretraining, data: dict[str, Any]
     """The record of the run to go on with.
 
     Raises:
-        InputError: it was begun with another recipe, other text, or from other weights.
+        InputError: it was begun with another recipe or other text.
     """
     begun = read_record(record_file)
     harmless = {"name", "purpose", "hardware", "log_every", "eval_every", "checkpoint_every", "store"}
@@ -1073,13 +1074,32 @@ def _check_same_run(record_file: Path, config: Pretraining, data: dict[str, Any]
         raise InputError(f"{record_file}: was begun with other settings ({what}): resume with those, or a new --output")
     if begun.data.get("sha256") != data["sha256"]:
         raise InputError(f"{record_file}: was begun on other text: give the same files, or a new --output")
-    start = data.get("start_sha256")
-    if begun.data.get("start_sha256", start) != start:  # older records do not say
-        raise InputError(
-            f"{record_file}: was begun from other weights: {config.model} has changed since; put the old ones back, "
-            "or give a new --output"
-        )
     return begun
+
+
+def _start_sha256(config: Pretraining, begun: Record | None, record_file: Path) -> str | None:
+    """Hash of the folder to go on from; None from scratch, or from the hub.
+
+    Raises:
+        InputError: it is not the one that `begun` began from. A complete run may outlive it.
+    """
+    complete = begun is not None and begun.status == "complete"
+    if config.model is None:
+        return None
+    try:
+        folder = named(config.model)
+        found = model_sha256(folder) if folder.is_dir() else None
+    except InputError:
+        if not complete:
+            raise
+        found = None
+    expected = None if begun is None else begun.data.get("start_sha256")  # older records do not say
+    if expected in (None, found) or (found is None and complete):
+        return found
+    what = "is no longer there" if found is None else "has changed since"
+    raise InputError(
+        f"{record_file}: was begun from another model: {config.model} {what}; put it back, or give a new --output"
+    )
 
 
 def _reopen(config: Pretraining, output: Path, record: Record) -> Pretrained:
