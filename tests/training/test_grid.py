@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffcse.config import load_recipe
 from diffcse.errors import InputError
 from diffcse.training.grid import COLUMNS, cost, grid_names, load_grid, parse_grid
 
@@ -241,3 +242,9 @@ def test_the_cost_is_a_third_of_a_second_a_step():
     assert cost(load_grid("pooler"), 2) == "about 14 min"  # 4 rows x 2 seeds x 300 steps
     assert cost(load_grid("edits"), 4) == "about 1.5 h"  # 13 rows
     assert set(COLUMNS) >= {column for name in grid_names() for column in load_grid(name).columns}
+
+
+def test_the_recipe_that_won_is_the_row_that_was_measured():
+    row = load_grid("beyond").config(load_grid("beyond").row("corrective_short"))
+    recipe = load_recipe("mini_corrective")
+    assert (recipe.method, recipe.training, recipe.text) == (row.method, row.training, row.text)
