@@ -6,6 +6,7 @@ import math
 import os
 import re
 import time
+import tomllib
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -796,6 +797,13 @@ def test_pretraining_recipes_are_read_back_equal():
     assert "mini" not in recipe_names()
     changed = Pretraining(tokenizer='a "folder"', epochs=0.5, store="fp32", max_steps=3)
     assert parse_pretraining(to_toml(changed).encode(), "x.toml") == changed
+    # The shape is that of the model to go on from: what is said of it must not be another one's.
+    further = load_pretraining("further")
+    assert not {"layers", "width", "vocabulary"} & tomllib.loads(to_toml(further)).keys()
+    wider = dataclasses.replace(further, width=64)
+    assert tomllib.loads(to_toml(wider))["width"] == 64
+    assert parse_pretraining(to_toml(wider).encode(), "x.toml") == wider
+    assert further.checkpoint_every < further.max_steps
 
 
 @pytest.mark.parametrize(

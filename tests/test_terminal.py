@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from diffcse.terminal import CellsView, CountView, TrainingView, cosine_table, judged, judged_sentence, table
+from diffcse.terminal import CellsView, CountView, TrainingView, _few, cosine_table, judged, judged_sentence, table
 from diffcse.training.ablate import Cell
 
 ENTRY = {
@@ -36,6 +36,10 @@ def shown(*events, terminal=False):
         view(event, facts)
     view.close()
     return console.export_text()
+
+
+def test_passes_are_no_powers_of_ten():
+    assert [_few(n) for n in (0.048, 1.5, 20.4, 500.0, 12345.0)] == ["0.048", "1.5", "20", "500", "12,345"]
 
 
 def test_a_log_file_gets_a_line_for_each_entry():

@@ -632,6 +632,10 @@ class Pretraining:
 
     def unused(self) -> list[str]:
         """Names of the fields that are set to something else than by default, and change nothing here."""
+        return _idle(self, self._without_effect())
+
+    def _without_effect(self) -> set[str]:
+        """Names of the fields that change nothing beside the others."""
         idle: set[str] = set()
         if self.objective == "causal":
             idle |= {"mask_ratio"}
@@ -644,7 +648,7 @@ class Pretraining:
         if self.model is not None:
             idle |= {"layers", "width", "heads", "intermediate", "activation", "positions"}
             idle |= {"start_embeddings", "start_tokens"}
-        return _idle(self, idle)
+        return idle
 
 
 # ---- checks ------------------------------------------------------------------------------------------------------
@@ -919,14 +923,20 @@ _LONG_STRING = re.compile(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'')
 
 
 def to_toml(config: Config | Pretraining) -> str:
-    """`config` as TOML that its parser reads back to an equal one. Unset fields are left out."""
+    """`config` as TOML that its parser reads back to an equal one. Unset fields are left out.
+
+    So is the shape of a new model where `Pretraining` goes on from one: it would seem to be that one's.
+    """
+    silent = config._without_effect() if isinstance(config, Pretraining) and config.model is not None else set()
+
+    shown = config.unused() if isinstance(config, Pretraining) else []
 
     def lines(section: Any) -> list[str]:
         pairs = ((f.name, getattr(section, f.name)) for f in dataclasses.fields(section))
         return [
             f"{name} = {_toml_value(value)}"
             for name, value in pairs
-            if value is not None and not dataclasses.is_dataclass(value)
+            if value is not None and not dataclasses.is_dataclass(value) and (name not in silent or name in shown)
         ]
 
     sections = _SECTIONS if isinstance(config, Config) else {}

@@ -23,6 +23,11 @@ def say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def _few(number: float) -> str:
+    """Two digits, but never in powers of ten."""
+    return f"{number:.2g}" if number < 10 else f"{number:,.0f}"
+
+
 class TrainingView:
     """Prints the events of `training.train.run`; pass an instance as its `report`."""
 
@@ -43,7 +48,7 @@ class TrainingView:
         precision = "bf16" if facts["bf16"] else "fp32"
         self.console.print(
             f"training {facts['trained'] / 1e6:.1f}M weights for {facts['steps']:,} steps "
-            f"({facts['passes']:.2g} passes over the text) "
+            f"({_few(facts['passes'])} passes over the text) "
             f"on {facts['device']} in {precision}" + (f", resumed from {facts['resumed']}" if facts["resumed"] else ""),
             highlight=False,
         )

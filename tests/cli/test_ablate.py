@@ -167,6 +167,7 @@ def test_a_dry_run_shows_rows_and_what_is_missing(place, capsys):
         (["mian"], "Did you mean 'main'?"),
         (["a.toml"], "no text: give one or more files"),
         (["a.toml", "text.txt"], "no output folder: give --output DIR"),
+        (["a.toml", "--only", "half", "text.txt"], "--only text.txt: is a file: the text stands before the options"),
         (["a.toml", "--only", "hlaf"], "no row 'hlaf': did you mean 'half'?"),
         (["a.toml", "--set", "smal=x"], "--set smal=x: this grid needs small"),
         (["a.toml", "--set", "small"], "--set small: write NAME=VALUE"),

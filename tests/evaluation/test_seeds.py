@@ -82,6 +82,18 @@ def test_no_difference_at_all_is_no_knowledge():
     assert all(math.isnan(x) for x in (alike.low, alike.high, alike.probability, alike.p_seeds))
 
 
+def test_the_last_bits_of_equal_scores_are_no_luck():
+    one, other = 92.86085363702821, 92.86085363702823
+    assert one != other
+    for a, b in (({1: one, 2: other}, {1: 92.0, 2: 92.0}), ({1: one, 2: other}, {3: 92.0, 4: 92.0})):
+        found = effect(a, b)
+        assert found.difference == pytest.approx(one - 92)
+        assert math.isnan(found.low)
+        assert math.isnan(found.probability)
+    same = effect({1: one, 2: other}, {1: other, 2: one})
+    assert (same.difference, same.low, same.high, same.probability) == (0, 0, 0, 0.5)
+
+
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_interval_holds_the_truth_as_often_as_it_says(seeds):
     """Simulated methods with rho .6 and .5: each seed shifts a run, each draw of pairs all of them."""

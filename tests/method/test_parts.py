@@ -228,6 +228,9 @@ def test_vocabulary_is_read_from_the_tokenizer():
 def test_what_cannot_be_loaded_says_so(tmp_path):
     with pytest.raises(InputError, match="no model folder"):
         build(Method(model=str(tmp_path)))
+    save_tiny(tmp_path / "run" / "model", "bert")
+    with pytest.raises(InputError, match=r"run: no model folder: it has no config.json: give .*run/model"):
+        build(Method(model=str(tmp_path / "run")))
     with pytest.raises(InputError, match=r"no such folder here, and as a hub id"):
         build(Method(model="nobody/nothing"))
     save_tiny(tmp_path, "bert")

@@ -228,6 +228,9 @@ def test_nothing_published_needs_no_column():
     assert "| row | runs | ours | difference | 95 % interval |" in plain(text)
     assert "Published" not in text
     assert drawn(table).count(">published<") == 0
+    table = made()
+    table["paper"] = ""  # a grid of one's own need not say where its figures are from
+    assert "*With another text, model or steps compare orders, not scores.*" in ablation_markdown(table)
 
 
 def test_the_page_holds_the_table_and_plots():

@@ -347,6 +347,12 @@ def test_differences_are_between_runs_of_one_seed(place, tmp_path):
     assert scored(place, tmp_path / "b", values)["verdict"] == "tie"
 
 
+def test_equal_scores_have_no_order():
+    rows = [{"mean": 92.19706439 + 1e-13 * n, "published": 80.0 + n} for n in range(4)]
+    assert ablate._agreement(rows) is None
+    assert ablate._agreement([*rows, {"mean": 93.0, "published": 90.0}])["n"] == 5
+
+
 def test_one_seed_never_gets_a_verdict(place, tmp_path):
     score = scored(place, tmp_path, {("plain", 1): 10.0, ("half", 1): 90.0}, seeds=(1,))
     assert score["effect"]["difference"] == 80.0

@@ -774,6 +774,9 @@ def test_going_on_learns_and_resumes_as_from_scratch(tmp_path):
     assert "layers" in whole.record.warnings[0]
     first = read_record(tmp_path / "first" / "run.json").scores["held_out_loss"]
     assert whole.record.scores["held_out_loss"] < first - 0.1
+    # What going on brought can be told: the start was measured with the same masks on the same sentences.
+    assert whole.record.scores["start_held_out_loss"] == pytest.approx(first, abs=0.01)
+    assert "that of the text of `model` is in its own card" in (tmp_path / "whole" / "model" / "README.md").read_text()
 
     def stop(event, facts):
         if event == "log" and facts["step"] == 8:
@@ -956,3 +959,11 @@ def test_a_column_of_a_table_is_pretrained_on(tmp_path):
     file.write_text("body,other\n" + "".join(f"{sentence},x\n" for sentence in TEXT))
     made = pretrain(tiny(max_steps=1), [file], tmp_path / "out", text=Text(column="body"))
     assert made.record.data["sentences"] == len(TEXT)
+
+
+def test_many_passes_over_little_text_are_told(tmp_path):
+    few = Corpus.from_sentences(TEXT[:40])
+    made = pretrain(tiny(max_steps=45, batch_tokens=256, held_out=4, vocabulary=80), few, tmp_path / "out")
+    assert any("passes over so little text learn it by heart" in warning for warning in made.record.warnings)
+    made = pretrain(tiny(max_steps=2), CORPUS, tmp_path / "once")
+    assert not any("passes" in warning for warning in made.record.warnings)

@@ -133,7 +133,14 @@ class Ablate:
             )
         write_text(output / "grid.toml", grid.text)
         for row, reason in skipped.items():
-            say(console, f"left out {row}: {reason}")
+            if not self.only or row in self.only:
+                say(console, f"left out {row}: {reason}")
+        if self.only and grid.reference and grid.reference not in self.only:
+            say(
+                console,
+                f"note     {grid.reference}, with which rows are compared, is not among --only: no differences without "
+                "runs of it",
+            )
         for column in lacking:
             say(console, f"note     no {column}: it needs {_needs(column)}")
         facts = self._facts(grid, configs, shared)
@@ -187,6 +194,8 @@ class Ablate:
     def _configs(self, grid: Grid) -> tuple[dict[str, Config], dict[str, str]]:
         """Row -> its Config, and row -> why it has none."""
         for name in self.only:
+            if Path(name).is_file() and name not in [row.name for row in grid.rows]:
+                raise InputError(f"--only {name}: is a file: the text stands before the options")
             grid.row(name)
         given, changes = self._given(grid)
         configs, skipped = {}, {}

@@ -102,7 +102,7 @@ class Evaluate:
         for note in found["notes"]:
             say(console, f"note     {note}")
         if cache.hits:
-            say(console, f"cache    {cache.hits} of the results were kept from before (--no-cache measures anew)")
+            say(console, f"cache    results kept from before: {cache.hits} (--no-cache measures anew)")
         if self.json:
             write_json(self.json, found)
             say(console, f"written  {self.json}")

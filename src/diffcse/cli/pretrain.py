@@ -67,9 +67,10 @@ class Pretrain:
         finally:
             view.close()
         scores = made.record.scores
+        start = f"the start {scores['start_held_out_loss']:.3f}, " if "start_held_out_loss" in scores else ""
         say(
             console,
-            f"held out loss {scores['held_out_loss']:.3f} nats (by token frequency alone "
+            f"held out loss {scores['held_out_loss']:.3f} nats ({start}by token frequency alone "
             f"{scores['unigram_loss']:.3f}), accuracy {scores['held_out_accuracy']:.1%}, on sentences never trained on",
         )
         for warning in made.record.warnings[view.warned :]:

@@ -435,7 +435,8 @@ def _load(kind: Any, source: str | Path, part: str, **options: Any) -> Any:
     source = path.as_posix()
     local = path.exists()
     if local and not (path / "config.json").is_file():
-        raise InputError(f"{source}: no model folder: it has no config.json")
+        inside = f": give {source}/model" if (path / "model" / "config.json").is_file() else ""
+        raise InputError(f"{source}: no model folder: it has no config.json{inside}")
     if kind is not AutoTokenizer:
         options = {"use_safetensors": True, **options}
     try:

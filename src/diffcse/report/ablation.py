@@ -215,9 +215,13 @@ def explanations(table: dict[str, Any]) -> list[str]:
             "look real by chance."
         )
     if effects and any(effect["low"] is None for effect in effects):
-        lines.append("Where no interval stands, a row has a single run: nothing tells how its difference would vary.")
+        lines.append(
+            "Where no interval stands, a row has a single run, or all seeds gave the same difference: nothing tells "
+            "how it would vary."
+        )
     if any(score["published"] is not None for score in scores):
-        lines.append(f"Published: {table['paper']}. With another text, model or steps compare orders, not scores.")
+        source = f"Published: {table['paper']}. " if table["paper"] else ""
+        lines.append(f"{source}With another text, model or steps compare orders, not scores.")
     return lines
 
 

@@ -683,6 +683,7 @@ def _agreement(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
     p is Kendall's, exact where no two rows tie: how often chance would order so few rows as much alike, or unlike.
     """
+    import numpy as np
     from scipy import stats
 
     both = [
@@ -690,7 +691,9 @@ def _agreement(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     ]
     if len(both) < 3:
         return None
-    ours, published = zip(*both, strict=True)
+    ours, published = np.round(both, 9).T  # equal scores may differ in their last bits
+    if np.ptp(ours) == 0 or np.ptp(published) == 0:
+        return None
     spearman, kendall = stats.spearmanr(ours, published).statistic, stats.kendalltau(ours, published)
     return {
         "n": len(both),

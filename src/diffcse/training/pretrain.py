@@ -93,6 +93,7 @@ _SOFTER_POSITIONS, _SOFTER_LAYERS = 0.1, 0.5
 mean: at BERT's sizes their noise would drown it."""
 _GATHERED = 4.0
 """What the mean over all tokens is multiplied by where [CLS] takes it up: single tokens' content cancels out in it."""
+_MANY_PASSES = 20
 _FILLING = 2  # coordinates that `as_embeddings` adds
 _SAVED_DROPOUT = 0.1  # BERT's
 _INIT_RANGE = 0.02  # standard deviation of fresh weights, BERT's and GPT-2's
@@ -193,6 +194,11 @@ def pretrain(
     else:
         batches = Batches(lengths, trained_on, config.batch_tokens, config.seed)
     steps = config.max_steps or max(1, round(config.epochs * batches.per_epoch))
+    if steps > _MANY_PASSES * batches.per_epoch:
+        record.warnings.append(
+            f"{steps / batches.per_epoch:,.0f} passes over so little text learn it by heart: give more text, or fewer "
+            "steps (--max-steps)"
+        )
     data |= {
         "held_out_sentences": len(held_out),
         "tokens": int(lengths[trained_on].sum()),
@@ -228,6 +234,7 @@ def pretrain(
         },
     )
     record.write(record_file)
+    before = {} if config.model is None else run.measure()
     run.train(checkpoint)
 
     if config.start_share:
@@ -236,6 +243,8 @@ def pretrain(
         _round_to_half(model, record)
     record.scores = {"steps": steps, "tokens_seen": run.tokens_seen, **run.measure()}
     record.scores["unigram_loss"] = run.unigram_loss()
+    if before:
+        record.scores["start_held_out_loss"] = before["held_out_loss"]
     if record.scores["held_out_loss"] >= record.scores["unigram_loss"]:
         use = "a generator" if config.objective == "mlm" else "a source of edits"
         less = ", or a smaller start_share" if config.start_share else ""
@@ -1024,6 +1033,7 @@ def _card(config: Pretraining, corpus: Corpus, record: Record, license_note: str
         config = dataclasses.replace(config, model=Path(config.model).name)
     given = f", with the tokenizer of {config.tokenizer}" if config.tokenizer else ""
     begun = f"from `{config.model}`" if config.model else "from scratch"
+    inherited = f"; that of the text of `{config.model}` is in its own card" if config.model else ""
     uses = [
         *(
             ["by its token vectors before the first step"]
@@ -1045,7 +1055,7 @@ def _card(config: Pretraining, corpus: Corpus, record: Record, license_note: str
 Pretrained {begun} by `diffcse pretrain` on {scores["tokens_seen"]:,} tokens of plain text{given}.
 
 - Text: {len(corpus):,} distinct sentences, SHA-256 `{corpus.sha256}`
-- Licence of the text: {license_note or "not stated"}
+- Licence of the text: {license_note or "not stated"}{inherited}
 - Held out: {config.held_out:,} sentences never trained on; loss {scores["held_out_loss"]:.3f} nats for {predicted}
   (by token frequency alone {scores["unigram_loss"]:.3f}), accuracy {scores["held_out_accuracy"]:.1%}{more}
 
