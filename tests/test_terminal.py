@@ -40,6 +40,7 @@ def shown(*events, terminal=False):
 
 def test_passes_are_no_powers_of_ten():
     assert [_few(n) for n in (0.048, 1.5, 20.4, 500.0, 12345.0)] == ["0.048", "1.5", "20", "500", "12,345"]
+    assert _few(6.4e-5) == "less than 0.001"
 
 
 def test_a_log_file_gets_a_line_for_each_entry():

@@ -925,7 +925,8 @@ _LONG_STRING = re.compile(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'')
 def to_toml(config: Config | Pretraining) -> str:
     """`config` as TOML that its parser reads back to an equal one. Unset fields are left out.
 
-    So is the shape of a new model where `Pretraining` goes on from one: it would seem to be that one's.
+    So are fields without effect where `Pretraining` goes on from a model, the shape of a new one above all: it would
+    seem to be that one's.
     """
     silent = config._without_effect() if isinstance(config, Pretraining) and config.model is not None else set()
 

@@ -25,6 +25,8 @@ def say(console: Console, line: str) -> None:
 
 def _few(number: float) -> str:
     """Two digits, but never in powers of ten."""
+    if number < 0.001:
+        return "less than 0.001"
     return f"{number:.2g}" if number < 10 else f"{number:,.0f}"
 
 

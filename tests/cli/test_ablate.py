@@ -108,6 +108,19 @@ def test_ctrl_c_leaves_the_table_so_far_and_says_how_to_go_on(place, capsys, mon
     assert [run["status"] for run in table["rows"][0]["runs"]] == ["complete", "not run"]
 
 
+def test_a_table_without_its_reference_says_so(place, capsys, monkeypatch):
+    monkeypatch.setattr(ablate, "run_cells", lambda cells, shared, **options: None)
+    (place / "a.toml").write_text(GRID.replace("columns =", 'reference = "plain"\ncolumns ='))
+    note = "note     plain, with which rows are compared, is not among --only"
+    _, out, _ = command(capsys, *ASKED, "--only", "half")
+    assert note in out
+    assert "left out own" not in out
+    _, out, _ = command(capsys, *ASKED, "--only", "half", "plain")
+    assert note not in out
+    _, out, _ = command(capsys, *ASKED)
+    assert "left out own" in out
+
+
 def test_runs_of_other_settings_are_replaced_only_when_asked(place, capsys, monkeypatch):
     command(capsys, *ASKED, "--seeds", "7", "9", "--only", "plain")
     monkeypatch.setattr(ablate, "run_cells", lambda cells, shared, **options: None)

@@ -345,12 +345,21 @@ def test_differences_are_between_runs_of_one_seed(place, tmp_path):
     assert (score["verdict"], effect["seeds"]) == ("better", 3)
     values[("half", 3)] = 60.0
     assert scored(place, tmp_path / "b", values)["verdict"] == "tie"
+    values = {
+        (row, seed): 50.0 + 0.004 * (row == "half") + 0.0001 * seed for row in ("plain", "half") for seed in (1, 2)
+    }
+    values[("half", 2)] += 1e-6
+    score = scored(place, tmp_path / "c", values, seeds=(1, 2))
+    assert score["effect"]["low"] > 0
+    assert score["verdict"] == "tie"  # it would read "+0.00 better"
 
 
 def test_equal_scores_have_no_order():
     rows = [{"mean": 92.19706439 + 1e-13 * n, "published": 80.0 + n} for n in range(4)]
     assert ablate._agreement(rows) is None
-    assert ablate._agreement([*rows, {"mean": 93.0, "published": 90.0}])["n"] == 5
+    more = ablate._agreement([*rows, {"mean": 93.0, "published": 90.0}])
+    assert more["spearman"] == pytest.approx(2**-0.5)  # four rows tie, and the best is the published best
+    assert ablate._agreement([{**row, "mean": row["published"], "published": 80.0} for row in rows]) is None
 
 
 def test_one_seed_never_gets_a_verdict(place, tmp_path):

@@ -112,6 +112,7 @@ PUBLISHED = {
         ),
         (),
     ),
+    "corrective": {"simcse": (), "corrective_short": ()},
     "discriminator": dict.fromkeys(("contrast", "projected", "projected_50", "pooled", "pooled_half", "pooled_50"), ()),
     "supervised": dict.fromkeys(("simcse", "diffcse", "diffcse_anchor", "diffcse_positive"), ()),
 }
@@ -165,7 +166,7 @@ def test_the_fidelity_rows_change_one_thing_each_and_the_last_all():
 
 def test_only_named_columns_look_at_test_sets():
     test = {name: [c for c in load_grid(name).columns if "test" in c] for name in grid_names()}
-    assert {name for name, columns in test.items() if columns} == {"main", "retrieval"}
+    assert {name for name, columns in test.items() if columns} == {"main", "retrieval", "corrective"}
 
 
 def test_a_grid_is_read_in_order_recipe_base_changes_row():

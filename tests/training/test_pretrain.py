@@ -761,8 +761,7 @@ def test_going_on_from_a_model_begins_with_its_weights_head_and_vocabulary(tmp_p
     assert module.cross_entropy(after, group)[0].isfinite()
     assert str(tmp_path) not in (tmp_path / "out" / "model" / "README.md").read_text()
     assert "Pretrained from `start`" in (tmp_path / "out" / "model" / "README.md").read_text()
-    [warning] = made.record.warnings
-    assert "no better than their frequencies" in warning  # weights of no training
+    assert all("no better than" in warning for warning in made.record.warnings)  # weights of no training
 
 
 def test_going_on_learns_and_resumes_as_from_scratch(tmp_path):
@@ -774,6 +773,10 @@ def test_going_on_learns_and_resumes_as_from_scratch(tmp_path):
     assert "layers" in whole.record.warnings[0]
     first = read_record(tmp_path / "first" / "run.json").scores["held_out_loss"]
     assert whole.record.scores["held_out_loss"] < first - 0.1
+    assert not any("no better than the model" in warning for warning in whole.record.warnings)
+    worse = pretrain(dataclasses.replace(config, learning_rate=0.5, max_steps=2), CORPUS, tmp_path / "worse").record
+    assert worse.scores["held_out_loss"] > worse.scores["start_held_out_loss"]
+    assert any("no better than the model it began from" in warning for warning in worse.warnings)
     # What going on brought can be told: the start was measured with the same masks on the same sentences.
     assert whole.record.scores["start_held_out_loss"] == pytest.approx(first, abs=0.01)
     assert "that of the text of `model` is in its own card" in (tmp_path / "whole" / "model" / "README.md").read_text()
@@ -867,7 +870,7 @@ def test_only_a_complete_run_outlives_its_start(tmp_path, monkeypatch, relative)
         pretrain(config, CORPUS, tmp_path / "killed", resume=True)
     record = tmp_path / "killed" / "run.json"
     older = json.loads(record.read_text())
-    del older["data"]["start_sha256"]
+    del older["data"]["start_model_sha256"]
     record.write_text(json.dumps(older))
     (tmp_path / "moved").rename(first)
     assert pretrain(config, CORPUS, tmp_path / "killed", resume=True).record.status == "complete"

@@ -71,7 +71,8 @@ class Pretrain:
         say(
             console,
             f"held out loss {scores['held_out_loss']:.3f} nats ({start}by token frequency alone "
-            f"{scores['unigram_loss']:.3f}), accuracy {scores['held_out_accuracy']:.1%}, on sentences never trained on",
+            f"{scores['unigram_loss']:.3f}), accuracy {scores['held_out_accuracy']:.1%}, on sentences that this run "
+            "never trained on",
         )
         for warning in made.record.warnings[view.warned :]:
             say(console, f"warning  {warning}")

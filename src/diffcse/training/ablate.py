@@ -672,7 +672,9 @@ def _score(grid: Grid, row: Row, column: str, values: Mapping[str, dict[int | No
         found["effect"] = one
         lower_is_better = COLUMNS[column].lower_is_better
         if one["low"] is not None and lower_is_better is not None:
-            clear = one["low"] > 0 or one["high"] < 0
+            # A difference that is shown as zero is none, however alike the seeds.
+            seen = abs(one["difference"]) >= 0.5 * 10 ** -COLUMNS[column].digits
+            clear = seen and (one["low"] > 0 or one["high"] < 0)
             up = (one["difference"] > 0) != lower_is_better
             found["verdict"] = ("better" if up else "worse") if clear else "tie"
     return found

@@ -162,7 +162,7 @@ def pretrain(
     begun = _check_same_run(record_file, config, data) if resume and record_file.is_file() else None
     start_sha256 = _start_sha256(config, begun, record_file)
     if start_sha256 is not None:
-        data["start_sha256"] = start_sha256
+        data["start_model_sha256"] = start_sha256
     if begun is not None and begun.status == "complete":
         _clean_up(output)
         return _reopen(config, output, begun)
@@ -245,6 +245,11 @@ def pretrain(
     record.scores["unigram_loss"] = run.unigram_loss()
     if before:
         record.scores["start_held_out_loss"] = before["held_out_loss"]
+    if before and record.scores["held_out_loss"] >= before["held_out_loss"]:
+        record.warnings.append(
+            "it predicts masked words no better than the model it began from: give more steps (--max-steps), or more "
+            "text"
+        )
     if record.scores["held_out_loss"] >= record.scores["unigram_loss"]:
         use = "a generator" if config.objective == "mlm" else "a source of edits"
         less = ", or a smaller start_share" if config.start_share else ""
@@ -1056,8 +1061,9 @@ Pretrained {begun} by `diffcse pretrain` on {scores["tokens_seen"]:,} tokens of 
 
 - Text: {len(corpus):,} distinct sentences, SHA-256 `{corpus.sha256}`
 - Licence of the text: {license_note or "not stated"}{inherited}
-- Held out: {config.held_out:,} sentences never trained on; loss {scores["held_out_loss"]:.3f} nats for {predicted}
-  (by token frequency alone {scores["unigram_loss"]:.3f}), accuracy {scores["held_out_accuracy"]:.1%}{more}
+- Held out: {config.held_out:,} sentences that this run never trained on; loss {scores["held_out_loss"]:.3f} nats
+  for {predicted} (by token frequency alone {scores["unigram_loss"]:.3f}), accuracy
+  {scores["held_out_accuracy"]:.1%}{more}
 
 Its sentence embeddings are only a start: train them with `diffcse train`.
 
@@ -1103,7 +1109,7 @@ def _start_sha256(config: Pretraining, begun: Record | None, record_file: Path) 
         if not complete:
             raise
         found = None
-    expected = None if begun is None else begun.data.get("start_sha256")  # older records do not say
+    expected = None if begun is None else begun.data.get("start_model_sha256")  # older records do not say
     if expected in (None, found) or (found is None and complete):
         return found
     what = "is no longer there" if found is None else "has changed since"
