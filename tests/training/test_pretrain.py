@@ -764,6 +764,18 @@ def test_going_on_from_a_model_begins_with_its_weights_head_and_vocabulary(tmp_p
     assert all("no better than" in warning for warning in made.record.warnings)  # weights of no training
 
 
+def begun(config, output, *, complete, corpus=CORPUS):
+    """A run of `config`, or one that was stopped after eight steps."""
+
+    def stop(event, facts):
+        if event == "log" and facts["step"] == 8 and not complete:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        pretrain(config, corpus, output, report=stop)
+    assert (read_record(output / "run.json").status == "complete") == complete
+
+
 def test_going_on_learns_and_resumes_as_from_scratch(tmp_path):
     pretrain(tiny(max_steps=20), CORPUS, tmp_path / "first")
     config = tiny(model=str(tmp_path / "first" / "model"), dropout=0.1, store="fp32", max_steps=20, layers=7)
@@ -780,13 +792,7 @@ def test_going_on_learns_and_resumes_as_from_scratch(tmp_path):
     # What going on brought can be told: the start was measured with the same masks on the same sentences.
     assert whole.record.scores["start_held_out_loss"] == pytest.approx(first, abs=0.01)
     assert "that of the text of `model` is in its own card" in (tmp_path / "whole" / "model" / "README.md").read_text()
-
-    def stop(event, facts):
-        if event == "log" and facts["step"] == 8:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(config, CORPUS, tmp_path / "killed", report=stop)
+    begun(config, tmp_path / "killed", complete=False, corpus=CORPUS)
     pretrain(config, CORPUS, tmp_path / "killed", resume=True)
     one, other = weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed")
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -817,27 +823,9 @@ def test_averaged_with_its_start_it_keeps_that_share_of_every_weight(tmp_path, k
     assert averaged.record.scores["held_out_loss"] != plain.record.scores["held_out_loss"]
     assert pretrain(shared, corpus, tmp_path / "averaged", resume=True).record.scores == averaged.record.scores
     assert "a share of 0.25" in (tmp_path / "averaged" / "model" / "README.md").read_text()
-
-    def stop(event, facts):
-        if event == "log" and facts["step"] == 8:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(shared, corpus, tmp_path / "killed", report=stop)
+    begun(shared, tmp_path / "killed", complete=False, corpus=corpus)
     pretrain(shared, corpus, tmp_path / "killed", resume=True)
     assert all(torch.equal(weight, kept[name]) for name, weight in weights_of(tmp_path / "killed").items())
-
-
-def begun(config, output, *, complete):
-    """A run of `config`, or one that was stopped after eight steps."""
-
-    def stop(event, facts):
-        if event == "log" and facts["step"] == 8 and not complete:
-            raise KeyboardInterrupt
-
-    with contextlib.suppress(KeyboardInterrupt):
-        pretrain(config, CORPUS, output, report=stop)
-    assert (read_record(output / "run.json").status == "complete") == complete
 
 
 @pytest.mark.parametrize("complete", [True, False])
