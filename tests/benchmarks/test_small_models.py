@@ -33,8 +33,10 @@ def test_models_have_their_shapes_and_the_bundled_vocabulary(tmp_path, capsys, a
     rows = table(capsys)
     assert [(row["model"], row["layers"], row["width"], row["steps"]) for row in rows] == [
         ("base", "2", "384", "2"),
+        ("distil", "1", "384", "2"),
         ("medium", "4", "256", "2"),
         ("small", "2", "128", "2"),
+        ("mini", "1", "128", "2"),
         ("tiny", "1", "64", "2"),
         ("causal", "2", "256", "2"),
     ]
@@ -47,7 +49,7 @@ def test_models_have_their_shapes_and_the_bundled_vocabulary(tmp_path, capsys, a
         assert record["config"]["next_weight"] == 0
         check_same_vocabulary(load_tokenizer(MINI), load_tokenizer(folder / "model"), "encoder", "generator")
     tiny = load_generator(tmp_path / "models" / "tiny" / "model")
-    assert rows[3]["weights"] == f"{sum(p.numel() for p in tiny.parameters()):,}"
+    assert rows[5]["weights"] == f"{sum(p.numel() for p in tiny.parameters()):,}"
     assert load_generator(tmp_path / "models" / "tiny" / "model").config.num_attention_heads == 2
     causal = json.loads((tmp_path / "models" / "causal" / "model" / "config.json").read_text())
     assert causal["architectures"] == ["GPT2LMHeadModel"]
