@@ -928,16 +928,16 @@ def to_toml(config: Config | Pretraining) -> str:
     So are fields without effect where `Pretraining` goes on from a model, the shape of a new one above all: it would
     seem to be that one's.
     """
-    silent = config._without_effect() if isinstance(config, Pretraining) and config.model is not None else set()
-
-    shown = config.unused() if isinstance(config, Pretraining) else []
+    idle: set[str] = set()
+    if isinstance(config, Pretraining) and config.model is not None:
+        idle = config._without_effect() - set(config.unused())
 
     def lines(section: Any) -> list[str]:
         pairs = ((f.name, getattr(section, f.name)) for f in dataclasses.fields(section))
         return [
             f"{name} = {_toml_value(value)}"
             for name, value in pairs
-            if value is not None and not dataclasses.is_dataclass(value) and (name not in silent or name in shown)
+            if value is not None and not dataclasses.is_dataclass(value) and name not in idle
         ]
 
     sections = _SECTIONS if isinstance(config, Config) else {}

@@ -249,3 +249,5 @@ def test_the_recipe_that_won_is_the_row_that_was_measured():
     row = load_grid("beyond").config(load_grid("beyond").row("corrective_short"))
     recipe = load_recipe("mini_corrective")
     assert (recipe.method, recipe.training, recipe.text) == (row.method, row.training, row.text)
+    again = load_grid("corrective").config(load_grid("corrective").row("corrective_short"))
+    assert (again.method, again.training, again.text) == (row.method, row.training, row.text)

@@ -26,7 +26,7 @@ from scipy import stats
 from diffcse.evaluation.correlation import spearman
 
 _BLOCK = 2**20
-_EXACT = 9
+EXACT = 9
 """Digits of a score in points that mean anything: what lies behind is the order of additions, not luck."""
 
 
@@ -97,11 +97,11 @@ def effect(a: Mapping[int | None, float], b: Mapping[int | None, float], draws: 
     error_seeds = p = None
     freedom = math.inf
     if len(common) >= 2:
-        each = np.round([a[seed] - b[seed] for seed in common], _EXACT)
+        each = np.round([a[seed] - b[seed] for seed in common], EXACT)
         difference = float(each.mean())
         error_seeds, freedom = float(each.std(ddof=1) / math.sqrt(len(each))), len(each) - 1.0
     else:
-        one, other = (np.round(list(scores.values()), _EXACT) for scores in (a, b))
+        one, other = (np.round(list(scores.values()), EXACT) for scores in (a, b))
         difference = float(one.mean() - other.mean())
         if len(one) >= 2 and len(other) >= 2:
             parts = [values.var(ddof=1) / len(values) for values in (one, other)]

@@ -688,12 +688,14 @@ def _agreement(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     import numpy as np
     from scipy import stats
 
+    from diffcse.evaluation.seeds import EXACT
+
     both = [
         (one["mean"], one["published"]) for one in scores if one["mean"] is not None and one["published"] is not None
     ]
     if len(both) < 3:
         return None
-    ours, published = np.round(both, 9).T  # equal scores may differ in their last bits
+    ours, published = np.round(both, EXACT).T  # equal scores may differ in their last bits
     if np.ptp(ours) == 0 or np.ptp(published) == 0:
         return None
     spearman, kendall = stats.spearmanr(ours, published).statistic, stats.kendalltau(ours, published)
