@@ -8,6 +8,8 @@ from rich.console import Console
 
 import diffcse.quickstart as quickstart
 from diffcse.errors import InputError
+from diffcse.evaluation.floors import TfIdf
+from diffcse.evaluation.sts import read_pairs
 from diffcse.record import read_record
 from diffcse.text.corpus import Corpus
 from diffcse.text.stdlib import read_stdlib
@@ -87,6 +89,17 @@ def test_verdicts_are_words_of_the_intervals(result):
         assert verdict["verdict"] == ("better" if low > 0 else "worse" if high < 0 else "tie")
         assert low <= verdict["difference"] <= high
         assert verdict["words"] in shown
+
+
+def test_what_rounds_to_nothing_is_said_so():
+    pairs = read_pairs(quickstart.PAIRS)
+    encode = TfIdf([*pairs.first, *pairs.second])
+    row = quickstart._row("x", encode, encode, pairs, list(pairs.first[:9]), list(pairs.second[:9]))
+    for verdict in quickstart._verdicts(
+        dict.fromkeys(["TF-IDF", "start", "SimCSE", "contrast alone", "DiffCSE"], row), pairs
+    ):
+        assert verdict["verdict"] == "tie"
+        assert verdict["words"].endswith("(95 % interval less than 0.05 points to either side)")
 
 
 def test_only_diffcse_figures(result):

@@ -296,17 +296,11 @@ _BOTH = "anchor and positive belong together: set text.anchor and text.positive 
 
 
 @dataclass(frozen=True)
-class Text:
-    """What the files hold, and which of it is read: everything between a file and an example."""
+class PlainText:
+    """Which sentences of the files are read."""
 
     column: str = "text"
     """Column with the sentences, in files that have columns (.csv, .tsv, .jsonl, .parquet, hub data sets)."""
-    anchor: str | None = None
-    """Supervised: column with the anchors. Set it together with positive."""
-    positive: str | None = None
-    """Supervised: column with each anchor's positive, a sentence that means the same."""
-    hard_negative: str | None = None
-    """Supervised, optional: column with each anchor's hard negative, a sentence that looks alike and is not."""
     document: str | None = None
     """Column that names the document a row belongs to; rows of one document stand together. Plain text: an empty line
     ends a document."""
@@ -314,6 +308,18 @@ class Text:
     """Lines (or cells) are running prose: split each into sentences."""
     language: str = "en"
     """Language of the prose, by its ISO 639-1 code, for split_sentences."""
+
+
+@dataclass(frozen=True)
+class Text(PlainText):
+    """What the files hold, and which of it is read: everything between a file and an example."""
+
+    anchor: str | None = None
+    """Supervised: column with the anchors. Set it together with positive."""
+    positive: str | None = None
+    """Supervised: column with each anchor's positive, a sentence that means the same."""
+    hard_negative: str | None = None
+    """Supervised, optional: column with each anchor's hard negative, a sentence that looks alike and is not."""
 
     def __post_init__(self) -> None:
         _check_choices(self)

@@ -268,7 +268,9 @@ def _verdicts(rows: dict[str, Row], pairs: PairSet) -> list[dict[str, Any]]:
                 "worse": f"{other} is better than DiffCSE",
                 "tie": f"DiffCSE and {other} cannot be told apart",
             }[found.verdict]
-            interval = f"95 % interval {_signed(low)} to {_signed(high)}"
+            figures = f"{_signed(difference)} points, 95 % interval {_signed(low)} to {_signed(high)}"
+            if max(abs(low), abs(high)) < 0.05:
+                figures = "95 % interval less than 0.05 points to either side"
             verdicts.append(
                 {
                     "measure": measure,
@@ -277,7 +279,7 @@ def _verdicts(rows: dict[str, Row], pairs: PairSet) -> list[dict[str, Any]]:
                     "low": low,
                     "high": high,
                     "verdict": found.verdict,
-                    "words": f"{measure}: {words} ({_signed(difference)} points, {interval})",
+                    "words": f"{measure}: {words} ({figures})",
                 }
             )
     return verdicts

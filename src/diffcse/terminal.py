@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +22,11 @@ from diffcse.record import JUDGES, verdict
 def say(console: Console, line: str) -> None:
     """Print `line` as it is: names of files and recipes may hold what rich takes for markup."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def loading(console: Console) -> Status:
+    """What a terminal shows, inside, while large libraries load; a log shows nothing."""
+    return console.status("loading torch and transformers")
 
 
 def _few(number: float) -> str:
@@ -95,6 +101,10 @@ class TrainingView:
                 f"({'left out' if facts['false_negatives_masked'] else 'kept, as asked'})",
                 highlight=False,
             )
+
+    def _finished(self, facts: dict[str, Any]) -> None:
+        began = facts["created"].replace("T", " ").replace("+00:00", " UTC")
+        say(self.console, f"finished before: this run, begun {began}, was complete; nothing was trained now")
 
     def close(self) -> None:
         """Remove the bar, also when training ended by an error."""

@@ -136,6 +136,13 @@ def test_runs_of_other_settings_are_replaced_only_when_asked(place, capsys, monk
     assert "(method.temperature; the text, the dev file, a model, or what a version of diffcse does; or " in err
     assert (place / "out/grid.toml").read_text() == before
     assert command(capsys, *other, "--replace")[0] != 2
+    code, out, _ = command(capsys, *other, "--dry-run")
+    assert code == 0
+    assert re.search(r"output +out: 0 of them finished; 2 of the runs there had other settings .*temperature", out)
+    (place / "text.txt").write_text("\n".join(SENTENCES[:39]))
+    (place / "out/cells/plain/seed-9.json").unlink()
+    _, out, _ = command(capsys, *ASKED, "--seeds", "7", "9", "--only", "plain", "--dry-run")
+    assert "0 of them finished; 1 of the runs there had other settings or data (the text)" in out
 
 
 def test_a_missing_package_is_known_before_anything_runs(place, capsys, monkeypatch):
@@ -159,7 +166,7 @@ def test_the_list_names_every_grid(capsys):
     code, out, _ = command(capsys, "ablate", "--list")
     assert code == 0
     assert [line.split()[1] for line in out.splitlines() if line.startswith("│")] == grid_names()
-    assert re.search(r"│ pooler +│ +4 │ about 35 min │", out)
+    assert re.search(r"│ pooler +│ +4 │ about 36 min │", out)
 
 
 def test_a_dry_run_shows_rows_and_what_is_missing(place, capsys):

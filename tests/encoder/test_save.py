@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
 from diffcse.encoder import save as module
 from diffcse.encoder.encode import Encoder
@@ -153,6 +154,22 @@ def test_200_tokens_are_read_though_training_cut_at_32(saved, elsewhere, name):
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     assert (tokenizer["truncation"], tokenizer["padding"]) == (None, None)
     assert np.abs(embeddings[-1] - embeddings[-2]).max() > 1e-3  # the 256th token still counts
+
+
+@pytest.mark.parametrize("folder", [*CASES, "mini"])
+def test_the_tokenizer_is_one_that_transformers_4_knows(saved, folder):
+    place = saved[folder][0] if folder in saved else Path(module.__file__).parents[1] / "assets" / "mini"
+    values = json.loads((place / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert values["tokenizer_class"] == "PreTrainedTokenizerFast"  # release 5 calls it TokenizersBackend
+    assert not {"backend", "is_local", "local_files_only"} & set(values)
+    assert type(AutoTokenizer.from_pretrained(place)) is PreTrainedTokenizerFast
+
+
+def test_a_tokenizer_of_a_models_own_keeps_its_class(tmp_path):
+    module.save_tokenizer(BertTokenizer(vocab={"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "[PAD]": 3, "a": 4}), tmp_path)
+    values = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert values["tokenizer_class"] == "BertTokenizer"
+    assert AutoTokenizer.from_pretrained(tmp_path)("a a")["input_ids"] == [1, 4, 4, 2]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -133,7 +133,16 @@ def test_what_changed_between_what_is_there_and_what_is_asked_for(place, done, t
     grid, _, shared = made(place, output)
     configs = {row.name: grid.config(row) for row in grid.rows}
     other = cells_of(grid, configs, dataclasses.replace(shared, dev=str(tmp_path / "dev.tsv")), (1, 2), output)
-    assert [changes_of(cell) for cell in other] == [[]] * 4  # no setting: the data
+    assert [changes_of(cell) for cell in other] == [["the dev file"]] * 4
+    (tmp_path / "text.txt").write_text("\n".join(SENTENCES[1:]))
+    other = cells_of(grid, configs, dataclasses.replace(shared, corpus=(str(tmp_path / "text.txt"),)), (1, 2), output)
+    assert [changes_of(cell) for cell in other] == [["the text"]] * 4
+    older = dataclasses.replace(other[0], folder=str(tmp_path / "older"))
+    outcome = json.loads(cells[0].record.read_text())
+    older.record.write_text(json.dumps(outcome | {"method": 1}))
+    assert changes_of(older) == ["the text", "what this version of diffcse trains"]
+    older.record.write_text(json.dumps({name: outcome[name] for name in ("identity", "recipe")}))
+    assert changes_of(older) == []  # it does not say what it was made from
     damaged = dataclasses.replace(changed[2], folder=str(tmp_path / "damaged"))
     for content in ("{", "[]", '{"identity": "x"}', '{"recipe": "[method"}', '{"recipe": 3}'):
         damaged.record.write_text(content)
@@ -377,6 +386,15 @@ def test_scores_on_other_data_do_not_count(place, tmp_path):
     outcome["scores"]["dev"]["data"] = "other"
     cells[1].record.write_text(json.dumps(outcome))
     assert table_of(grid, cells, shared)["columns"]["dev"]["rows"]["half"]["n"] == 0
+
+
+def test_data_that_no_column_is_measured_on_are_refused(place, tmp_path):
+    (tmp_path / "CR").mkdir()
+    for name in ("custrev.pos", "custrev.neg"):
+        (tmp_path / "CR" / name).write_text("one sentence\nanother one\n")
+    message = r"holds nothing for sts\..* This grid is measured on a dev set .* alone: leave that --data out"
+    with pytest.raises(InputError, match=message):
+        ablate.read_data((str(tmp_path),), ("dev", "dev_last"))
 
 
 def test_agreement_is_of_the_order_of_rows_that_have_both():

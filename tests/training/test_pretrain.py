@@ -243,7 +243,8 @@ from tests.training.test_pretrain import RESUMED
 from diffcse.training.pretrain import pretrain
 def die(event, facts):
     if event == "log" and facts["step"] == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), getattr(signal, sys.argv[3]))
+signal.signal(signal.SIGINT, signal.default_int_handler)
 pretrain(*RESUMED[sys.argv[2]], sys.argv[1], report=die)
 """
 
@@ -254,13 +255,14 @@ def stop_at_the_start(event, facts):
 
 
 @pytest.mark.parametrize("kind", list(RESUMED))
-@pytest.mark.parametrize("moment", ["early", "late"])
+@pytest.mark.parametrize("moment", ["early", "late", "ctrl-c"])
 def test_killed_and_resumed_ends_with_the_same_weights(tmp_path, moment, kind):
     config, corpus = RESUMED[kind]
     whole = pretrain(config, corpus, tmp_path / "whole")
-    if moment == "late":
-        killed = subprocess.run([sys.executable, "-c", PROGRAM, tmp_path / "killed", kind], capture_output=True)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    if moment != "early":
+        name = "SIGKILL" if moment == "late" else "SIGINT"
+        killed = subprocess.run([sys.executable, "-c", PROGRAM, tmp_path / "killed", kind, name], capture_output=True)
+        assert killed.returncode == -getattr(signal, name), killed.stderr.decode()
     else:
         with pytest.raises(KeyboardInterrupt):
             pretrain(config, corpus, tmp_path / "killed", report=stop_at_the_start)
@@ -269,7 +271,9 @@ def test_killed_and_resumed_ends_with_the_same_weights(tmp_path, moment, kind):
     resumed = pretrain(
         config, corpus, tmp_path / "killed", resume=True, report=lambda event, facts: events.append((event, facts))
     )
-    assert dict(events)["start"]["resumed"] == ("step-00000004" if moment == "late" else None)
+    # Ctrl-C comes while the fifth step is logged; every fourth leaves a checkpoint anyway.
+    left = {"early": None, "late": "step-00000004", "ctrl-c": "step-00000005"}
+    assert dict(events)["start"]["resumed"] == left[moment]
     one, other = weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -280,8 +284,12 @@ def test_killed_and_resumed_ends_with_the_same_weights(tmp_path, moment, kind):
     assert timeless[0] == timeless[1]
     assert whole.record.scores == resumed.record.scores
     # Complete: asked again, it opens what is there.
-    again = pretrain(config, corpus, tmp_path / "killed", resume=True)
+    events.clear()
+    again = pretrain(
+        config, corpus, tmp_path / "killed", resume=True, report=lambda event, facts: events.append((event, facts))
+    )
     assert again.record.log == resumed.record.log
+    assert [event for event, _ in events] == ["corpus", "finished"]
     with pytest.raises(InputError, match="seed"):
         pretrain(dataclasses.replace(config, seed=1), corpus, tmp_path / "killed", resume=True)
     with pytest.raises(InputError, match="other text"):

@@ -19,7 +19,7 @@ from diffcse.training.train import run
 from tests.models import SENTENCES, save_tiny
 
 # A run of 24 updates: 80 sentences in batches of 8 are 10 batches; two of them make an update, so an epoch has 5.
-# The child kills itself, as `kill -9` would, when `point` has been passed `count` times.
+# The child sends itself `signals`, as `kill -9` or Ctrl-C would, when `point` has been passed `count` times.
 CHILD = """
 import os, signal, sys
 from pathlib import Path
@@ -30,6 +30,8 @@ from diffcse.training import train, trainer
 
 torch.set_num_threads(int(sys.argv[6]))  # the order of sums, and so the last bits, depend on it
 bench, root, point, count, precision = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]
+signals = [getattr(signal, name) for name in sys.argv[7].split()]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is born deaf to it
 passed = 0
 
 
@@ -38,7 +40,8 @@ def pass_(name):
     if name == point:
         passed += 1
         if passed == count:
-            os.kill(os.getpid(), signal.SIGKILL)
+            for each in signals:
+                os.kill(os.getpid(), each)
 
 
 def after(owner, attribute, name):
@@ -98,8 +101,8 @@ def bench(tmp_path_factory):
     return folder
 
 
-def start(bench, root, point="never", count=0, precision="fp32"):
-    arguments = [bench, root, point, count, precision, torch.get_num_threads()]
+def start(bench, root, point="never", count=0, precision="fp32", signals="SIGKILL"):
+    arguments = [bench, root, point, count, precision, torch.get_num_threads(), signals]
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -174,6 +177,42 @@ def test_killed_from_outside(bench, uninterrupted, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert finish(bench, root) == uninterrupted["fp32"]
+
+
+@pytest.mark.parametrize(
+    ("signals", "count", "left"),
+    [
+        ("SIGINT", 15, 8),  # between the two passes of the eighth update: it ends first, and is scored
+        ("SIGINT SIGINT", 15, 6),  # twice: at once, as a kill
+        ("SIGINT", 48, 24),  # nothing is left to train
+    ],
+)
+def test_ctrl_c_leaves_a_checkpoint_of_the_step_at_hand(bench, uninterrupted, tmp_path, signals, count, left):
+    root = tmp_path / "run"
+    process = start(bench, root, "before pass", count, signals=signals)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == -signal.SIGINT
+    assert "stopping after this step; Ctrl-C once more stops at once" in err
+    assert max(root.glob("checkpoints/step-*")).name == f"step-{left:08d}"
+    assert read_record(root / "run.json").status == "running"
+    assert finish(bench, root) == uninterrupted["fp32"]
+
+
+def test_a_complete_run_is_opened_and_says_so(bench, tmp_path):
+    events = []
+    config = Config(
+        method=Method(model=str(bench / "tiny"), difference="none"), training=Training(batch_size=8, max_steps=1)
+    )
+    for _ in range(2):
+        run(
+            config,
+            Corpus.from_sentences(SENTENCES),
+            tmp_path / "run",
+            resume=True,
+            report=lambda event, facts: events.append((event, facts)),
+        )
+    assert [event for event, _ in events] == ["corpus", "start", "log", "done", "corpus", "finished"]
+    assert events[-1][1]["created"] == read_record(tmp_path / "run" / "run.json").created
 
 
 def test_torn_checkpoint_is_skipped_for_the_newest_whole_one(bench, uninterrupted, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,7 +62,7 @@ class Ablate:
     show_list: Annotated[bool, arg(name="list")] = False
     """Show the grids that come along, and stop."""
     dry_run: bool = False
-    """Show the rows, what each changes, and what is missing, and stop."""
+    """Show the rows, what each changes, what is missing, and with text what is finished in --output, and stop."""
 
     ON_STOP: ClassVar[str] = " The same command goes on: finished runs are kept, begun ones resume."
 
@@ -80,7 +81,7 @@ class Ablate:
         grid = load_grid(name)
         configs, skipped = self._configs(grid)
         if self.dry_run:
-            self._show_rows(grid, configs, skipped, console)
+            self._show_rows(grid, configs, skipped, tuple(text), console)
             return
         if not text:
             raise InputError(f"no text: give one or more files, e.g. diffcse ablate {name} sentences.txt --output out")
@@ -108,7 +109,7 @@ class Ablate:
     ) -> None:
         from diffcse.files import write_text
         from diffcse.terminal import CellsView, say
-        from diffcse.training.ablate import cells_of, changes_of, column_jobs, is_finished, run_cells, tabulate
+        from diffcse.training.ablate import cells_of, column_jobs, is_finished, run_cells, tabulate
 
         _check_grid(output / "grid.toml", grid)
         shared = self._shared(grid, text, output)
@@ -119,17 +120,11 @@ class Ablate:
         rows = len({cell.row for cell in chosen})
         said = f"{len(chosen)} runs of {rows} rows, {len(finished)} of them finished before" if finished else ""
         say(console, f"grid     {grid.title}: {said or f'{len(chosen)} runs of {rows} rows'}")
-        others = [changes for cell in chosen if (changes := changes_of(cell)) is not None]
+        others = _others(chosen)
         if others and not self.replace:
-            changed = list(dict.fromkeys(name for changes in others for name in changes))
-            differs = [", ".join(changed)] if changed else []
-            if not all(others):
-                differs.append(
-                    "the text, the dev file, a model, or what a version of diffcse does; or the file is damaged"
-                )
             raise InputError(
-                f"{output}: {len(others)} of the runs there had other settings or data ({'; '.join(differs)}): give "
-                "the options they were made with, another --output, or --replace to make them anew"
+                f"{output}: {others}: give the options they were made with, another --output, or --replace to make "
+                "them anew"
             )
         write_text(output / "grid.toml", grid.text)
         for row, reason in skipped.items():
@@ -264,7 +259,12 @@ class Ablate:
     # ---- looking -----------------------------------------------------------------------------------------------------
 
     def _show_rows(
-        self, grid: Grid, configs: Mapping[str, Config], skipped: Mapping[str, str], console: Console
+        self,
+        grid: Grid,
+        configs: Mapping[str, Config],
+        skipped: Mapping[str, str],
+        text: tuple[str, ...],
+        console: Console,
     ) -> None:
         from diffcse.terminal import say, table
 
@@ -283,6 +283,17 @@ class Ablate:
         for column in grid.columns:
             if not column.startswith("dev"):
                 say(console, f"column   {column} is measured on {_needs(column)}")
+        if text and self.output is not None and (self.output / "cells").is_dir():
+            from diffcse.training.ablate import cells_of, is_finished
+
+            _check_grid(self.output / "grid.toml", grid)
+            with tempfile.TemporaryDirectory() as elsewhere:  # for a dev file that the data bring: nothing is changed
+                shared = self._shared(grid, text, Path(elsewhere))
+                cells = cells_of(grid, configs, shared, self._seeds, self.output)
+                chosen = [cell for cell in cells if not self.only or cell.row in self.only]
+                finished = sum(is_finished(cell, shared) for cell in chosen)
+            others = _others(chosen)
+            say(console, f"output   {self.output}: {finished} of them finished" + (f"; {others}" if others else ""))
 
     def _write_results(self, folders: list[str], console: Console) -> None:
         from diffcse.files import write_text
@@ -304,8 +315,8 @@ class Ablate:
 
 
 def _show_grids(console: Console) -> None:
-    from diffcse.terminal import table
-    from diffcse.training.grid import cost, grid_names, load_grid
+    from diffcse.terminal import say, table
+    from diffcse.training.grid import COST_HARDWARE, cost, grid_names, load_grid
 
     rows = []
     for name in grid_names():
@@ -315,7 +326,11 @@ def _show_grids(console: Console) -> None:
     view = table("", ["grid", "rows", "5 seeds", "what"], rows)
     view.columns[-1].justify, view.columns[-1].no_wrap = "left", False
     console.print(view)
-    console.print("Times are the mini recipe's, on two cores. --recipe diffcse_bert_base_sts is the paper's: a GPU.")
+    say(
+        console,
+        f"Times are the mini recipe's with all columns, on {COST_HARDWARE}, --parallel 2; without such instructions "
+        "some three times as long.\n--recipe diffcse_bert_base_sts is the paper's: a GPU.",
+    )
 
 
 def _check_grid(file: Path, grid: Grid) -> None:
@@ -324,6 +339,20 @@ def _check_grid(file: Path, grid: Grid) -> None:
         title = read_toml(file.read_bytes(), str(file))[1].get("title")
         if title != grid.title:
             raise InputError(f"{file.parent}: holds the runs of another grid ({title!r}): give another --output")
+
+
+def _others(cells: list[Cell]) -> str:
+    """How many of the runs on disk are others than `cells`, and in what; empty if none is."""
+    from diffcse.training.ablate import changes_of
+
+    others = [changes for cell in cells if (changes := changes_of(cell)) is not None]
+    named = list(dict.fromkeys(name for changes in others for name in changes))
+    differs = [", ".join(named)] if named else []
+    if not all(others):
+        differs.append("the text, the dev file, a model, or what a version of diffcse does; or the file is damaged")
+    if not others:
+        return ""
+    return f"{len(others)} of the runs there had other settings or data ({'; '.join(differs)})"
 
 
 def _check_failures(table: Mapping[str, Any], chosen: list[Cell]) -> None:

@@ -54,10 +54,12 @@ class Embed:
         from diffcse.encoder.inputs import Sentences
 
         sentences = Sentences(self.files, self.column)
-        from diffcse.encoder.encode import use_bf16
-        from diffcse.encoder.load import load
-        from diffcse.encoder.stream import check_output, embed
-        from diffcse.terminal import CountView, say
+        from diffcse.terminal import CountView, loading, say
+
+        with loading(console):
+            from diffcse.encoder.encode import use_bf16
+            from diffcse.encoder.load import load
+            from diffcse.encoder.stream import check_output, embed
 
         tune()
         check_output(self.output)

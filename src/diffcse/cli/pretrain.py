@@ -12,7 +12,7 @@ from typing import Annotated
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from diffcse.config import Pretraining, Text, differences, load_pretraining, to_dict, to_toml
+from diffcse.config import PlainText, Pretraining, Text, differences, load_pretraining, to_dict, to_toml
 from diffcse.errors import InputError
 
 
@@ -33,7 +33,7 @@ class Pretrain:
     print_config: bool = False
     """Print the complete recipe that these options make, and stop."""
     settings: Pretraining = field(default_factory=Pretraining)
-    text: Text = field(default_factory=Text)
+    text: PlainText = field(default_factory=PlainText)
 
     def __call__(self, console: Console) -> None:
         chosen, settings = load_pretraining(self.recipe), self.settings
@@ -48,18 +48,19 @@ class Pretrain:
             raise InputError("no corpus: give one or more text files, e.g. diffcse pretrain text.txt --output out")
         if self.output is None:
             raise InputError("no output folder: give --output DIR")
-        from diffcse.terminal import PretrainingView, say
+        from diffcse.terminal import PretrainingView, loading, say
 
         view = PretrainingView(console)
         say(console, f"recipe   {settings.purpose if changed else f'{settings.name}: {settings.purpose}'}")
-        from diffcse.training.pretrain import pretrain
+        with loading(console):
+            from diffcse.training.pretrain import pretrain
 
         try:
             made = pretrain(
                 settings,
                 self.corpus,
                 self.output,
-                text=self.text,
+                text=Text(**dataclasses.asdict(self.text)),
                 resume=self.resume,
                 license_note=self.license_note,
                 report=view,

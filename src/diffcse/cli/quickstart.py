@@ -26,6 +26,9 @@ class Quickstart:
     def __call__(self, console: Console) -> None:
         if self.steps is not None and self.steps < 1:
             raise InputError(f"--steps {self.steps}: must be at least 1")
-        from diffcse.quickstart import quickstart
+        from diffcse.terminal import loading
+
+        with loading(console):
+            from diffcse.quickstart import quickstart
 
         quickstart(self.output, steps=self.steps, seed=self.seed, resume=self.resume, console=console)

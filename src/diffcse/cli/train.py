@@ -50,11 +50,12 @@ class Train:
             raise InputError("no corpus: give one or more text files, e.g. diffcse train sentences.txt --output out")
         if self.output is None:
             raise InputError("no output folder: give --output DIR")
-        from diffcse.terminal import TrainingView, judged, say
+        from diffcse.terminal import TrainingView, judged, loading, say
 
         view = TrainingView(console)
         say(console, f"recipe   {config.reproduces if changed else f'{config.name}: {config.reproduces}'}")
-        from diffcse.training.train import run
+        with loading(console):
+            from diffcse.training.train import run
 
         try:
             trained = run(config, self.corpus, self.output, resume=self.resume, report=view)

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase
 
 from diffcse.encoder.encode import Encoder
 from diffcse.files import staged_folder, write_json, write_text
@@ -30,6 +31,8 @@ MODULES = "modules.json"
 LIMITS = "sentence_bert_config.json"
 SETTINGS = "config_sentence_transformers.json"
 WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer_config.json"
+_HOW_IT_WAS_LOADED = ("backend", "is_local", "local_files_only")
 TANH = "torch.nn.modules.activation.Tanh"
 
 # Our names for the poolings of one layer, and the flags that say the same in a folder.
@@ -56,9 +59,23 @@ def save(encoder: Encoder, folder: Path, card: str) -> None:
                 backend.no_truncation()
                 backend.no_padding()
             encoder.model.save_pretrained(staging)
-            encoder.tokenizer.save_pretrained(staging)
+            save_tokenizer(encoder.tokenizer, staging)
         write_layout(encoder, staging)
         write_text(staging / "README.md", card)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write `tokenizer` to `folder`, so that transformers 4 loads it too.
+
+    Release 5 calls a tokenizer of no model's own by a class that 4 does not have, and 4's name for it is understood by
+    both. How it was loaded here (from a folder, without the hub) is nobody's business.
+    """
+    tokenizer.save_pretrained(folder)
+    file = folder / TOKENIZER
+    values = json.loads(file.read_text(encoding="utf-8"))
+    if values.get("tokenizer_class") == "TokenizersBackend":
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    write_json(file, {name: value for name, value in values.items() if name not in _HOW_IT_WAS_LOADED})
 
 
 def write_layout(encoder: Encoder, folder: Path) -> None:

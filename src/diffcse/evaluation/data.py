@@ -35,6 +35,10 @@ _FOLDERS = (
 LAYOUTS = f"{_FOLDERS}; and {ALL} for data sets of the hub"
 
 
+class HoldsNothing(InputError):
+    """A folder, or a name of the hub, that is in order but has no set of the groups asked for."""
+
+
 @dataclass(frozen=True, eq=False)
 class TextSet:
     """Plain sentences, for the geometry of their embeddings."""
@@ -154,7 +158,7 @@ def _read_hub(spelling: str, groups: set[str], only: Sequence[str], allow_partia
     with _local_layouts():
         found = read_hub(spelling, sts=pairs, transfer=tasks, only=only, allow_partial=allow_partial)
     if not found.origins and not only:
-        raise InputError(f"{spelling}: holds nothing for {', '.join(sorted(groups))}")
+        raise HoldsNothing(f"{spelling}: holds nothing for {', '.join(sorted(groups))}")
     known = data.names()
     data.origins |= {name: origin for name, origin in found.origins.items() if name not in known}
     _add(data.sts, found.sts, spelling, data.notes)
@@ -191,7 +195,7 @@ def _read_folder(folder: Path, groups: set[str], only: Sequence[str], allow_part
         held += len(read)
         _add(data.collections, read, folder.name or str(folder), data.notes)
     if not held and not only:
-        raise InputError(
+        raise HoldsNothing(
             f"{folder}: holds nothing for {', '.join(sorted(groups))}. {LAYOUTS}. It holds {_holds(folder)}"
         )
 

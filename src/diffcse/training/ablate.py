@@ -77,6 +77,8 @@ class Cell:
     folder: str
     identity: str
     trained: bool = True
+    data: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
+    """Hashes of what it follows from beside the recipe, by what that is called: the text, the dev file, ..."""
 
     @property
     def record(self) -> Path:
@@ -119,15 +121,15 @@ def cells_of(
                 keep_training_parts=any(name.startswith("rtd") for name in shared.columns),
             )
             config = dataclasses.replace(config, training=training)
-            data = [dev.sha256]
+            data = {"the dev file": dev.sha256}
             if row.trained:
                 kind = (config.text, config.method.reads_next)
                 if kind not in texts:
                     texts[kind] = _text_sha256(shared.corpus, *kind)
-                data.append(texts[kind])
-            for source in _checkpoints(config):
+                data["the text"] = texts[kind]
+            for field, source in _checkpoints(config).items():
                 folders[source] = folders.get(source) or model_sha256(Path(source))
-                data.append(folders[source])
+                data[f"the weights in method.{field}"] = folders[source]
             name = f"seed-{seed}" if row.trained else "start"
             cells.append(
                 Cell(
@@ -135,8 +137,9 @@ def cells_of(
                     seed=seed,
                     recipe=to_toml(config),
                     folder=str(output / "cells" / row.name / name),
-                    identity=_identity(config, data),
+                    identity=_identity(config, [*data.values()]),
                     trained=row.trained,
+                    data=data,
                 )
             )
     return cells
@@ -174,11 +177,11 @@ def _text_sha256(corpus: tuple[str, ...], text: Text, documents: bool) -> str:
     return read_corpus(corpus, text=text, documents=documents).sha256 + (" documents" if documents else "")
 
 
-def _checkpoints(config: Config) -> list[str]:
-    """The user's own model folders that a run starts from; other weights may be in them tomorrow."""
-    method = config.method
-    named = (method.model, method.generator, method.discriminator, method.causal_generator)
-    return [source for source in named if source not in (None, "mini") and Path(source).is_dir()]
+def _checkpoints(config: Config) -> dict[str, str]:
+    """The user's own model folders that a run starts from, by field; other weights may be in them tomorrow."""
+    fields = ("model", "generator", "discriminator", "causal_generator")
+    named = {field: getattr(config.method, field) for field in fields}
+    return {field: source for field, source in named.items() if source not in (None, "mini") and Path(source).is_dir()}
 
 
 @functools.lru_cache(maxsize=1)
@@ -196,10 +199,14 @@ def read_data(folders: Sequence[str], columns: Sequence[str]) -> Data:
     Raises:
         InputError: as `find_data` does.
     """
-    from diffcse.evaluation.data import Data, find_data
+    from diffcse.evaluation.data import Data, HoldsNothing, find_data
 
     transfer = any(name.startswith("transfer") for name in columns)
-    return find_data(folders, groups=("sts", "transfer") if transfer else ("sts",)) if folders else Data()
+    try:
+        return find_data(folders, groups=("sts", "transfer") if transfer else ("sts",)) if folders else Data()
+    except HoldsNothing as error:
+        wanted = " and ".join(dict.fromkeys(COLUMNS[name].needs for name in columns))
+        raise InputError(f"{error}. This grid is measured on {wanted} alone: leave that --data out") from error
 
 
 def _jobs(column: str, dev: PairSet, data: Data) -> list[Job]:
@@ -237,19 +244,23 @@ def outcome_of(cell: Cell) -> dict[str, Any] | None:
 
 
 def changes_of(cell: Cell) -> list[str] | None:
-    """In which settings what is on disk is another than this cell; None if it is this cell, or nothing is there.
+    """In what the cell on disk is another than this one; None if it is this one, or nothing is there.
 
-    No setting is named where the data, a model or the version of diffcse differs, or the outcome does not say.
+    Fields of the recipe and names of `Cell.data`; nothing where the file on disk does not say, because it is damaged or
+    of an older version.
     """
     if not cell.record.is_file() or outcome_of(cell) is not None:
         return None
     try:
-        recipe = json.loads(cell.record.read_text(encoding="utf-8"))["recipe"]
-        begun = parse_recipe(recipe.encode(), cell.row)
+        there = json.loads(cell.record.read_text(encoding="utf-8"))
+        begun = parse_recipe(there["recipe"].encode(), cell.row)
+        data, method = dict(there.get("data", cell.data)), there.get("method", METHOD)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
         return []
     found = differences(to_dict(begun), to_dict(parse_recipe(cell.recipe.encode(), cell.row)))
-    return [name for name in found if name not in _NOT_THE_CELL]
+    found = [name for name in found if name not in _NOT_THE_CELL]
+    found += [name for name, sha256 in cell.data.items() if name in data and data[name] != sha256]
+    return found + ([] if method == METHOD else ["what this version of diffcse trains"])
 
 
 def is_finished(cell: Cell, shared: Shared) -> bool:
@@ -286,6 +297,8 @@ def run_cell(
         "row": cell.row,
         "seed": cell.seed,
         "recipe": cell.recipe,
+        "data": dict(cell.data),
+        "method": METHOD,
     }
     if outcome_of(cell) is None or _cannot_go_on(folder, config):
         shutil.rmtree(folder, ignore_errors=True)

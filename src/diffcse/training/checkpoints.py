@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -58,6 +63,38 @@ def prune(folder: Path, step: int | None = None, keep: int = 2) -> None:
     for path in [*beyond, *found[len(beyond) :][keep:]]:
         shutil.rmtree(path, ignore_errors=True)
     clear_partials(folder)
+
+
+class Stop:
+    """Whether somebody asked for an end, to be looked at between two steps."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+
+@contextmanager
+def stop_between_steps() -> Iterator[Stop]:
+    """Ctrl-C ends the loop inside after the step at hand, so that it can leave a checkpoint; a second one at once.
+
+    The loop looks at `asked`, saves, and raises KeyboardInterrupt. Outside the main thread, or where somebody else
+    hears Ctrl-C already (a notebook, a test), nothing is changed: there it ends at once.
+    """
+    stop = Stop()
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield stop
+        return
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        stop.asked = True
+        signal.signal(signal.SIGINT, before)
+        print("\nstopping after this step; Ctrl-C once more stops at once", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:

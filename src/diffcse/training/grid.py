@@ -32,7 +32,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffcse.config import Config, line_of, load_recipe, override, read_fields, read_toml, recipe_file, recipe_names
+from diffcse.config import (
+    Config,
+    Method,
+    line_of,
+    load_recipe,
+    override,
+    read_fields,
+    read_toml,
+    recipe_file,
+    recipe_names,
+)
 from diffcse.errors import InputError
 
 FOLDER = "recipes/ablations"
@@ -218,16 +228,28 @@ def parse_grid(data: bytes, source: str) -> Grid:
 
 
 def cost(grid: Grid, seeds: int) -> str:
-    """How long the shipped base takes for it, in words: the mini recipe's third of a second a step on two cores."""
+    """How long the mini recipe takes for it, all columns measured, two runs at once on `COST_HARDWARE`; in words."""
     configs = [grid.config(row) for row in grid.rows if row.trained]
     if grid.recipe != "mini_cpu" or any(config.training.max_steps is None for config in configs):
         return MISSING_COST
-    hours = seeds * sum(config.training.max_steps or 0 for config in configs) * _SECONDS_A_STEP / 3600
+    transfer = _SECONDS_OF_TRANSFER * sum(name.startswith("transfer") for name in grid.columns)
+    each = [_seconds_a_step(config.method) * (config.training.max_steps or 0) + transfer for config in configs]
+    hours = seeds * sum(each) / 2 / 3600
     return f"about {hours:.1f} h" if hours >= 1 else f"about {60 * hours:.0f} min"
 
 
+def _seconds_a_step(method: Method) -> float:
+    """Of one core, the dev set now and then included: means over the runs of docs/results."""
+    if method.edit_role != "difference":
+        return 0.4
+    if method.difference == "none":
+        return 0.3
+    return 0.75 if method.difference == "rtd" else 1.1  # the others have a head over the whole vocabulary
+
+
 MISSING_COST = "–"
-_SECONDS_A_STEP = 0.35
+COST_HARDWARE = "two cores with bf16 instructions"
+_SECONDS_OF_TRANSFER = 60
 _TABLES: dict[str, type] = {"base": dict, "needs": dict, "rows": list}
 
 

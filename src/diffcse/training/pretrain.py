@@ -50,7 +50,7 @@ from transformers import (
 
 from diffcse.config import NextReads, Pretraining, Text, differences, to_dict, to_toml
 from diffcse.encoder.encode import Encoder, position_limit
-from diffcse.encoder.save import write_layout
+from diffcse.encoder.save import save_tokenizer, write_layout
 from diffcse.errors import InputError
 from diffcse.files import (
     clear_partials,
@@ -70,7 +70,7 @@ from diffcse.method.packing import hidden_states
 from diffcse.method.parts import load_masked_lm, load_tokenizer, named, quiet, read_vocabulary
 from diffcse.record import Record, finite, read_record
 from diffcse.text.corpus import Corpus, read_corpus
-from diffcse.training.checkpoints import checkpoint_path, newest_whole, prune, save_weights
+from diffcse.training.checkpoints import checkpoint_path, newest_whole, prune, save_weights, stop_between_steps
 from diffcse.training.token_vectors import (
     as_embeddings,
     learn_from_next,
@@ -130,10 +130,13 @@ def pretrain(
         corpus: a corpus, or files and globs to read one from.
         text: what of the files is read.
         license_note: what the card says of the text's licence.
-        report: told what happens: ("corpus" | "phase" | "start" | "log" | "done", facts).
+        resume: go on in `output`. A run that is complete is opened, not trained.
+        report: told what happens: ("corpus" | "phase" | "start" | "log" | "done", facts); of a run that was complete
+            before, ("corpus" | "finished", facts).
 
     Raises:
         InputError: unusable text, recipe, tokenizer or folder, or a loss that is no longer finite.
+        KeyboardInterrupt: Ctrl-C; once training has begun, a checkpoint of the step that was at hand is there.
     """
     output = Path(output)
     record_file = output / "run.json"
@@ -165,7 +168,9 @@ def pretrain(
         data["start_model_sha256"] = start_sha256
     if begun is not None and begun.status == "complete":
         _clean_up(output)
-        return _reopen(config, output, begun)
+        made = _reopen(config, output, begun)
+        report("finished", {"output": str(output), "created": begun.created})
+        return made
     record = Record(kind="pretrain", config=to_dict(config), seed=config.seed, data=data)
     unused = config.unused()
     if unused:
@@ -615,19 +620,22 @@ class _Run:
         write_text(self.output / "log.jsonl", log)
         self.model.train()
         config = self.config
-        for step in range(first, self.steps):
-            began = time.perf_counter()
-            self._step(step)
-            elapsed = time.perf_counter() - began
-            self.training_seconds += elapsed
-            self._totals["seconds"] += elapsed
-            done = step + 1
-            if done % config.log_every == 0 or done == self.steps:
-                self._log_training(done)
-            if done % config.eval_every == 0 and done < self.steps:
-                self._add({"step": done, **self.measure()})
-            if done % config.checkpoint_every == 0:
-                self._checkpoint(done)
+        with stop_between_steps() as stop:
+            for step in range(first, self.steps):
+                began = time.perf_counter()
+                self._step(step)
+                elapsed = time.perf_counter() - began
+                self.training_seconds += elapsed
+                self._totals["seconds"] += elapsed
+                done = step + 1
+                if done % config.log_every == 0 or done == self.steps:
+                    self._log_training(done)
+                if done % config.eval_every == 0 and done < self.steps:
+                    self._add({"step": done, **self.measure()})
+                if done % config.checkpoint_every == 0 or stop.asked:
+                    self._checkpoint(done)
+                if stop.asked:
+                    raise KeyboardInterrupt
 
     def _step(self, step: int) -> None:
         torch.manual_seed(draws.key(self.config.seed, _TRAIN, step) >> 1)
@@ -849,7 +857,7 @@ def _tokenizer(
                 positions=config.positions,
             )
         with staged_folder(folder) as staging:
-            tokenizer.save_pretrained(staging)
+            save_tokenizer(tokenizer, staging)
     with quiet():
         return PreTrainedTokenizerFast.from_pretrained(folder)
 
@@ -1016,7 +1024,7 @@ def _save(
     try:
         with staged_folder(folder) as staging, quiet():
             model.save_pretrained(staging)
-            tokenizer.save_pretrained(staging)
+            save_tokenizer(tokenizer, staging)
             if config.objective == "mlm":
                 limit = position_limit(model, tokenizer)
                 write_layout(

@@ -30,7 +30,7 @@ from diffcse.method.parts import build, default_generator
 from diffcse.record import Record, read_record, verdict
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.text.examples import Examples, read_examples
-from diffcse.training.checkpoints import load_weights, newest_whole, save_weights
+from diffcse.training.checkpoints import load_weights, newest_whole, save_weights, stop_between_steps
 from diffcse.training.collate import Collate, Neighbours
 from diffcse.training.selection import Graded, Halves, HeldOut, Panel, Without, hold_out
 from diffcse.training.trainer import DiffCSETrainer, updates_per_epoch
@@ -39,7 +39,8 @@ PARTS = "training_parts.safetensors"
 """Where --keep-training-parts leaves all trained weights of the last step."""
 
 Report = Callable[[str, dict[str, Any]], None]
-"""Told what happens: ("corpus" | "start" | "log" | "checkpoint" | "resume" | "done", facts)."""
+"""Told what happens: ("corpus" | "start" | "log" | "done" | "finished", facts); "finished" in place of the others after
+"corpus" where the run was complete before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +70,11 @@ def run(
 
     Args:
         corpus: a corpus, pairs or triplets, or files and globs to read them from as `config.text` says.
-        resume: go on in `output`; nothing to go on from is no error.
+        resume: go on in `output`; nothing to go on from is no error. A run that is complete is opened, not trained.
 
     Raises:
         InputError: unusable text, recipe, model or folder.
+        KeyboardInterrupt: Ctrl-C; a checkpoint of the step that was at hand is there.
     """
     _one_process()
     output = Path(output)
@@ -110,6 +112,7 @@ def run(
         _clean_up(output)
         if not (output / "model").is_dir():
             raise InputError(f"{output}: its run is complete, but model/ was removed: give a new --output")
+        report("finished", {"output": str(output), "created": begun.created})
         return Trained(_restore(config, output / PARTS), load(output), begun)
     if config.method.needs("masked") and config.method.generator is None:
         generator = default_generator(config.method.model)
@@ -182,24 +185,28 @@ def run(
         panel.keep()
         save(encoder, output / "best", "")
 
-    trainer = DiffCSETrainer(
-        model,
-        training,
-        examples,
-        Collate(tokenizer, training.max_tokens, neighbours=config.method.reads_next),
-        output,
-        steps=steps,
-        bf16=bf16,
-        resuming=checkpoint is not None,
-        judges=panel.measures(),
-        select=select,
-        on_best=keep,
-        report=lambda entry: report("log", {**entry, "steps": steps}),
-    )
-    if checkpoint is None:
-        trainer.train()
-    else:
-        trainer.resume(checkpoint)
+    with stop_between_steps() as stop:
+        trainer = DiffCSETrainer(
+            model,
+            training,
+            examples,
+            Collate(tokenizer, training.max_tokens, neighbours=config.method.reads_next),
+            output,
+            steps=steps,
+            bf16=bf16,
+            resuming=checkpoint is not None,
+            judges=panel.measures(),
+            select=select,
+            on_best=keep,
+            report=lambda entry: report("log", {**entry, "steps": steps}),
+            stop=stop,
+        )
+        if checkpoint is None:
+            trainer.train()
+        else:
+            trainer.resume(checkpoint)
+    if stop.asked:
+        raise KeyboardInterrupt
     if select is None:
         panel.keep_last()
     record.timing["seconds"] = trainer.seconds()

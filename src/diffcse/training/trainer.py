@@ -29,7 +29,7 @@ from diffcse.machine import release_memory
 from diffcse.method import draws
 from diffcse.method.objective import DiffCSE, Terms
 from diffcse.record import finite
-from diffcse.training.checkpoints import checkpoint_path, load_weights, prune, save_weights
+from diffcse.training.checkpoints import Stop, checkpoint_path, load_weights, prune, save_weights
 from diffcse.training.collate import Collate
 
 _WEIGHTS, _STATE, _METER = "trained.safetensors", "trainer_state.json", "meter.json"
@@ -67,6 +67,7 @@ class DiffCSETrainer(Trainer):
         select: the one of them whose best step is kept; None: none is.
         on_best: called when that one's score is a new best.
         report: called with every logged entry.
+        stop: ends training, with a checkpoint, after the step at hand once it is asked to.
     """
 
     def __init__(
@@ -84,8 +85,9 @@ class DiffCSETrainer(Trainer):
         select: str | None = None,
         on_best: Callable[[], None] = lambda: None,
         report: Callable[[dict[str, Any]], None] = lambda entry: None,
+        stop: Stop | None = None,
     ) -> None:
-        self.diffcse = model
+        self.diffcse, self.stop = model, stop or Stop()
         self._order = Shuffled(len(examples), training.seed)
         self._judges, self._select, self._on_best, self._report = judges, select, on_best, report
         self._discriminator_rate = training.discriminator_learning_rate
@@ -375,7 +377,7 @@ def _share(part: float, whole: float) -> float:
 
 
 class _Schedule(TrainerCallback):
-    """Tells the sampler its epoch, and asks for scores after the last step."""
+    """Tells the sampler its epoch, asks for scores after the last step, and ends when asked to."""
 
     def __init__(self, trainer: DiffCSETrainer) -> None:
         self.trainer = trainer
@@ -393,6 +395,8 @@ class _Schedule(TrainerCallback):
         if state.global_step >= state.max_steps:
             control.should_evaluate = bool(self.trainer._judges)
             control.should_log = True
+        if self.trainer.stop.asked:
+            control.should_save = control.should_training_stop = True
 
 
 def updates_per_epoch(sentences: int, batch_size: int, accumulation: int) -> int:
