@@ -104,7 +104,7 @@ class TrainingView:
 
     def _finished(self, facts: dict[str, Any]) -> None:
         began = facts["created"].replace("T", " ").replace("+00:00", " UTC")
-        say(self.console, f"finished before: this run, begun {began}, was complete; nothing was trained now")
+        say(self.console, f"nothing to train: this run, begun {began}, is complete")
 
     def close(self) -> None:
         """Remove the bar, also when training ended by an error."""

@@ -133,16 +133,18 @@ def test_runs_of_other_settings_are_replaced_only_when_asked(place, capsys, monk
     assert "2 of the runs there had other settings or data (method.temperature): give the options" in err
     (place / "out/cells/plain/seed-9.json").write_text("{")
     err = command(capsys, *other)[2]
-    assert "(method.temperature; the text, the dev file, a model, or what a version of diffcse does; or " in err
+    assert "(method.temperature; a setting, the text, the dev file, a model, or the version of diffcse; or " in err
     assert (place / "out/grid.toml").read_text() == before
     assert command(capsys, *other, "--replace")[0] != 2
     code, out, _ = command(capsys, *other, "--dry-run")
     assert code == 0
-    assert re.search(r"output +out: 0 of them finished; 2 of the runs there had other settings .*temperature", out)
+    assert re.search(
+        r"output +out: 0 of the \d+ runs finished; 2 of the runs there had other settings .*temperature", out
+    )
     (place / "text.txt").write_text("\n".join(SENTENCES[:39]))
     (place / "out/cells/plain/seed-9.json").unlink()
     _, out, _ = command(capsys, *ASKED, "--seeds", "7", "9", "--only", "plain", "--dry-run")
-    assert "0 of them finished; 1 of the runs there had other settings or data (the text)" in out
+    assert "0 of the 2 runs finished; 1 of the runs there had other settings or data (the text)" in out
 
 
 def test_a_missing_package_is_known_before_anything_runs(place, capsys, monkeypatch):

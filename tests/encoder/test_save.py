@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,13 +155,25 @@ def test_200_tokens_are_read_though_training_cut_at_32(saved, elsewhere, name):
     assert np.abs(embeddings[-1] - embeddings[-2]).max() > 1e-3  # the 256th token still counts
 
 
-@pytest.mark.parametrize("folder", [*CASES, "mini"])
-def test_the_tokenizer_is_one_that_transformers_4_knows(saved, folder):
-    place = saved[folder][0] if folder in saved else Path(module.__file__).parents[1] / "assets" / "mini"
-    values = json.loads((place / "tokenizer_config.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", CASES)
+def test_the_tokenizer_is_one_that_transformers_4_knows(saved, name):
+    folder = saved[name][0]
+    values = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert values["tokenizer_class"] == "PreTrainedTokenizerFast"  # release 5 calls it TokenizersBackend
     assert not {"backend", "is_local", "local_files_only"} & set(values)
-    assert type(AutoTokenizer.from_pretrained(place)) is PreTrainedTokenizerFast
+    assert type(AutoTokenizer.from_pretrained(folder)) is PreTrainedTokenizerFast
+
+
+def test_additional_special_tokens_stand_under_the_name_that_both_releases_read(tmp_path):
+    tokenizer = load("mini").tokenizer
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[X]", "[Y]"]})
+    module.save_tokenizer(tokenizer, tmp_path)
+    values = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert values["additional_special_tokens"] == ["[X]", "[Y]"]
+    assert "extra_special_tokens" not in values
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert {"[X]", "[Y]"} <= set(again.all_special_tokens)
+    assert again("a [X] b")["input_ids"] == tokenizer("a [X] b")["input_ids"]
 
 
 def test_a_tokenizer_of_a_models_own_keeps_its_class(tmp_path):

@@ -4,7 +4,10 @@ import dataclasses
 import json
 import math
 import queue
+import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -392,9 +395,10 @@ def test_data_that_no_column_is_measured_on_are_refused(place, tmp_path):
     (tmp_path / "CR").mkdir()
     for name in ("custrev.pos", "custrev.neg"):
         (tmp_path / "CR" / name).write_text("one sentence\nanother one\n")
-    message = r"holds nothing for sts\..* This grid is measured on a dev set .* alone: leave that --data out"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=r"holds nothing for sts\. .*measured on a dev set .*: leave that --data out"):
         ablate.read_data((str(tmp_path),), ("dev", "dev_last"))
+    with pytest.raises(InputError, match=r" and STS test sets in --data: give one with STS test sets in --data$"):
+        ablate.read_data((str(tmp_path),), ("dev", "sts_test"))
 
 
 def test_agreement_is_of_the_order_of_rows_that_have_both():
@@ -447,6 +451,40 @@ def test_a_worker_that_dies_is_a_failed_cell(place, tmp_path):
     assert events == [(1, "end"), (2, "end")]
     assert outcome_of(cells[1])["status"] == "failed"
     assert outcome_of(cells[1])["message"].startswith("the process that ran it ended (")
+    assert changes_of(dataclasses.replace(cells[1], identity="x", data=cells[1].data | {"the text": "y"})) == [
+        "the text"
+    ]
+
+
+def test_ctrl_c_leaves_checkpoints_of_all_runs_at_work(place, tmp_path):
+    """In a process of its own, which hears one Ctrl-C when both of its workers have trained some steps."""
+    grid, _, shared = made(place, tmp_path)
+    long = "training.max_steps = 100000\ntraining.checkpoint_every = 100000"
+    cells = cells_of(grid, {row.name: grid.config(row, changes=long) for row in grid.rows}, shared, (1,), tmp_path)
+    program = """
+import dataclasses, json, os, signal, sys
+from diffcse.training.ablate import Cell, Shared, run_cells
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cells, shared = json.loads(sys.argv[1])
+at = {}
+def report(cell, event, facts):
+    if event == "log":
+        at[cell.row] = facts["step"]
+        if len(at) == 2 and min(at.values()) > 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            at.clear()
+            at["never again"] = 0
+shared = {key: tuple(value) if isinstance(value, list) else value for key, value in shared.items()}
+run_cells([Cell(**cell) for cell in cells], Shared(**shared), parallel=2, report=report)
+"""
+    asked = json.dumps([[dataclasses.asdict(cell) for cell in cells], dataclasses.asdict(shared)])
+    done = subprocess.run([sys.executable, "-c", program, asked], capture_output=True, text=True, timeout=240)
+    assert done.returncode == -signal.SIGINT, done.stderr
+    assert "stopping after the step at hand of each run" in done.stderr
+    for cell in cells:
+        [left] = Path(cell.folder).glob("checkpoints/step-*")  # none was due
+        assert 2 < int(left.name.removeprefix("step-")) < 100000
+        assert json.loads(cell.record.read_text())["status"] == "running"
 
 
 def test_a_process_that_starts_while_all_are_stopped_does_not_outlive_it(place, tmp_path, monkeypatch):

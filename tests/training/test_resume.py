@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from diffcse.config import Config, Method, Training
 from diffcse.record import read_record
 from diffcse.text.corpus import Corpus
+from diffcse.training.checkpoints import stop_between_steps
 from diffcse.training.train import run
 from tests.models import SENTENCES, save_tiny
 
@@ -58,6 +60,7 @@ def after(owner, attribute, name):
 
 after(trainer.DiffCSETrainer, "training_step", "pass")
 after(trainer.DiffCSETrainer, "_save_checkpoint", "checkpoint")
+after(trainer.DiffCSETrainer, "evaluate", "evaluation")
 after(trainer, "write_manifest", "manifest")
 after(trainer, "save_weights", "weights")
 after(trainer, "prune", "pruning")
@@ -180,22 +183,75 @@ def test_killed_from_outside(bench, uninterrupted, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("signals", "count", "left"),
+    ("signals", "point", "count", "left"),
     [
-        ("SIGINT", 15, 8),  # between the two passes of the eighth update: it ends first, and is scored
-        ("SIGINT SIGINT", 15, 6),  # twice: at once, as a kill
-        ("SIGINT", 48, 24),  # nothing is left to train
+        ("SIGINT", "before pass", 15, 8),  # between the two passes of the eighth update: it ends first, and is scored
+        ("SIGINT SIGINT", "before pass", 15, 6),  # twice: at once, as a kill
+        ("SIGINT", "before evaluation", 3, 9),  # of the eighth step: with the step that follows
+        ("SIGINT", "before manifest", 2, 7),  # while the sixth step's is written: both are whole
     ],
 )
-def test_ctrl_c_leaves_a_checkpoint_of_the_step_at_hand(bench, uninterrupted, tmp_path, signals, count, left):
+def test_ctrl_c_leaves_a_checkpoint_of_the_step_at_hand(bench, uninterrupted, tmp_path, signals, point, count, left):
     root = tmp_path / "run"
-    process = start(bench, root, "before pass", count, signals=signals)
+    process = start(bench, root, point, count, signals=signals)
     _, err = process.communicate(timeout=200)
     assert process.returncode == -signal.SIGINT
     assert "stopping after this step; Ctrl-C once more stops at once" in err
     assert max(root.glob("checkpoints/step-*")).name == f"step-{left:08d}"
     assert read_record(root / "run.json").status == "running"
     assert finish(bench, root) == uninterrupted["fp32"]
+
+
+def test_ctrl_c_where_whoever_reads_is_gone(bench, uninterrupted, tmp_path):
+    root = tmp_path / "run"
+    process = start(bench, root, "before pass", 15, signals="SIGINT")
+    process.stderr.close()
+    assert process.wait(timeout=200) == -signal.SIGINT
+    assert max(root.glob("checkpoints/step-*")).name == "step-00000008"
+    assert finish(bench, root) == uninterrupted["fp32"]
+
+
+def test_ctrl_c_on_the_command_line(bench, tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(SENTENCES))
+    words = ("train", "text.txt", "--output", "out", "--model", bench / "tiny", "--batch-size", "8", "--log-every", "1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "diffcse", *map(str, words), "--max-steps", "100000", "--no-packing"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    next(line for line in process.stdout if line.startswith("step "))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 130
+    assert "stopped. The same command with --resume goes on, from the newest checkpoint if any." in err
+    assert len(list((tmp_path / "out").glob("checkpoints/step-*"))) == 1
+
+
+def test_ctrl_c_has_its_own_meaning_again_afterwards():
+    with stop_between_steps():
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(ValueError, match="x"), stop_between_steps():
+        raise ValueError("x")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def others(number, frame):
+        raise AssertionError
+
+    before = signal.signal(signal.SIGINT, others)
+    try:
+        with stop_between_steps():
+            assert signal.getsignal(signal.SIGINT) is others
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with ThreadPoolExecutor(1) as threads, stop_between_steps() as outer:
+        heard = signal.getsignal(signal.SIGINT)
+        threads.submit(lambda: stop_between_steps().__enter__()).result()
+        assert signal.getsignal(signal.SIGINT) is heard
+        assert not outer.asked
 
 
 def test_a_complete_run_is_opened_and_says_so(bench, tmp_path):

@@ -283,9 +283,10 @@ class Ablate:
         for column in grid.columns:
             if not column.startswith("dev"):
                 say(console, f"column   {column} is measured on {_needs(column)}")
-        if text and self.output is not None and (self.output / "cells").is_dir():
+        if text and self.output is not None:
             from diffcse.training.ablate import cells_of, is_finished
 
+            say(console, "reading  the text, to see which runs are finished")
             _check_grid(self.output / "grid.toml", grid)
             with tempfile.TemporaryDirectory() as elsewhere:  # for a dev file that the data bring: nothing is changed
                 shared = self._shared(grid, text, Path(elsewhere))
@@ -293,7 +294,8 @@ class Ablate:
                 chosen = [cell for cell in cells if not self.only or cell.row in self.only]
                 finished = sum(is_finished(cell, shared) for cell in chosen)
             others = _others(chosen)
-            say(console, f"output   {self.output}: {finished} of them finished" + (f"; {others}" if others else ""))
+            found = f"{self.output}: {finished} of the {len(chosen)} runs finished"
+            say(console, f"output   {found}" + (f"; {others}" if others else ""))
 
     def _write_results(self, folders: list[str], console: Console) -> None:
         from diffcse.files import write_text
@@ -349,7 +351,7 @@ def _others(cells: list[Cell]) -> str:
     named = list(dict.fromkeys(name for changes in others for name in changes))
     differs = [", ".join(named)] if named else []
     if not all(others):
-        differs.append("the text, the dev file, a model, or what a version of diffcse does; or the file is damaged")
+        differs.append("a setting, the text, the dev file, a model, or the version of diffcse; or the file is damaged")
     if not others:
         return ""
     return f"{len(others)} of the runs there had other settings or data ({'; '.join(differs)})"

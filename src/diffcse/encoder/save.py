@@ -67,14 +67,17 @@ def save(encoder: Encoder, folder: Path, card: str) -> None:
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write `tokenizer` to `folder`, so that transformers 4 loads it too.
 
-    Release 5 calls a tokenizer of no model's own by a class that 4 does not have, and 4's name for it is understood by
-    both. How it was loaded here (from a folder, without the hub) is nobody's business.
+    Release 5 calls a tokenizer of no model's own by a class that 4 does not have, and lists additional special tokens
+    under a name by which 4 means something else; 4's names for both are understood by 5. How it was loaded here (from a
+    folder, without the hub) is nobody's business.
     """
     tokenizer.save_pretrained(folder)
     file = folder / TOKENIZER
     values = json.loads(file.read_text(encoding="utf-8"))
     if values.get("tokenizer_class") == "TokenizersBackend":
         values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(values.get("extra_special_tokens"), list):
+        values["additional_special_tokens"] = values.pop("extra_special_tokens")
     write_json(file, {name: value for name, value in values.items() if name not in _HOW_IT_WAS_LOADED})
 
 

@@ -22,6 +22,7 @@ import os
 import queue
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ from diffcse.config import Config, Text, differences, parse_recipe, to_dict, to_
 from diffcse.errors import InputError
 from diffcse.files import model_sha256, write_json
 from diffcse.record import finite, read_record, versions
+from diffcse.training.checkpoints import say_at_once
 from diffcse.training.grid import COLUMNS, Grid, Row
 
 if TYPE_CHECKING:
@@ -205,8 +207,10 @@ def read_data(folders: Sequence[str], columns: Sequence[str]) -> Data:
     try:
         return find_data(folders, groups=("sts", "transfer") if transfer else ("sts",)) if folders else Data()
     except HoldsNothing as error:
-        wanted = " and ".join(dict.fromkeys(COLUMNS[name].needs for name in columns))
-        raise InputError(f"{error}. This grid is measured on {wanted} alone: leave that --data out") from error
+        wanted = list(dict.fromkeys(COLUMNS[name].needs for name in columns))
+        others = [need for need in wanted if "--dev FILE" not in need]
+        hint = f"give one with {' or '.join(others)}" if others else "leave that --data out"
+        raise InputError(f"{error}. This grid is measured on {' and '.join(wanted)}: {hint}") from error
 
 
 def _jobs(column: str, dev: PairSet, data: Data) -> list[Job]:
@@ -292,14 +296,7 @@ def run_cell(
     """
     config = parse_recipe(cell.recipe.encode(), cell.row)
     folder, began = Path(cell.folder), time.perf_counter()
-    outcome: dict[str, Any] = {
-        "identity": cell.identity,
-        "row": cell.row,
-        "seed": cell.seed,
-        "recipe": cell.recipe,
-        "data": dict(cell.data),
-        "method": METHOD,
-    }
+    outcome = _head(cell)
     if outcome_of(cell) is None or _cannot_go_on(folder, config):
         shutil.rmtree(folder, ignore_errors=True)
     write_json(cell.record, {**outcome, "status": "running"})
@@ -319,6 +316,18 @@ def run_cell(
         for path in (folder / name for name in ("model", "last", PARTS)):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     return outcome
+
+
+def _head(cell: Cell) -> dict[str, Any]:
+    """What an outcome says of its cell, however it ended."""
+    return {
+        "identity": cell.identity,
+        "row": cell.row,
+        "seed": cell.seed,
+        "recipe": cell.recipe,
+        "data": dict(cell.data),
+        "method": METHOD,
+    }
 
 
 def _cannot_go_on(folder: Path, config: Config) -> bool:
@@ -495,6 +504,13 @@ def _workers(environments: Sequence[dict[str, str]]) -> Iterator[list[_Worker]]:
     workers = [_Worker(environment) for environment in environments]
     try:
         yield workers
+    except KeyboardInterrupt:
+        say_at_once("stopping after the step at hand of each run; Ctrl-C once more stops at once")
+        for worker in workers:
+            worker.interrupt()
+        for worker in workers:
+            worker.wait()
+        raise
     finally:
         for worker in workers:
             worker.stop()
@@ -561,10 +577,21 @@ class _Worker:
         self._errors.seek(0)
         last = self._errors.read()[-4000:].strip()
         message = f"the process that ran it ended ({code}{', perhaps for want of memory' if code == -9 else ''})"
-        outcome = {"identity": cell.identity, "row": cell.row, "seed": cell.seed, "status": "failed", "scores": {}}
+        outcome = {**_head(cell), "status": "failed", "scores": {}}
         outcome |= {"message": message, "traceback": last, "seconds": None}
         write_json(cell.record, outcome)
         return outcome
+
+    def interrupt(self) -> None:
+        """Ask the process to end, with a checkpoint of the run at hand."""
+        self._stopped = True
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+
+    def wait(self) -> None:
+        """Until the process has ended."""
+        if self._process is not None:
+            self._process.wait()
 
     def stop(self) -> None:
         """End the process, whatever it does."""

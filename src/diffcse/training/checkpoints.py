@@ -7,13 +7,13 @@ needed: dropout, masks and samples are functions of (seed, step).
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -72,12 +72,22 @@ class Stop:
         self.asked = False
 
 
+def say_at_once(line: str) -> None:
+    """Print to standard error from wherever Ctrl-C was heard.
+
+    Past Python's streams, which may be in the middle of another line, or replaced; and if whoever read them is gone
+    (the `tee` that heard the same Ctrl-C), that is no reason to fail.
+    """
+    with suppress(OSError):
+        os.write(2, f"\n{line}\n".encode())
+
+
 @contextmanager
 def stop_between_steps() -> Iterator[Stop]:
     """Ctrl-C ends the loop inside after the step at hand, so that it can leave a checkpoint; a second one at once.
 
-    The loop looks at `asked`, saves, and raises KeyboardInterrupt. Outside the main thread, or where somebody else
-    hears Ctrl-C already (a notebook, a test), nothing is changed: there it ends at once.
+    The loop looks at `asked`, saves, and raises KeyboardInterrupt. Outside the main thread, or where Ctrl-C has a
+    handler that is not Python's own, nothing is changed: there the loop ends as it did.
     """
     stop = Stop()
     before = signal.getsignal(signal.SIGINT)
@@ -88,7 +98,7 @@ def stop_between_steps() -> Iterator[Stop]:
     def hear(number: int, frame: FrameType | None) -> None:
         stop.asked = True
         signal.signal(signal.SIGINT, before)
-        print("\nstopping after this step; Ctrl-C once more stops at once", file=sys.stderr, flush=True)
+        say_at_once("stopping after this step; Ctrl-C once more stops at once")
 
     signal.signal(signal.SIGINT, hear)
     try:

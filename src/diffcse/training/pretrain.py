@@ -70,7 +70,7 @@ from diffcse.method.packing import hidden_states
 from diffcse.method.parts import load_masked_lm, load_tokenizer, named, quiet, read_vocabulary
 from diffcse.record import Record, finite, read_record
 from diffcse.text.corpus import Corpus, read_corpus
-from diffcse.training.checkpoints import checkpoint_path, newest_whole, prune, save_weights, stop_between_steps
+from diffcse.training.checkpoints import Stop, checkpoint_path, newest_whole, prune, save_weights, stop_between_steps
 from diffcse.training.token_vectors import (
     as_embeddings,
     learn_from_next,
@@ -136,7 +136,7 @@ def pretrain(
 
     Raises:
         InputError: unusable text, recipe, tokenizer or folder, or a loss that is no longer finite.
-        KeyboardInterrupt: Ctrl-C; once training has begun, a checkpoint of the step that was at hand is there.
+        KeyboardInterrupt: Ctrl-C; in the training loop it leaves a checkpoint first, as `training.train.run` does.
     """
     output = Path(output)
     record_file = output / "run.json"
@@ -172,6 +172,7 @@ def pretrain(
         report("finished", {"output": str(output), "created": begun.created})
         return made
     record = Record(kind="pretrain", config=to_dict(config), seed=config.seed, data=data)
+    record.created = record.created if begun is None else begun.created
     unused = config.unused()
     if unused:
         record.warnings.append(f"set, but without effect beside the other choices: {', '.join(unused)}")
@@ -596,6 +597,7 @@ class _Run:
         self.vocabulary, self.held_out, self.steps = vocabulary, held_out, steps
         self.output, self.record, self.report = output, record, report
         self.bf16 = use_bf16(config)
+        self._stop = Stop()
         self.log: list[dict[str, Any]] = []
         self.tokens_seen = 0
         self.training_seconds = 0.0
@@ -620,7 +622,7 @@ class _Run:
         write_text(self.output / "log.jsonl", log)
         self.model.train()
         config = self.config
-        with stop_between_steps() as stop:
+        with stop_between_steps() as self._stop:
             for step in range(first, self.steps):
                 began = time.perf_counter()
                 self._step(step)
@@ -632,10 +634,12 @@ class _Run:
                     self._log_training(done)
                 if done % config.eval_every == 0 and done < self.steps:
                     self._add({"step": done, **self.measure()})
-                if done % config.checkpoint_every == 0 or stop.asked:
+                if done % config.checkpoint_every == 0 or self._stop.asked:
                     self._checkpoint(done)
-                if stop.asked:
-                    raise KeyboardInterrupt
+                if self._stop.asked:
+                    break
+        if self._stop.asked:
+            raise KeyboardInterrupt
 
     def _step(self, step: int) -> None:
         torch.manual_seed(draws.key(self.config.seed, _TRAIN, step) >> 1)
@@ -775,7 +779,8 @@ class _Run:
         path = self.output / "log.jsonl"
         with write_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
-        self.report("log", {**entry, "steps": self.steps})
+        if not self._stop.asked:  # whoever reads the lines may have been ended by the same Ctrl-C
+            self.report("log", {**entry, "steps": self.steps})
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 

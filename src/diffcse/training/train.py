@@ -74,7 +74,8 @@ def run(
 
     Raises:
         InputError: unusable text, recipe, model or folder.
-        KeyboardInterrupt: Ctrl-C; a checkpoint of the step that was at hand is there.
+        KeyboardInterrupt: Ctrl-C. In the training loop, if that runs in the main thread and Ctrl-C has no handler but
+            Python's own, a checkpoint of the step at hand is left first; a second Ctrl-C ends at once.
     """
     _one_process()
     output = Path(output)
@@ -131,6 +132,7 @@ def run(
     bf16 = use_bf16(training)
 
     record = Record(kind="train", config=to_dict(config), seed=training.seed, data=data)
+    record.created = record.created if begun is None else begun.created
     record.scores["steps"] = steps
     unused = config.method.unused()
     if config.text.document is not None and not config.method.reads_next:
@@ -198,7 +200,8 @@ def run(
             judges=panel.measures(),
             select=select,
             on_best=keep,
-            report=lambda entry: report("log", {**entry, "steps": steps}),
+            # Whoever reads the lines may have been ended by the same Ctrl-C, and the checkpoint comes after them.
+            report=lambda entry: None if stop.asked else report("log", {**entry, "steps": steps}),
             stop=stop,
         )
         if checkpoint is None:
