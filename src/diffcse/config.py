@@ -13,9 +13,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import json
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -971,6 +972,21 @@ def to_dict(config: Any) -> dict[str, Any]:
         name: to_dict(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
         for name, value in ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
     }
+
+
+def said_before(names: Sequence[str], before: Mapping[str, Any]) -> str:
+    """Fields by their dotted names, each with its value in a config as dictionary: "method.temperature was 0.05".
+
+    >>> said_before(["seed", "a.b", "a.c"], {"seed": 1, "a": {"b": None}})
+    'seed was 1, a.b was not set, a.c was not set'
+    """
+    said = []
+    for name in names:
+        value: Any = before
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        said.append(f"{name} was {'not set' if value is None else json.dumps(value)}")
+    return ", ".join(said)
 
 
 def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:

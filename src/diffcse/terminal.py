@@ -54,8 +54,10 @@ class TrainingView:
 
     def _start(self, facts: dict[str, Any]) -> None:
         precision = "bf16" if facts["bf16"] else "fp32"
+        # Of a pretraining run all of them ship.
+        ships = f" ({facts['shipped'] / 1e6:.1f}M of them the encoder's)" if "shipped" in facts else ""
         self.console.print(
-            f"training {facts['trained'] / 1e6:.1f}M weights for {facts['steps']:,} steps "
+            f"training {facts['trained'] / 1e6:.1f}M weights{ships} for {facts['steps']:,} steps "
             f"({_few(facts['passes'])} passes over the text) "
             f"on {facts['device']} in {precision}" + (f", resumed from {facts['resumed']}" if facts["resumed"] else ""),
             highlight=False,

@@ -130,16 +130,19 @@ def test_runs_of_other_settings_are_replaced_only_when_asked(place, capsys, monk
     other = (*ASKED, "--seeds", "7", "9", "11", "--set", "method.temperature=0.1")
     code, _, err = command(capsys, *other)
     assert code == 2
-    assert "2 of the runs there had other settings or data (method.temperature): give the options" in err
+    assert "2 of the runs there had other settings or data (method.temperature was 0.05): give the options" in err
     (place / "out/cells/plain/seed-9.json").write_text("{")
     err = command(capsys, *other)[2]
-    assert "(method.temperature; a setting, the text, the dev file, a model, or the version of diffcse; or " in err
+    assert (
+        "(method.temperature was 0.05; a setting, the text, the dev file, a model, or the version of diffcse; or "
+        in err
+    )
     assert (place / "out/grid.toml").read_text() == before
     assert command(capsys, *other, "--replace")[0] != 2
     code, out, _ = command(capsys, *other, "--dry-run")
     assert code == 0
     assert re.search(
-        r"output +out: 0 of the \d+ runs finished; 2 of the runs there had other settings .*temperature", out
+        r"output +out: 0 of the \d+ runs finished; 2 of .*temperature was 0.05; .*; this would be refused", out
     )
     (place / "text.txt").write_text("\n".join(SENTENCES[:39]))
     (place / "out/cells/plain/seed-9.json").unlink()
@@ -176,7 +179,9 @@ def test_a_dry_run_shows_rows_and_what_is_missing(place, capsys):
     assert code == 0
     assert re.search(r"half +│ method.mask_ratio = 0.5 +│ +2 │", out)
     assert re.search(r"own +│ .*│ left out │", out)
-    assert "4 runs from recipe mini_cpu, seeds 42, 43" in out
+    assert "4 runs from recipe mini_cpu, seeds 42, 43, all rows: training.max_steps=7" in out
+    assert "column   dev is measured on pairs" in out
+    assert "note     no transfer_dev: it needs SentEval's transfer tasks in --data" in out
     _, out, _ = command(capsys, "ablate", "a.toml", "--dry-run", "--set", "small=tiny", "--only", "own")
     assert "5 runs" in out
     assert "left out" not in out

@@ -131,7 +131,7 @@ def test_what_changed_between_what_is_there_and_what_is_asked_for(place, done, t
     output, _, cells, _ = done
     assert [changes_of(cell) for cell in cells] == [None] * 4
     changed = made(place, output, ratio=0.4, more="training.log_every = 2")[1]
-    assert [changes_of(cell) for cell in changed] == [None, None, *[["method.mask_ratio"]] * 2]
+    assert [changes_of(cell) for cell in changed] == [None, None, *[["method.mask_ratio was 0.5"]] * 2]
     (tmp_path / "dev.tsv").write_text("1\ta b\tc d\n4\ta b\tb a\n2\tc\td c\n")
     grid, _, shared = made(place, output)
     configs = {row.name: grid.config(row) for row in grid.rows}
@@ -163,7 +163,7 @@ def test_what_changed_of_an_untrained_row(place, tmp_path):
 
     run_cells(*asked("method.pooling = 'mean'"))
     [cell], _ = asked("method.pooling = 'cls'")
-    assert changes_of(cell) == ["method.pooling"]
+    assert changes_of(cell) == ['method.pooling was "mean"']
 
 
 def test_sets_of_the_last_step_are_measured_on_the_last_model(place, tmp_path):

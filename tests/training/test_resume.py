@@ -226,7 +226,28 @@ def test_ctrl_c_on_the_command_line(bench, tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=200)
     assert process.returncode == 130
-    assert "stopped. The same command with --resume goes on, from the newest checkpoint if any." in err
+    [left] = (tmp_path / "out").glob("checkpoints/step-*")
+    step = int(left.name.removeprefix("step-"))
+    assert f"stopped after step {step:,} of 100,000, with a checkpoint of it. The same command with --resume" in err
+
+
+def test_ctrl_c_on_the_command_line_piped_to_what_it_ends_too(bench, tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(SENTENCES))
+    words = ("train", "text.txt", "--output", "out", "--model", bench / "tiny", "--batch-size", "8", "--log-every", "1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "diffcse", *map(str, words), "--max-steps", "100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    next(line for line in process.stdout if line.startswith("step "))
+    process.send_signal(signal.SIGSTOP)  # so that nothing is said between the two
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(timeout=200) == 130
     assert len(list((tmp_path / "out").glob("checkpoints/step-*"))) == 1
 
 

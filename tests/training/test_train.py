@@ -251,7 +251,12 @@ def test_folder_in_use(tiny, tmp_path):
     out = tmp_path / "out"
     run(config(tiny), CORPUS, out)
     refuse("not empty: give a new --output, or --resume", config(tiny), out)
-    refuse(r"another recipe \(changed: training.learning_rate\)", config(tiny, learning_rate=2e-3), out, resume=True)
+    refuse(
+        r"a complete run of another recipe \(training.learning_rate was 0.001\): give a new --output",
+        config(tiny, learning_rate=2e-3),
+        out,
+        resume=True,
+    )
     refuse("other text", config(tiny), out, Corpus.from_sentences(SENTENCES[:50]), resume=True)
     (tmp_path / "file").write_text("x")
     refuse("is a file", config(tiny), tmp_path / "file")

@@ -79,11 +79,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         # Whoever read our output (head, less) has enough; what is left in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        hint = getattr(VERBS[verb], "ON_STOP", "")
+    except KeyboardInterrupt as stop:
+        where, hint = f" {stop}" if stop.args else "", getattr(VERBS[verb], "ON_STOP", "")
         if any(field.name == "resume" for field in dataclasses.fields(VERBS[verb])):
-            hint = " The same command with --resume goes on, from the newest checkpoint if any."
-        print(f"\nstopped.{hint}", file=sys.stderr)
+            hint = " The same command with --resume goes on" + (
+                " from it." if where else ", from the newest checkpoint if any."
+            )
+        for stream, line in ((sys.stderr, f"\nstopped{where}.{hint}\n"), (sys.stdout, "")):
+            try:
+                print(line, end="", file=stream, flush=True)
+            except BrokenPipeError:  # whoever read it was ended by the same Ctrl-C
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(130)
 
 

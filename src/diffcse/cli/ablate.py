@@ -267,7 +267,19 @@ class Ablate:
         console: Console,
     ) -> None:
         from diffcse.terminal import say, table
+        from diffcse.training.ablate import cells_of, column_jobs, is_finished
 
+        chosen: list[Cell] = []
+        finished: int | None = None
+        with tempfile.TemporaryDirectory() as elsewhere:  # for a dev file that the data bring: nothing is changed
+            shared = self._shared(grid, text, Path(elsewhere))
+            columns = column_jobs(shared)
+            if text and self.output is not None:
+                say(console, "reading  the text, to see which runs are finished")
+                _check_grid(self.output / "grid.toml", grid)
+                cells = cells_of(grid, configs, shared, self._seeds, self.output)
+                chosen = [cell for cell in cells if not self.only or cell.row in self.only]
+                finished = sum(is_finished(cell, shared) for cell in chosen)
         rows = [row for row in grid.rows if not self.only or row.name in self.only]
         shown = [[row.name, _changes(row), f"{len(self._seeds) if row.trained else 1}"] for row in rows]
         runs = sum(int(line[2]) for line, row in zip(shown, rows, strict=True) if row.name in configs)
@@ -276,26 +288,21 @@ class Ablate:
         view = table(grid.title, ["row", "changes", "runs"], shown)
         view.columns[1].justify, view.columns[1].no_wrap = "left", False
         console.print(view)
-        say(console, f"{runs} runs from recipe {self.recipe or grid.recipe}, seeds {', '.join(map(str, self._seeds))}")
+        all_rows = [*self.given, *([] if self.max_steps is None else [f"training.max_steps={self.max_steps}"])]
+        changed = f", all rows: {', '.join(all_rows)}" if all_rows else ""
+        seeds = ", ".join(map(str, self._seeds))
+        say(console, f"{runs} runs from recipe {self.recipe or grid.recipe}, seeds {seeds}{changed}")
         for row in rows:
             if row.name in skipped:
                 say(console, f"left out {row.name}: {skipped[row.name]}")
-        for column in grid.columns:
-            if not column.startswith("dev"):
-                say(console, f"column   {column} is measured on {_needs(column)}")
-        if text and self.output is not None:
-            from diffcse.training.ablate import cells_of, is_finished
-
-            say(console, "reading  the text, to see which runs are finished")
-            _check_grid(self.output / "grid.toml", grid)
-            with tempfile.TemporaryDirectory() as elsewhere:  # for a dev file that the data bring: nothing is changed
-                shared = self._shared(grid, text, Path(elsewhere))
-                cells = cells_of(grid, configs, shared, self._seeds, self.output)
-                chosen = [cell for cell in cells if not self.only or cell.row in self.only]
-                finished = sum(is_finished(cell, shared) for cell in chosen)
+        for column, jobs in columns.items():
+            measured = f"column   {column} is measured on {', '.join(job.name for job in jobs)}"
+            say(console, measured if jobs else f"note     no {column}: it needs {_needs(column)}")
+        if finished is not None and self.output is not None:
             others = _others(chosen)
             found = f"{self.output}: {finished} of the {len(chosen)} runs finished"
-            say(console, f"output   {found}" + (f"; {others}" if others else ""))
+            refused = "; this would be refused without --replace" if others and not self.replace else ""
+            say(console, f"output   {found}" + (f"; {others}{refused}" if others else ""))
 
     def _write_results(self, folders: list[str], console: Console) -> None:
         from diffcse.files import write_text

@@ -52,6 +52,8 @@ class Pretrain:
 
         view = PretrainingView(console)
         say(console, f"recipe   {settings.purpose if changed else f'{settings.name}: {settings.purpose}'}")
+        if self.resume and not (self.output / "run.json").exists():
+            say(console, f"note     nothing to resume in {self.output}: a new run")
         with loading(console):
             from diffcse.training.pretrain import pretrain
 

@@ -54,6 +54,8 @@ class Train:
 
         view = TrainingView(console)
         say(console, f"recipe   {config.reproduces if changed else f'{config.name}: {config.reproduces}'}")
+        if self.resume and not (self.output / "run.json").exists():
+            say(console, f"note     nothing to resume in {self.output}: a new run")
         with loading(console):
             from diffcse.training.train import run
 

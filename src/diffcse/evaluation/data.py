@@ -203,7 +203,8 @@ def _read_folder(folder: Path, groups: set[str], only: Sequence[str], allow_part
 def _listed(folder: Path) -> tuple[list[str], Path | None]:
     if not folder.is_dir():
         hint = ": put the file into a folder and give that" if folder.is_file() else ""
-        raise InputError(f"{folder}: is not a folder{hint}. {LAYOUTS}")
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise InputError(f"{folder}: {what}{hint}. {LAYOUTS}")
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     return names, downstream_root(folder)
 

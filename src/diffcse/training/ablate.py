@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffcse.config import Config, Text, differences, parse_recipe, to_dict, to_toml
+from diffcse.config import Config, Text, differences, parse_recipe, said_before, to_dict, to_toml
 from diffcse.errors import InputError
 from diffcse.files import model_sha256, write_json
 from diffcse.record import finite, read_record, versions
@@ -250,8 +250,8 @@ def outcome_of(cell: Cell) -> dict[str, Any] | None:
 def changes_of(cell: Cell) -> list[str] | None:
     """In what the cell on disk is another than this one; None if it is this one, or nothing is there.
 
-    Fields of the recipe and names of `Cell.data`; nothing where the file on disk does not say, because it is damaged or
-    of an older version.
+    Fields of the recipe, with their values there, and names of `Cell.data`; nothing where the file on disk does not
+    say, because it is damaged or of an older version.
     """
     if not cell.record.is_file() or outcome_of(cell) is not None:
         return None
@@ -262,7 +262,7 @@ def changes_of(cell: Cell) -> list[str] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
         return []
     found = differences(to_dict(begun), to_dict(parse_recipe(cell.recipe.encode(), cell.row)))
-    found = [name for name in found if name not in _NOT_THE_CELL]
+    found = [said_before([name], to_dict(begun)) for name in found if name not in _NOT_THE_CELL]
     found += [name for name, sha256 in cell.data.items() if name in data and data[name] != sha256]
     return found + ([] if method == METHOD else ["what this version of diffcse trains"])
 

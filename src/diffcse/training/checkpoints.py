@@ -82,11 +82,16 @@ def say_at_once(line: str) -> None:
         os.write(2, f"\n{line}\n".encode())
 
 
+def stopped(step: int, steps: int) -> KeyboardInterrupt:
+    """What a loop raises that was asked to stop, once the checkpoint is there."""
+    return KeyboardInterrupt(f"after step {step:,} of {steps:,}, with a checkpoint of it")
+
+
 @contextmanager
 def stop_between_steps() -> Iterator[Stop]:
     """Ctrl-C ends the loop inside after the step at hand, so that it can leave a checkpoint; a second one at once.
 
-    The loop looks at `asked`, saves, and raises KeyboardInterrupt. Outside the main thread, or where Ctrl-C has a
+    The loop looks at `asked`, saves, and raises `stopped`. Outside the main thread, or where Ctrl-C has a
     handler that is not Python's own, nothing is changed: there the loop ends as it did.
     """
     stop = Stop()

@@ -48,7 +48,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from diffcse.config import NextReads, Pretraining, Text, differences, to_dict, to_toml
+from diffcse.config import NextReads, Pretraining, Text, differences, said_before, to_dict, to_toml
 from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.save import save_tokenizer, write_layout
 from diffcse.errors import InputError
@@ -70,7 +70,15 @@ from diffcse.method.packing import hidden_states
 from diffcse.method.parts import load_masked_lm, load_tokenizer, named, quiet, read_vocabulary
 from diffcse.record import Record, finite, read_record
 from diffcse.text.corpus import Corpus, read_corpus
-from diffcse.training.checkpoints import Stop, checkpoint_path, newest_whole, prune, save_weights, stop_between_steps
+from diffcse.training.checkpoints import (
+    Stop,
+    checkpoint_path,
+    newest_whole,
+    prune,
+    save_weights,
+    stop_between_steps,
+    stopped,
+)
 from diffcse.training.token_vectors import (
     as_embeddings,
     learn_from_next,
@@ -617,7 +625,7 @@ class _Run:
 
     def train(self, checkpoint: Path | None) -> None:
         """From `checkpoint`, or the start, to the last step."""
-        first = 0 if checkpoint is None else self._restore(checkpoint)
+        done = first = 0 if checkpoint is None else self._restore(checkpoint)
         log = "".join(json.dumps(entry) + "\n" for entry in self.log)
         write_text(self.output / "log.jsonl", log)
         self.model.train()
@@ -639,7 +647,7 @@ class _Run:
                 if self._stop.asked:
                     break
         if self._stop.asked:
-            raise KeyboardInterrupt
+            raise stopped(done, self.steps)
 
     def _step(self, step: int) -> None:
         torch.manual_seed(draws.key(self.config.seed, _TRAIN, step) >> 1)
@@ -1099,7 +1107,8 @@ def _check_same_run(record_file: Path, config: Pretraining, data: dict[str, Any]
     harmless = {"name", "purpose", "hardware", "log_every", "eval_every", "checkpoint_every", "store"}
     changed = [name for name in differences({**_YOUNGER, **begun.config}, to_dict(config)) if name not in harmless]
     if begun.kind != "pretrain" or changed:
-        what = ", ".join(changed) if begun.kind == "pretrain" else f"as a run of kind {begun.kind!r}"
+        before = said_before(changed, {**_YOUNGER, **begun.config})
+        what = before if begun.kind == "pretrain" else f"as a run of kind {begun.kind!r}"
         raise InputError(f"{record_file}: was begun with other settings ({what}): resume with those, or a new --output")
     if begun.data.get("sha256") != data["sha256"]:
         raise InputError(f"{record_file}: was begun on other text: give the same files, or a new --output")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from diffcse.config import EDITS, Config, Pretraining, Training, differences, to_dict, to_toml
+from diffcse.config import EDITS, Config, Pretraining, Training, differences, said_before, to_dict, to_toml
 from diffcse.encoder import encode
 from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.load import load, stated_pooling
@@ -30,7 +30,7 @@ from diffcse.method.parts import build, default_generator
 from diffcse.record import Record, read_record, verdict
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.text.examples import Examples, read_examples
-from diffcse.training.checkpoints import load_weights, newest_whole, save_weights, stop_between_steps
+from diffcse.training.checkpoints import load_weights, newest_whole, save_weights, stop_between_steps, stopped
 from diffcse.training.collate import Collate, Neighbours
 from diffcse.training.selection import Graded, Halves, HeldOut, Panel, Without, hold_out
 from diffcse.training.trainer import DiffCSETrainer, updates_per_epoch
@@ -171,6 +171,7 @@ def run(
             "warnings": record.warnings,
             "resumed": checkpoint and checkpoint.name,
             "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "shipped": sum(p.numel() for p in model.encoder.parameters()),
             "device": "cuda" if torch.cuda.is_available() else "cpu",
         },
     )
@@ -209,7 +210,7 @@ def run(
         else:
             trainer.resume(checkpoint)
     if stop.asked:
-        raise KeyboardInterrupt
+        raise stopped(trainer.state.global_step, steps)
     if select is None:
         panel.keep_last()
     record.timing["seconds"] = trainer.seconds()
@@ -378,9 +379,12 @@ def _check_same_run(record_file: Path, config: Config, data: dict[str, Any]) -> 
         changed.remove("method.generator")  # the run wrote down which one it found
     changed = [name for name in changed if name not in _ANY_TIME]
     if changed:
+        folder, before = record_file.parent, said_before(changed, begun.config)
+        if begun.status == "complete":
+            raise InputError(f"{folder}: holds a complete run of another recipe ({before}): give a new --output")
         raise InputError(
-            f"{record_file.parent}: was begun with another recipe (changed: {', '.join(changed)}): go on with the one "
-            f"it was begun with ({record_file.parent / 'recipe.toml'}), or give a new --output"
+            f"{folder}: was begun with another recipe ({before}): go on with that (--recipe {folder / 'recipe.toml'} "
+            "--resume), or give a new --output"
         )
     for name, what in (("sha256", "other text: give the same corpus"), ("dev_sha256", "another dev file: give that")):
         if begun.data.get(name) != data.get(name):
