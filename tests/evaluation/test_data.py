@@ -58,7 +58,7 @@ def test_sets_missing_for_the_average_are_named(tmp_path):
 
 
 def test_mistakes_are_named(tmp_path):
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="does not exist"):
         find_data([tmp_path / "none"])
     with pytest.raises(InputError, match=r"holds nothing for transfer\. Known are.* It holds nothing"):
         find_data([tmp_path], groups=("transfer",))

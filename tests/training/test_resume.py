@@ -251,6 +251,15 @@ def test_ctrl_c_on_the_command_line_piped_to_what_it_ends_too(bench, tmp_path):
     assert len(list((tmp_path / "out").glob("checkpoints/step-*"))) == 1
 
 
+@pytest.fixture
+def _hears_ctrl_c():
+    """As a process in the foreground does; a background job is born deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_hears_ctrl_c")
 def test_ctrl_c_has_its_own_meaning_again_afterwards():
     with stop_between_steps():
         assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
