@@ -211,18 +211,24 @@ def test_ctrl_c_where_whoever_reads_is_gone(bench, uninterrupted, tmp_path):
     assert finish(bench, root) == uninterrupted["fp32"]
 
 
-def test_ctrl_c_on_the_command_line(bench, tmp_path):
+def train_by_command(bench, tmp_path, stderr):
+    """`diffcse train`, of more steps than anyone waits for, after its first one; it hears Ctrl-C."""
     (tmp_path / "text.txt").write_text("\n".join(SENTENCES))
     words = ("train", "text.txt", "--output", "out", "--model", bench / "tiny", "--batch-size", "8", "--log-every", "1")
     process = subprocess.Popen(
-        [sys.executable, "-m", "diffcse", *map(str, words), "--max-steps", "100000", "--no-packing"],
+        [sys.executable, "-m", "diffcse", *map(str, words), "--max-steps", "100000"],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         cwd=tmp_path,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     next(line for line in process.stdout if line.startswith("step "))
+    return process
+
+
+def test_ctrl_c_on_the_command_line(bench, tmp_path):
+    process = train_by_command(bench, tmp_path, subprocess.PIPE)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=200)
     assert process.returncode == 130
@@ -232,17 +238,7 @@ def test_ctrl_c_on_the_command_line(bench, tmp_path):
 
 
 def test_ctrl_c_on_the_command_line_piped_to_what_it_ends_too(bench, tmp_path):
-    (tmp_path / "text.txt").write_text("\n".join(SENTENCES))
-    words = ("train", "text.txt", "--output", "out", "--model", bench / "tiny", "--batch-size", "8", "--log-every", "1")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "diffcse", *map(str, words), "--max-steps", "100000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=tmp_path,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    next(line for line in process.stdout if line.startswith("step "))
+    process = train_by_command(bench, tmp_path, subprocess.STDOUT)
     process.send_signal(signal.SIGSTOP)  # so that nothing is said between the two
     process.stdout.close()
     process.send_signal(signal.SIGINT)
