@@ -155,7 +155,8 @@ def test_no_width_cuts_a_cosine_or_a_sentence(width, number):
 
 def cells_view(terminal=False):
     console = Console(file=io.StringIO(), width=160, force_terminal=terminal)
-    return CellsView(console, total=3, finished=1), console.file
+    costs = {Cell("[half]", 1, "", "", ""): 10.0, Cell("[half]", 2, "", "", ""): 30.0, Cell("half", 1, "", "", ""): 1.0}
+    return CellsView(console, costs=costs, total=4), console.file
 
 
 def test_runs_of_a_table_come_a_line_each_with_the_time_left(monkeypatch):
@@ -171,10 +172,10 @@ def test_runs_of_a_table_come_a_line_each_with_the_time_left(monkeypatch):
     )
     view(other, "end", {"status": "failed", "message": "training diverged", "scores": {}, "seconds": None})
     view.close()
-    # One was finished before; of the two to do one took ten seconds.
+    # One was finished before; of 41 parts to do the first took ten of them, in ten seconds; then forty in twenty.
     assert shown.getvalue().splitlines() == [
-        "2/3  [half], seed 1  dev 61.23  9 s  0:10 left",
-        "3/3  [half], seed 2  FAILED: training diverged",
+        "2/4  [half], seed 1  dev 61.23  9 s  0:31 left",
+        "3/4  [half], seed 2  FAILED: training diverged  0:00 left",
     ]
 
 

@@ -113,7 +113,7 @@ PUBLISHED = {
         ),
         (),
     ),
-    "corrective": {"simcse": (), "corrective_short": ()},
+    "corrective": {"simcse": (), "corrective_short": (), "rtd": ()},
     "discriminator": dict.fromkeys(("contrast", "projected", "projected_50", "pooled", "pooled_half", "pooled_50"), ()),
     "supervised": dict.fromkeys(("simcse", "diffcse", "diffcse_anchor", "diffcse_positive"), ()),
 }

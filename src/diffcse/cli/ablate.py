@@ -110,6 +110,7 @@ class Ablate:
         from diffcse.files import write_text
         from diffcse.terminal import CellsView, say
         from diffcse.training.ablate import cells_of, column_jobs, is_finished, run_cells, tabulate
+        from diffcse.training.grid import seconds_of
 
         _check_grid(output / "grid.toml", grid)
         shared = self._shared(grid, text, output)
@@ -140,7 +141,10 @@ class Ablate:
             say(console, f"note     no {column}: it needs {_needs(column)}")
         facts = self._facts(grid, configs, shared)
         say(console, f"dev      {facts['dev']}")
-        view = CellsView(console, total=len(chosen), finished=len(finished))
+        measured = [column for column in grid.columns if column not in lacking]
+        todo = [cell for cell in chosen if cell not in finished]
+        costs = {cell: seconds_of(configs[cell.row].method, cell.steps, measured) for cell in todo}
+        view = CellsView(console, costs=costs, total=len(chosen))
         try:
             run_cells(chosen, shared, parallel=self.parallel, report=view)
         except KeyboardInterrupt:

@@ -28,7 +28,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -232,10 +232,19 @@ def cost(grid: Grid, seeds: int) -> str:
     configs = [grid.config(row) for row in grid.rows if row.trained]
     if grid.recipe != "mini_cpu" or any(config.training.max_steps is None for config in configs):
         return MISSING_COST
-    transfer = _SECONDS_OF_TRANSFER * sum(name.startswith("transfer") for name in grid.columns)
-    each = [_seconds_a_step(config.method) * (config.training.max_steps or 0) + transfer for config in configs]
+    each = [seconds_of(config.method, config.training.max_steps, grid.columns) for config in configs]
     hours = seeds * sum(each) / 2 / 3600
     return f"about {hours:.1f} h" if hours >= 1 else f"about {60 * hours:.0f} min"
+
+
+def seconds_of(method: Method, steps: int | None, columns: Iterable[str]) -> float:
+    """Roughly what a run of the mini recipe takes on one core of `COST_HARDWARE`, `columns` measured.
+
+    For another model or machine only the ratio of two runs means something. Where `steps` follow from the text (None),
+    they count as so many that the columns do not matter.
+    """
+    transfer = _SECONDS_OF_TRANSFER * sum(name.startswith("transfer") for name in columns)
+    return _seconds_a_step(method) * (_MANY_STEPS if steps is None else steps) + transfer
 
 
 def _seconds_a_step(method: Method) -> float:
@@ -250,6 +259,7 @@ def _seconds_a_step(method: Method) -> float:
 MISSING_COST = "–"
 COST_HARDWARE = "two cores with bf16 instructions"
 _SECONDS_OF_TRANSFER = 60
+_MANY_STEPS = 10_000
 _TABLES: dict[str, type] = {"base": dict, "needs": dict, "rows": list}
 
 
