@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffcse.report.ablation import _titles, ablation_markdown, ablation_page, results_markdown
+from diffcse.report.ablation import _titles, ablation_markdown, ablation_page, results_markdown, summary_rows
 
 
 def score(mean, *, values=None, published=None, against=None, low=None, high=None, difference=0.5, verdict=None):
@@ -264,10 +264,11 @@ def test_a_table_of_nothing_is_still_a_page():
 
 
 def test_results_are_all_tables_one_level_down():
-    text = results_markdown([made(), {**made(), "title": "Another"}], "diffcse ablate results a b")
+    text = results_markdown({"t/a": made(), "t/b": {**made(), "title": "Another"}}, "diffcse ablate results a b")
     headings = [line for line in text.splitlines() if line.startswith("#")]
     assert headings == [
         "# Results",
+        "## Where the paper is borne out",
         "## A table",
         "### dev (pets)",
         "### STS",
@@ -281,11 +282,45 @@ def test_results_are_all_tables_one_level_down():
     assert text.count("`diffcse ablate a text.txt --seeds 2`") == 2
 
 
+def test_tables_of_one_title_are_told_apart_by_their_folders():
+    text = results_markdown({"t/a": made(), "u/b": made(), "c": {**made(), "title": "Another"}}, "x")
+    assert re.findall(r"^## (.*)", text, re.MULTILINE)[1:] == ["A table (a)", "A table (b)", "Another"]
+
+
+def test_the_summary_counts_what_the_runs_bear_out():
+    column = {"label": "dev", "agreement": {"n": 5, "spearman": 0.9, "kendall": 0.8, "p": 0.08}, "rows": {}}
+    cases = {  # name: difference, low, high, published difference
+        "base": (None, None, None, None),
+        "sure": (2.0, 1.0, 3.0, 0.5),
+        "wrong": (-2.0, -3.0, -1.0, 0.5),
+        "luck": (0.5, -1.0, 2.0, 3.0),
+        "single": (-0.5, None, None, -1.0),
+        "unpublished": (0.5, 0.2, 0.8, None),
+    }
+    for name, (difference, low, high, published) in cases.items():
+        effect = None if difference is None else {"difference": difference, "low": low, "high": high}
+        column["rows"][name] = {"n": 1 if name == "single" else 3, "effect": effect, "published_difference": published}
+    rows = [{"name": name, "label": f"row {name}"} for name in cases]
+    heads, lines = summary_rows([{"title": "T", "rows": rows, "columns": {"dev": column}}])
+    assert dict(zip(heads, lines[0], strict=True)) == {
+        "table": "T",
+        "score": "dev",
+        "seeds": "1 to 3",
+        "same sign": "3 of 4",
+        "agree": "1",
+        "contrary": "1: row wrong",
+        "open": "2",
+        "Kendall's τ": "+0.80 (p = 0.08)",
+    }
+    column["rows"] = {"base": column["rows"]["base"], "unpublished": column["rows"]["unpublished"]}
+    assert summary_rows([{"title": "T", "rows": rows, "columns": {"dev": column}}]) is None
+
+
 def test_the_page_in_docs_is_that_of_the_tables_in_docs():
     docs = Path(__file__).parents[2] / "docs"
     page = (docs / "results.md").read_text()
     command = re.search(r"`(diffcse ablate results .+?)`", page)[1]
     names = command.removeprefix("diffcse ablate results ").split(" --output")[0].split()
     assert sorted(names) == sorted(path.name for path in (docs / "results").iterdir())
-    tables = [json.loads((docs / "results" / name / "table.json").read_text()) for name in names]
+    tables = {name: json.loads((docs / "results" / name / "table.json").read_text()) for name in names}
     assert page == results_markdown(tables, command), "make it anew: see the command in its first lines"

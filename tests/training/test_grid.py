@@ -35,7 +35,8 @@ method.generator = "{small}"
 PUBLISHED = {
     "main": {
         "start": (),
-        "simcse": (81.47, 83.91, 76.25, 85.81),
+        "simcse_own": (81.47, 83.91, 76.25, 85.81),
+        "simcse": (),
         "diffcse": (84.56, 85.95, 78.49, 86.86),
         "simcse_roberta": (76.57, 84.84),
         "diffcse_roberta": (78.21, 87.04),
@@ -184,6 +185,38 @@ def test_a_grid_is_read_in_order_recipe_base_changes_row():
     assert grid.config(half, changes=changes).method.mask_ratio == 0.5
     assert half.placeholders == ["small"]
     assert grid.config(half, given={"small": "g/model"}).method.generator == "g/model"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "with_recipe.simcse_bert_base.training.learning_rate = 1e-5",
+        "with_recipe.simcse_bert_base.training = { learning_rate = 1e-5 }",
+        "[rows.with_recipe.simcse_bert_base.training]\nlearning_rate = 1e-5",
+        "[rows.with_recipe.simcse_bert_base]\ntraining.learning_rate = 1e-5",
+    ],
+)
+def test_a_row_may_have_fields_for_one_recipe(written):
+    def rates(text):
+        grid = parse_grid(f"{GRID}{text}\n".encode(), "a.toml")
+        names = ("mini_cpu", "simcse_bert_base")
+        return [[grid.config(row, recipe=name).training.learning_rate for name in names] for row in grid.rows]
+
+    assert rates(written) == [[3e-5, 3e-5], [3e-5, 1e-5]]
+    with pytest.raises(InputError, match=r"^a.toml:(19|20): training.learning_rate = -1"):
+        rates(written.replace("1e-5", "-1"))
+    with pytest.raises(InputError, match=r"^a.toml:19: with_recipe simcse_bert_bas: no recipe .*Did you mean"):
+        rates(written.replace("bert_base", "bert_bas"))
+    with pytest.raises(InputError, match=r"^a.toml:19: with_recipe: write with_recipe.RECIPE.SECTION.FIELD = VALUE"):
+        rates(written.replace("training", "trainings"))
+
+
+def test_simcse_has_its_published_settings_beside_the_papers_recipe():
+    own = load_recipe("simcse_bert_base")
+    for grid, row in (("main", "simcse_own"), ("retrieval", "simcse")):
+        config = load_grid(grid).config(load_grid(grid).row(row), recipe="diffcse_bert_base_sts")
+        assert config.training == own.training
+        assert (config.method.difference, config.method.projector) == (own.method.difference, own.method.projector)
 
 
 @pytest.mark.parametrize(

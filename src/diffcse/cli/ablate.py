@@ -285,7 +285,10 @@ class Ablate:
                 chosen = [cell for cell in cells if not self.only or cell.row in self.only]
                 finished = sum(is_finished(cell, shared) for cell in chosen)
         rows = [row for row in grid.rows if not self.only or row.name in self.only]
-        shown = [[row.name, _changes(row), f"{len(self._seeds) if row.trained else 1}"] for row in rows]
+        shown = [
+            [row.name, _changes(row, self.recipe or grid.recipe), f"{len(self._seeds) if row.trained else 1}"]
+            for row in rows
+        ]
         runs = sum(int(line[2]) for line, row in zip(shown, rows, strict=True) if row.name in configs)
         for line, row in zip(shown, rows, strict=True):
             line[2] = line[2] if row.name in configs else "left out"
@@ -317,7 +320,7 @@ class Ablate:
             raise InputError(
                 "give the folders of tables, and --output FILE: diffcse ablate results runs/* --output page.md"
             )
-        tables = [_read_table(Path(folder)) for folder in folders]
+        tables = {folder: _read_table(Path(folder)) for folder in folders}
         command = shlex.join(["diffcse", "ablate", "results", *map(_short, folders), "--output", _short(self.output)])
         try:
             page = results_markdown(tables, command)
@@ -408,10 +411,11 @@ def _needs(column: str) -> str:
     return COLUMNS[column].needs
 
 
-def _changes(row: Row) -> str:
+def _changes(row: Row, recipe: str) -> str:
     flat = [
         f"{section}.{key} = {json.dumps(value)}"
-        for section, values in row.fields.items()
+        for fields in (row.fields, row.with_recipe.get(recipe, {}))
+        for section, values in fields.items()
         for key, value in values.items()
     ]
     return ", ".join(flat) or ("the base" if row.trained else "not trained")

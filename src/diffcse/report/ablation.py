@@ -7,7 +7,8 @@ a row that failed or was left out says why.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from diffcse.report.parts import (
@@ -46,10 +47,68 @@ def ablation_markdown(table: dict[str, Any], *, level: int = 1) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def results_markdown(tables: Sequence[dict[str, Any]], command: str) -> str:
-    """One page of several tables."""
+def results_markdown(tables: Mapping[str, dict[str, Any]], command: str) -> str:
+    """One page of several tables, by their folders; before them, how far they bear the paper out."""
+    titles = [table["title"] for table in tables.values()]
+    named = [
+        {**table, "title": table["title"] + (f" ({PurePath(folder).name})" if titles.count(table["title"]) > 1 else "")}
+        for folder, table in tables.items()
+    ]
     lines = ["# Results", "", f"Written by `{command}` from the records of the runs.", ""]
-    return "\n".join(lines) + "\n" + "\n".join(ablation_markdown(table, level=2) for table in tables)
+    if found := summary_rows(named):
+        lines += ["## Where the paper is borne out", "", *markdown_table(*found), *_SUMMARY, ""]
+    return "\n".join(lines) + "\n" + "\n".join(ablation_markdown(table, level=2) for table in named)
+
+
+_SUMMARY = [
+    "*Same sign*: rows whose difference from the reference has the published sign. *Agree*: those of them whose",
+    "interval excludes zero. *Contrary*: such an interval on the other side. *Open*: all others, too few seeds for the",
+    "size of the difference, or none. Kendall's τ compares the order of the means with the published; p: if there were",
+    "no order.",
+]
+
+
+def summary_rows(tables: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]] | None:
+    """(heads, rows): of each score with published differences, how many the runs bear out; None without any."""
+    rows = []
+    for table in tables:
+        labels = {row["name"]: row["label"] for row in table["rows"]}
+        for column in table["columns"].values():
+            scores = {
+                name: score
+                for name, score in column["rows"].items()
+                if score["published_difference"] and score["effect"] is not None
+            }
+            if not scores:
+                continue
+            outcomes = {name: _outcome(score) for name, score in scores.items()}
+            same = sum(one["effect"]["difference"] * one["published_difference"] > 0 for one in scores.values())
+            contrary = [labels[name] for name, outcome in outcomes.items() if outcome == "contrary"]
+            seeds = {score["n"] for score in scores.values()}
+            order = column["agreement"] or {}
+            rows.append(
+                [
+                    table["title"],
+                    column["label"],
+                    " to ".join(str(n) for n in sorted({min(seeds), max(seeds)})),
+                    f"{same} of {len(scores)}",
+                    str(sum(outcome == "agree" for outcome in outcomes.values())),
+                    f"{len(contrary)}: {', '.join(contrary)}" if contrary else "0",
+                    str(sum(outcome == "open" for outcome in outcomes.values())),
+                    MISSING if order.get("kendall") is None else f"{order['kendall']:+.2f}{_chance(order)}",
+                ]
+            )
+    return (
+        (["table", "score", "seeds", "same sign", "agree", "contrary", "open", "Kendall's τ"], rows) if rows else None
+    )
+
+
+def _outcome(score: dict[str, Any]) -> str:
+    """Whether a row's difference has the published sign beyond the seeds' luck."""
+    low, high = score["effect"]["low"], score["effect"]["high"]
+    if low is None or low <= 0 <= high:
+        return "open"
+    return "agree" if (low > 0) == (score["published_difference"] > 0) else "contrary"
 
 
 def ablation_page(table: dict[str, Any]) -> str:

@@ -21,6 +21,8 @@ is built once as it is read: a grid that can be read is a grid that can be run.
     method.mask_ratio = 0.30             # fields of this row
     method.generator = "{small}"         # filled by --set small=FOLDER
     published.dev = 84.56                # beside ours in the table
+
+    with_recipe.simcse_bert_base.training.learning_rate = 1e-5    # fields of this row where --recipe is that one
 """
 
 from __future__ import annotations
@@ -112,13 +114,15 @@ class Row(RowHead):
 
     fields: dict[str, Any] = field(default_factory=dict)
     """What it overrides, as in a recipe."""
+    with_recipe: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Recipe -> what it overrides beside them where the table is made from that one."""
     text: str = ""
     """Its lines of the file, at their place, for messages."""
 
     @property
     def placeholders(self) -> list[str]:
         """Names of the needs that its fields hold."""
-        return list(dict.fromkeys(_placeholders(self.fields)))
+        return list(dict.fromkeys(_placeholders([self.fields, self.with_recipe])))
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ class Grid(GridHead):
     def config(
         self, row: Row, *, recipe: str = "", given: Mapping[str, str] | None = None, changes: str = ""
     ) -> Config:
-        """What `row` runs: the recipe, then the grid's base, then `changes` (TOML), then the row's own fields.
+        """What `row` runs: the recipe, the grid's base, `changes` (TOML), the row's own fields, those for that recipe.
 
         Args:
             recipe: in place of the grid's.
@@ -177,6 +181,10 @@ class Grid(GridHead):
             config = override(config, read_toml(changes.encode(), "--set")[1], changes, "--set")
         try:
             config = override(config, _filled(row.fields, given or {}), row.text, self.source)
+            name = recipe or self.recipe
+            if name in row.with_recipe:
+                more = _filled(row.with_recipe[name], given or {})
+                config = override(config, more, _block_for(row.text, name), self.source)
         except InputError as error:
             raise InputError(f"{error} (row {row.name!r})") from None
         return dataclasses.replace(config, name=row.name, reproduces="", hardware="")
@@ -281,7 +289,7 @@ def _begin(text: str, index: int) -> int:
 def _row(table: dict[str, Any], text: str, source: str, begins: int) -> Row:
     sections = ("method", "text", "training")
     fields: dict[str, Any] = {key: table.pop(key) for key in sections if key in table}
-    published = table.pop("published", {})
+    published, with_recipe = table.pop("published", {}), table.pop("with_recipe", {})
     head = read_fields(RowHead, table, [], text, source)
     name = head.get("name", "")
     where = f"{source}:{line_of(text, ['name']) if 'name' in head else begins}"
@@ -289,8 +297,15 @@ def _row(table: dict[str, Any], text: str, source: str, begins: int) -> Row:
         raise InputError(f'{where}: name = {name!r}: name each row by letters, digits, "_", "-" and "."')
     if not isinstance(published, dict) or not all(type(value) in (int, float) for value in published.values()):
         raise InputError(f"{source}:{line_of(text, ['published'])}: published: write published.COLUMN = NUMBER")
+    for recipe, more in with_recipe.items() if isinstance(with_recipe, dict) else [("", None)]:
+        if not isinstance(more, dict) or not set(more) <= set(sections):
+            where = f"{source}:{line_of(text, ['with_recipe', recipe])}"
+            raise InputError(
+                f"{where}: with_recipe: write with_recipe.RECIPE.SECTION.FIELD = VALUE, SECTION one of "
+                f"{', '.join(sections)}"
+            )
     label = head.pop("label", "") or name
-    return Row(**head, label=label, published=published, fields=fields, text=text)
+    return Row(**head, label=label, published=published, fields=fields, with_recipe=with_recipe, text=text)
 
 
 def _check_rows(grid: Grid) -> None:
@@ -312,6 +327,13 @@ def _check_rows(grid: Grid) -> None:
             if name not in grid.needs:
                 _unknown(f"{where}: {{{name}}} is not explained under [needs]", name, list(grid.needs))
         grid.config(row)
+        for recipe in row.with_recipe:
+            try:
+                load_recipe(recipe)
+            except InputError as error:
+                place = f"{grid.source}:{line_of(row.text, ['with_recipe', recipe])}"
+                raise InputError(f"{place}: {error}".replace("--recipe", "with_recipe", 1)) from None
+            grid.config(row, recipe=recipe)
 
 
 def _unknown(problem: str, name: str, known: list[str]) -> Any:
@@ -324,8 +346,9 @@ _PLACEHOLDER = re.compile(r"\{([\w-]+)\}", re.ASCII)
 
 
 def _placeholders(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [name for inner in value.values() for name in _placeholders(inner)]
+    if isinstance(value, (dict, list)):
+        values = value.values() if isinstance(value, dict) else value
+        return [name for inner in values for name in _placeholders(inner)]
     found = _PLACEHOLDER.fullmatch(value) if isinstance(value, str) else None
     return [found[1]] if found else []
 
@@ -351,4 +374,18 @@ def _block(text: str, name: str, index: int = 0) -> str:
             inside = header[1] == name and seen == index
             line = re.sub(rf"\[\s*{name}\s*\.\s*", "[", line) if header[2] else ""
         kept.append(line if inside else "")
+    return "\n".join(kept)
+
+
+def _block_for(text: str, recipe: str) -> str:
+    """A row's `text` with all lines blank but those of `with_recipe` for `recipe`, as they would stand in a recipe."""
+    prefix, kept, inside = rf"with_recipe\s*\.\s*[\"']?{re.escape(recipe)}[\"']?\s*", [], False
+    for line in text.split("\n"):
+        if re.match(r"\s*\[", line):
+            inside = re.match(rf"\s*\[\s*{prefix}[.\]]", line) is not None
+            kept.append(re.sub(rf"{prefix}\.?\s*", "", line, count=1) if inside else "")
+        elif dotted := re.match(rf"\s*{prefix}\.\s*", line):
+            kept.append(line[dotted.end() :])
+        else:
+            kept.append(line if inside else "")
     return "\n".join(kept)
