@@ -7,9 +7,12 @@ an ordinary run of `pretrain` under OUTPUT/NAME; a finished one is not rerun, on
 Markdown table of their losses on the sentences held out, which are the same for all, and with --dev what their
 embeddings are worth before any contrastive training. Then, for instance:
 
-    diffcse ablate generator TEXT --output table --set base=models/base/model --set medium=models/medium/model \\
-        --set small=models/small/model --set tiny=models/tiny/model
+    diffcse ablate generator TEXT --output table --set base=models/base/model --set distil=models/distil/model \\
+        --set medium=models/medium/model --set small=models/small/model --set mini=models/mini/model \\
+        --set tiny=models/tiny/model
     diffcse ablate edits TEXT --output table --set causal=models/causal/model
+
+The tables of docs/results.md have models of fewer steps: --steps 1500, and 500 for the causal one.
 """
 
 from __future__ import annotations
