@@ -155,7 +155,8 @@ def test_no_width_cuts_a_cosine_or_a_sentence(width, number):
 
 def cells_view(terminal=False):
     console = Console(file=io.StringIO(), width=160, force_terminal=terminal)
-    costs = {Cell("[half]", 1, "", "", ""): 10.0, Cell("[half]", 2, "", "", ""): 30.0, Cell("half", 1, "", "", ""): 1.0}
+    each = {("[half]", 1): (8.0, 2.0), ("[half]", 2): (20.0, 10.0), ("half", 1): (1.0, 0.0)}
+    costs = {Cell(row, seed, "", "", ""): cost for (row, seed), cost in each.items()}
     return CellsView(console, costs=costs, total=4), console.file
 
 

@@ -290,8 +290,8 @@ def cosine_table(console: Console, sentences: Sequence[str], cosines: Sequence[S
 class CellsView:
     """Many runs, some at once: a line for each that ended, and on a terminal a bar of all and one of each at work."""
 
-    def __init__(self, console: Console, *, costs: Mapping[Any, float], total: int) -> None:
-        """`costs` has what is still to be done of `total` cells, and how much work each is beside the others."""
+    def __init__(self, console: Console, *, costs: Mapping[Any, tuple[float, float]], total: int) -> None:
+        """`costs` has what is still to be done of `total` cells: how long each trains, and is scored."""
         finished = total - len(costs)
         self.console, self.total, self._ended = console, total, finished
         self._began, self._costs, self._done = time.monotonic(), costs, 0.0
@@ -323,7 +323,7 @@ class CellsView:
 
     def _end(self, cell: Any, name: str, outcome: dict[str, Any]) -> None:
         self._at.pop(cell, None)
-        self._ended, self._done = self._ended + 1, self._done + self._costs[cell]
+        self._ended, self._done = self._ended + 1, self._done + sum(self._costs[cell])
         if self._bar and cell in self._bars:
             self._bar.remove_task(self._bars.pop(cell))
         if outcome["status"] == "complete":
@@ -339,10 +339,10 @@ class CellsView:
             self._bar.update(self._all, completed=self._ended, shown=self._left())
 
     def _left(self) -> str:
-        done = self._done + sum(share * self._costs[cell] for cell, share in self._at.items())
+        done = self._done + sum(share * self._costs[cell][0] for cell, share in self._at.items())
         if not done or self._ended >= self.total:
             return ""
-        seconds = int((time.monotonic() - self._began) * (sum(self._costs.values()) - done) / done)
+        seconds = int((time.monotonic() - self._began) * (sum(map(sum, self._costs.values())) - done) / done)
         hours, minutes = divmod(seconds // 60, 60)
         return f"{hours}:{minutes:02d}:{seconds % 60:02d} left" if hours else f"{minutes}:{seconds % 60:02d} left"
 

@@ -288,7 +288,12 @@ def test_tables_of_one_title_are_told_apart_by_their_folders():
 
 
 def test_the_summary_counts_what_the_runs_bear_out():
-    column = {"label": "dev", "agreement": {"n": 5, "spearman": 0.9, "kendall": 0.8, "p": 0.08}, "rows": {}}
+    column = {
+        "label": "dev",
+        "digits": 2,
+        "agreement": {"n": 5, "spearman": 0.9, "kendall": 0.8, "p": 0.08},
+        "rows": {},
+    }
     cases = {  # name: difference, low, high, published difference
         "base": (None, None, None, None),
         "sure": (2.0, 1.0, 3.0, 0.5),
@@ -299,7 +304,8 @@ def test_the_summary_counts_what_the_runs_bear_out():
     }
     for name, (difference, low, high, published) in cases.items():
         effect = None if difference is None else {"difference": difference, "low": low, "high": high}
-        column["rows"][name] = {"n": 1 if name == "single" else 3, "effect": effect, "published_difference": published}
+        figures = {"published": published, "published_difference": published}
+        column["rows"][name] = {"n": 1 if name == "single" else 3, "effect": effect, **figures}
     rows = [{"name": name, "label": f"row {name}"} for name in cases]
     heads, lines = summary_rows([{"title": "T", "rows": rows, "columns": {"dev": column}}])
     assert dict(zip(heads, lines[0], strict=True)) == {
@@ -308,11 +314,16 @@ def test_the_summary_counts_what_the_runs_bear_out():
         "seeds": "1 to 3",
         "same sign": "3 of 4",
         "agree": "1",
-        "contrary": "1: row wrong",
+        "contrary": "1: row wrong (-2.00)",
         "open": "2",
         "Kendall's τ": "+0.80 (p = 0.08)",
     }
-    column["rows"] = {"base": column["rows"]["base"], "unpublished": column["rows"]["unpublished"]}
+    # A reference without a published figure: no differences, but an order.
+    column["rows"]["sure"]["published_difference"] = None
+    column["rows"] = {name: column["rows"][name] for name in ("base", "sure", "unpublished")}
+    _, lines = summary_rows([{"title": "T", "rows": rows, "columns": {"dev": column}}])
+    assert lines == [["T", "dev", "3", "–", "–", "–", "–", "+0.80 (p = 0.08)"]]
+    column["agreement"] = None
     assert summary_rows([{"title": "T", "rows": rows, "columns": {"dev": column}}]) is None
 
 

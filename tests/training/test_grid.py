@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from diffcse.config import load_recipe
 from diffcse.errors import InputError
-from diffcse.training.grid import COLUMNS, cost, grid_names, load_grid, parse_grid
+from diffcse.training.grid import COLUMNS, cost, grid_names, load_grid, parse_grid, seconds_of
 
 GRID = """\
 title = "A table"
@@ -183,7 +183,7 @@ def test_a_grid_is_read_in_order_recipe_base_changes_row():
     assert grid.config(plain, changes=changes).method.mask_ratio == 0.2
     assert grid.config(plain, changes=changes).method.rtd_weight == 0.02
     assert grid.config(half, changes=changes).method.mask_ratio == 0.5
-    assert half.placeholders == ["small"]
+    assert half.placeholders("mini_cpu") == ["small"]
     assert grid.config(half, given={"small": "g/model"}).method.generator == "g/model"
 
 
@@ -211,12 +211,37 @@ def test_a_row_may_have_fields_for_one_recipe(written):
         rates(written.replace("training", "trainings"))
 
 
-def test_simcse_has_its_published_settings_beside_the_papers_recipe():
-    own = load_recipe("simcse_bert_base")
-    for grid, row in (("main", "simcse_own"), ("retrieval", "simcse")):
-        config = load_grid(grid).config(load_grid(grid).row(row), recipe="diffcse_bert_base_sts")
-        assert config.training == own.training
-        assert (config.method.difference, config.method.projector) == (own.method.difference, own.method.projector)
+def test_with_recipe_is_refused_where_its_lines_could_not_be_named():
+    for written in (
+        "with_recipe.mini_cpu = { training = { epochs = 1 } }",
+        "[rows.with_recipe]\nmini_cpu.training.epochs = 1",
+    ):
+        with pytest.raises(
+            InputError, match=r"^a.toml:(19|20): with_recipe: write with_recipe.RECIPE.SECTION.FIELD = VALUE"
+        ):
+            parse_grid(f"{GRID}{written}\n".encode(), "a.toml")
+
+
+def test_a_row_needs_what_its_fields_for_this_recipe_need():
+    text = GRID.replace('method.generator = "{small}"', 'with_recipe.mini_documents.method.generator = "{small}"')
+    half = parse_grid(text.encode(), "a.toml").row("half")
+    assert (half.placeholders("mini_cpu"), half.placeholders("mini_documents")) == ([], ["small"])
+    with pytest.raises(InputError, match=r"\{smal\} is not explained under \[needs\]"):
+        parse_grid(text.replace('"{small}"', '"{smal}"').encode(), "a.toml")
+
+
+@pytest.mark.parametrize(
+    ("grid", "row", "recipe"),
+    [
+        ("main", "simcse_own", "diffcse_bert_base_sts"),
+        ("main", "simcse_own", "diffcse_bert_base_transfer"),
+        ("retrieval", "simcse", "diffcse_bert_base_sts"),
+    ],
+)
+def test_simcse_has_its_published_settings_beside_the_papers_recipe(grid, row, recipe):
+    own, config = load_recipe("simcse_bert_base"), load_grid(grid).config(load_grid(grid).row(row), recipe=recipe)
+    assert config.training == own.training
+    assert (config.method.difference, config.method.projector) == (own.method.difference, own.method.projector)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +304,11 @@ def test_the_cost_counts_steps_tasks_and_what_is_measured():
     assert cost(load_grid("lambda"), 2) == "about 43 min"  # λ = 0 and eleven others, no transfer tasks
     # 7 rows of RTD, 6 of views: 4 x (7 x 225 + 6 x 120 + 13 x 60) s / 2
     assert cost(load_grid("edits"), 4) == "about 1.7 h"
+    plain = load_recipe("mini_cpu")
+    assert seconds_of(plain, ["dev", "transfer_dev"]) == (225, 60)
+    assert seconds_of(plain, ["dev"], trained=False) == (0, 0)
+    once, twice = (seconds_of(load_recipe(name), []) for name in ("simcse_bert_base", "simcse_supervised"))
+    assert twice[0] == 3 * once[0]  # epochs
     assert cost(dataclasses.replace(load_grid("pooler"), recipe="diffcse_bert_base_sts"), 2) == "–"
     assert set(COLUMNS) >= {column for name in grid_names() for column in load_grid(name).columns}
 

@@ -143,7 +143,7 @@ class Ablate:
         say(console, f"dev      {facts['dev']}")
         measured = [column for column in grid.columns if column not in lacking]
         todo = [cell for cell in chosen if cell not in finished]
-        costs = {cell: seconds_of(configs[cell.row].method, cell.steps, measured) for cell in todo}
+        costs = {cell: seconds_of(configs[cell.row], measured, trained=cell.trained) for cell in todo}
         view = CellsView(console, costs=costs, total=len(chosen))
         try:
             run_cells(chosen, shared, parallel=self.parallel, report=view)
@@ -202,7 +202,7 @@ class Ablate:
             config = grid.config(row, recipe=self.recipe or "", given=given, changes=changes)
             if self.max_steps is not None:
                 config = replace(config, training=replace(config.training, max_steps=self.max_steps))
-            missing = [name for name in row.placeholders if name not in given]
+            missing = [name for name in row.placeholders(self.recipe or grid.recipe) if name not in given]
             if missing:
                 skipped[row.name] = "; ".join(_how(grid, name, config) for name in missing)
             else:
@@ -296,7 +296,7 @@ class Ablate:
         view.columns[1].justify, view.columns[1].no_wrap = "left", False
         console.print(view)
         all_rows = [*self.given, *([] if self.max_steps is None else [f"training.max_steps={self.max_steps}"])]
-        changed = f", all rows: {', '.join(all_rows)}" if all_rows else ""
+        changed = f", in rows that say nothing else of it: {', '.join(all_rows)}" if all_rows else ""
         seeds = ", ".join(map(str, self._seeds))
         say(console, f"{runs} runs from recipe {self.recipe or grid.recipe}, seeds {seeds}{changed}")
         for row in rows:

@@ -62,14 +62,15 @@ def results_markdown(tables: Mapping[str, dict[str, Any]], command: str) -> str:
 
 _SUMMARY = [
     "*Same sign*: rows whose difference from the reference has the published sign. *Agree*: those of them whose",
-    "interval excludes zero. *Contrary*: such an interval on the other side. *Open*: all others, too few seeds for the",
-    "size of the difference, or none. Kendall's τ compares the order of the means with the published; p: if there were",
-    "no order.",
+    "interval excludes zero; of rows without any difference, one in forty does so by chance. *Contrary*: such an",
+    "interval on the other side, with the difference. *Open*: all others, too few seeds for the size of the difference,",
+    "or none. Kendall's τ compares the order of the means with the published; p is the chance of as much agreement or",
+    "disagreement between two orders that have nothing to do with each other.",
 ]
 
 
 def summary_rows(tables: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]] | None:
-    """(heads, rows): of each score with published differences, how many the runs bear out; None without any."""
+    """(heads, rows): of each score with published differences or order, what the runs bear out; None without any."""
     rows = []
     for table in tables:
         labels = {row["name"]: row["label"] for row in table["rows"]}
@@ -79,22 +80,33 @@ def summary_rows(tables: Sequence[dict[str, Any]]) -> tuple[list[str], list[list
                 for name, score in column["rows"].items()
                 if score["published_difference"] and score["effect"] is not None
             }
-            if not scores:
+            order = column["agreement"] or {}
+            if not scores and order.get("kendall") is None:
                 continue
             outcomes = {name: _outcome(score) for name, score in scores.items()}
             same = sum(one["effect"]["difference"] * one["published_difference"] > 0 for one in scores.values())
-            contrary = [labels[name] for name, outcome in outcomes.items() if outcome == "contrary"]
-            seeds = {score["n"] for score in scores.values()}
-            order = column["agreement"] or {}
+            contrary = [
+                f"{labels[name]} ({signed(scores[name]['effect']['difference'], column['digits'])})"
+                for name, outcome in outcomes.items()
+                if outcome == "contrary"
+            ]
+            ranked = [score for score in column["rows"].values() if score["n"] and score["published"] is not None]
+            seeds = {score["n"] for score in [*scores.values(), *ranked]}
             rows.append(
                 [
                     table["title"],
                     column["label"],
                     " to ".join(str(n) for n in sorted({min(seeds), max(seeds)})),
-                    f"{same} of {len(scores)}",
-                    str(sum(outcome == "agree" for outcome in outcomes.values())),
-                    f"{len(contrary)}: {', '.join(contrary)}" if contrary else "0",
-                    str(sum(outcome == "open" for outcome in outcomes.values())),
+                    *(
+                        [
+                            f"{same} of {len(scores)}",
+                            str(sum(outcome == "agree" for outcome in outcomes.values())),
+                            f"{len(contrary)}: {', '.join(contrary)}" if contrary else "0",
+                            str(sum(outcome == "open" for outcome in outcomes.values())),
+                        ]
+                        if scores
+                        else [MISSING] * 4
+                    ),
                     MISSING if order.get("kendall") is None else f"{order['kendall']:+.2f}{_chance(order)}",
                 ]
             )

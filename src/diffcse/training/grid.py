@@ -30,7 +30,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,10 +119,10 @@ class Row(RowHead):
     text: str = ""
     """Its lines of the file, at their place, for messages."""
 
-    @property
-    def placeholders(self) -> list[str]:
-        """Names of the needs that its fields hold."""
-        return list(dict.fromkeys(_placeholders([self.fields, self.with_recipe])))
+    def placeholders(self, recipe: str) -> list[str]:
+        """Names of the needs that its fields hold where the table is made from `recipe`."""
+        more = self.with_recipe.get(recipe, {})
+        return list(dict.fromkeys([*_placeholders(self.fields), *_placeholders(more)]))
 
 
 @dataclass(frozen=True)
@@ -240,19 +240,20 @@ def cost(grid: Grid, seeds: int) -> str:
     configs = [grid.config(row) for row in grid.rows if row.trained]
     if grid.recipe != "mini_cpu" or any(config.training.max_steps is None for config in configs):
         return MISSING_COST
-    each = [seconds_of(config.method, config.training.max_steps, grid.columns) for config in configs]
-    hours = seeds * sum(each) / 2 / 3600
+    hours = seeds * sum(sum(seconds_of(config, grid.columns)) for config in configs) / 2 / 3600
     return f"about {hours:.1f} h" if hours >= 1 else f"about {60 * hours:.0f} min"
 
 
-def seconds_of(method: Method, steps: int | None, columns: Iterable[str]) -> float:
-    """Roughly what a run of the mini recipe takes on one core of `COST_HARDWARE`, `columns` measured.
+def seconds_of(config: Config, columns: Iterable[str], *, trained: bool = True) -> tuple[float, float]:
+    """Roughly what training and measuring `columns` take with the mini recipe, on one core of `COST_HARDWARE`.
 
-    For another model or machine only the ratio of two runs means something. Where `steps` follow from the text (None),
-    they count as so many that the columns do not matter.
+    For another model or machine only the ratio of two runs means something. Where the steps follow from the text, a
+    pass over it counts as so many that the columns do not matter.
     """
     transfer = _SECONDS_OF_TRANSFER * sum(name.startswith("transfer") for name in columns)
-    return _seconds_a_step(method) * (_MANY_STEPS if steps is None else steps) + transfer
+    training = config.training
+    steps = _STEPS_OF_A_PASS * training.epochs if training.max_steps is None else training.max_steps
+    return _seconds_a_step(config.method) * steps * trained, transfer
 
 
 def _seconds_a_step(method: Method) -> float:
@@ -267,7 +268,7 @@ def _seconds_a_step(method: Method) -> float:
 MISSING_COST = "–"
 COST_HARDWARE = "two cores with bf16 instructions"
 _SECONDS_OF_TRANSFER = 60
-_MANY_STEPS = 10_000
+_STEPS_OF_A_PASS = 10_000
 _TABLES: dict[str, type] = {"base": dict, "needs": dict, "rows": list}
 
 
@@ -297,15 +298,19 @@ def _row(table: dict[str, Any], text: str, source: str, begins: int) -> Row:
         raise InputError(f'{where}: name = {name!r}: name each row by letters, digits, "_", "-" and "."')
     if not isinstance(published, dict) or not all(type(value) in (int, float) for value in published.values()):
         raise InputError(f"{source}:{line_of(text, ['published'])}: published: write published.COLUMN = NUMBER")
-    for recipe, more in with_recipe.items() if isinstance(with_recipe, dict) else [("", None)]:
-        if not isinstance(more, dict) or not set(more) <= set(sections):
-            where = f"{source}:{line_of(text, ['with_recipe', recipe])}"
-            raise InputError(
-                f"{where}: with_recipe: write with_recipe.RECIPE.SECTION.FIELD = VALUE, SECTION one of "
-                f"{', '.join(sections)}"
-            )
+    _check_with_recipe(with_recipe, sections, text, source)
     label = head.pop("label", "") or name
     return Row(**head, label=label, published=published, fields=fields, with_recipe=with_recipe, text=text)
+
+
+def _check_with_recipe(table: Any, sections: Sequence[str], text: str, source: str) -> None:
+    """Raise an `InputError` unless it is written so that a mistake in it can be found by its line."""
+    for recipe, fields in table.items() if isinstance(table, dict) else [("", None)]:
+        if not isinstance(fields, dict) or not set(fields) <= set(sections) or not _block_for(text, recipe).strip():
+            raise InputError(
+                f"{source}:{line_of(text, ['with_recipe', recipe])}: with_recipe: write "
+                f"with_recipe.RECIPE.SECTION.FIELD = VALUE, SECTION one of {', '.join(sections)}"
+            )
 
 
 def _check_rows(grid: Grid) -> None:
@@ -323,9 +328,10 @@ def _check_rows(grid: Grid) -> None:
             if column not in grid.columns:
                 place = f"{grid.source}:{line_of(row.text, ['published', column])}"
                 _unknown(f"{place}: published.{column}: no column of this grid", column, list(grid.columns))
-        for name in row.placeholders:
-            if name not in grid.needs:
-                _unknown(f"{where}: {{{name}}} is not explained under [needs]", name, list(grid.needs))
+        for recipe in ("", *row.with_recipe):
+            for name in row.placeholders(recipe):
+                if name not in grid.needs:
+                    _unknown(f"{where}: {{{name}}} is not explained under [needs]", name, list(grid.needs))
         grid.config(row)
         for recipe in row.with_recipe:
             try:
@@ -346,9 +352,8 @@ _PLACEHOLDER = re.compile(r"\{([\w-]+)\}", re.ASCII)
 
 
 def _placeholders(value: Any) -> list[str]:
-    if isinstance(value, (dict, list)):
-        values = value.values() if isinstance(value, dict) else value
-        return [name for inner in values for name in _placeholders(inner)]
+    if isinstance(value, dict):
+        return [name for inner in value.values() for name in _placeholders(inner)]
     found = _PLACEHOLDER.fullmatch(value) if isinstance(value, str) else None
     return [found[1]] if found else []
 
