@@ -8,7 +8,7 @@ quickstart: .venv/.installed
 	$(BIN)/diffcse quickstart --output quickstart --resume
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 check: .venv/.installed-check
 	$(BIN)/ruff format --check .

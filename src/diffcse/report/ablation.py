@@ -63,9 +63,9 @@ def results_markdown(tables: Mapping[str, dict[str, Any]], command: str) -> str:
 _SUMMARY = [
     "*Same sign*: rows whose difference from the reference has the published sign. *Agree*: those of them whose",
     "interval excludes zero; of rows without any difference, one in forty does so by chance. *Contrary*: such an",
-    "interval on the other side, with the difference. *Open*: all others, too few seeds for the size of the difference,",
-    "or none. Kendall's τ compares the order of the means with the published; p is the chance of as much agreement or",
-    "disagreement between two orders that have nothing to do with each other.",
+    "interval on the other side, with the difference. *Open*: all others, too few seeds for the size of the",
+    "difference, or none. Kendall's τ compares the order of the means with the published; p is the chance of as much",
+    "agreement or disagreement between two orders that have nothing to do with each other.",
 ]
 
 
