@@ -179,7 +179,7 @@ def test_a_dry_run_shows_rows_and_what_is_missing(place, capsys):
     assert code == 0
     assert re.search(r"half +│ method.mask_ratio = 0.5 +│ +2 │", out)
     assert re.search(r"own +│ .*│ left out │", out)
-    assert "4 runs from recipe mini_cpu, seeds 42, 43, all rows: training.max_steps=7" in out
+    assert "4 runs from recipe mini_cpu, seeds 42, 43, rows that do not set it themselves: training.max_steps=7" in out
     assert "column   dev is measured on pairs" in out
     assert "note     no transfer_dev: it needs SentEval's transfer tasks in --data" in out
     _, out, _ = command(capsys, "ablate", "a.toml", "--dry-run", "--set", "small=tiny", "--only", "own")

@@ -295,8 +295,11 @@ class Ablate:
         view = table(grid.title, ["row", "changes", "runs"], shown)
         view.columns[1].justify, view.columns[1].no_wrap = "left", False
         console.print(view)
-        all_rows = [*self.given, *([] if self.max_steps is None else [f"training.max_steps={self.max_steps}"])]
-        changed = f", in rows that say nothing else of it: {', '.join(all_rows)}" if all_rows else ""
+        fields = [text for text in self.given if "." in text.partition("=")[0]]
+        needs = [text for text in self.given if text not in fields]
+        changed = f", with {', '.join(needs)}" if needs else ""
+        changed += f", rows that do not set it themselves: {', '.join(fields)}" if fields else ""
+        changed += "" if self.max_steps is None else f", all rows: training.max_steps={self.max_steps}"
         seeds = ", ".join(map(str, self._seeds))
         say(console, f"{runs} runs from recipe {self.recipe or grid.recipe}, seeds {seeds}{changed}")
         for row in rows:
