@@ -211,6 +211,12 @@ def test_a_row_may_have_fields_for_one_recipe(written):
         rates(written.replace("training", "trainings"))
 
 
+def test_the_row_rtd_has_the_settings_that_its_note_names():
+    grid, recipe = load_grid("corrective"), load_recipe("mini_difference")
+    config = grid.config(grid.row("rtd"))
+    assert (config.method, config.training, config.text) == (recipe.method, recipe.training, recipe.text)
+
+
 def test_with_recipe_is_refused_where_its_lines_could_not_be_named():
     for written in (
         "with_recipe.mini_cpu = { training = { epochs = 1 } }",

@@ -47,7 +47,8 @@ class Ablate:
     data: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="DIR|hub:ID")] = ()
     """Folder with the sets of the other columns, as `diffcse evaluate` takes them."""
     given: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="NAME=VALUE")] = ()
-    """What a grid needs (small=FOLDER), or a field of all rows (training.learning_rate=1e-4)."""
+    """What a grid needs (small=FOLDER), or a field of all rows that do not set it themselves
+    (training.learning_rate=1e-4)."""
     max_steps: int | None = None
     """Weight updates of each run, in place of the recipe's."""
     only: tuple[str, ...] = ()
