@@ -86,6 +86,24 @@ def test_from_a_grid_to_a_table_and_a_page_of_results(place, capsys):
     assert str(place) not in page + (place / "out/table.md").read_text()
 
 
+def test_runs_of_another_table_are_not_run_again(place, capsys, monkeypatch):
+    command(capsys, *ASKED, "--seeds", "7", "9", "--only", "half")
+    asked = ("ablate", "b.toml", *ASKED[2:-1], "more", "--seeds", "7", "9", "--only", "halved", "--reuse", "out")
+    (place / "b.toml").write_text(GRID.replace("A table", "Another").replace('"half"', '"halved"'))
+    _, out, _ = command(capsys, *asked, "--dry-run")
+    assert "more: 0 of the 2 runs finished, 2 more in out" in out
+    monkeypatch.setattr(ablate, "run_cell", lambda *_, **__: pytest.fail("it ran"))
+    code, out, _ = command(capsys, *asked)
+    assert code == 0
+    assert "reused   2 runs of out" in out
+    table, before = (json.loads((place / name / "table.json").read_text()) for name in ("more", "out"))
+    assert table["columns"]["dev"]["rows"]["halved"]["values"] == before["columns"]["dev"]["rows"]["half"]["values"]
+    assert "--reuse out" in table["command"]
+    code, _, err = command(capsys, *asked[:-1], "text.txt")
+    assert code == 2
+    assert "--reuse text.txt: no runs in it: give the --output folder of a table made before" in err
+
+
 def test_a_failed_run_is_in_the_table_and_in_the_exit_code(place, capsys):
     (place / "a.toml").write_text(GRID.replace("method.mask_ratio = 0.5", "training.max_tokens = 1000"))
     code, out, err = command(capsys, *ASKED, "--seeds", "7", "9", "--only", "half")

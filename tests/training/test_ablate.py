@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,9 +27,11 @@ from diffcse.training.ablate import (
     changes_of,
     is_finished,
     outcome_of,
+    reusable,
     rtd_losses,
     run_cells,
     tabulate,
+    take_over,
 )
 from diffcse.training.collate import Collate
 from diffcse.training.grid import parse_grid
@@ -125,6 +128,67 @@ def test_a_finished_cell_is_never_run_again_and_another_one_is(place, done):
     assert [(c.row, c.seed) for c in other if not is_finished(c, shared)] == [("half", 1), ("half", 2)]
     _, longer, shared = made(place, output, columns='["dev", "dev_last", "uniformity_dev"]')
     assert not any(is_finished(c, shared) for c in longer)
+
+
+def test_a_run_of_another_table_is_copied_where_it_is_the_same(place, done, tmp_path):
+    output, _, cells, _ = done
+    # Another name, another order, kept training parts and log intervals change no score; another ratio or seed does.
+    text = GRID.format(model=place / "model", columns='["dev"]', ratio=0.5, more="training.log_every = 2")
+    text = text.replace('"half"', '"halved"').replace("published.dev = 80", "method.mask_ratio = 0.4")
+    grid = parse_grid(text.encode(), "b.toml")
+    shared = Shared((str(place / "text.txt"),), str(place / "dev.tsv"), columns=grid.columns)
+    configs = {row.name: grid.config(row) for row in grid.rows}
+    wanted = cells_of(grid, configs, shared, (2, 3), tmp_path)
+    found = reusable(wanted, shared, [str(output)])
+    assert {(cell.row, cell.seed): str(file.relative_to(output)) for cell, file in found.items()} == {
+        ("halved", 2): "cells/half/seed-2.json"
+    }
+    take_over(found, shared)
+    assert [cell for cell in wanted if is_finished(cell, shared)] == [wanted[2]]
+    assert reusable(wanted, shared, [str(output)]) == {}
+    rows = {row["name"]: row for row in table_of(grid, wanted, shared)["rows"]}
+    run, _ = rows["halved"]["runs"]
+    assert run["taken_from"] == f"{output.name}/cells/half/seed-2"
+    assert len(run["curve"]) > 1
+    assert table_of(grid, wanted, shared)["columns"]["dev"]["rows"]["halved"]["values"] == {
+        "2": outcome_of(cells[3])["scores"]["dev"]["value"]
+    }
+    # A copy of a copy says where the run was made.
+    third = cells_of(grid, configs, shared, (2,), tmp_path / "third")
+    take_over(reusable(third, shared, [str(tmp_path)]), shared)
+    assert outcome_of(third[1])["taken_from"] == f"{output.name}/cells/half/seed-2"
+
+
+def test_a_run_without_the_scores_asked_for_is_not_copied(place, done, tmp_path):
+    output, *_ = done
+    _, wanted, shared = made(place, tmp_path, columns='["dev", "uniformity_dev"]')
+    assert reusable(wanted, shared, [str(output)]) == {}
+    (tmp_path / "dev.tsv").write_text("1\ta b\tc d\n4\ta b\tb a\n2\tc\td c\n")
+    grid, _, shared = made(place, tmp_path)
+    shared = dataclasses.replace(shared, dev=str(tmp_path / "dev.tsv"))
+    configs = {row.name: grid.config(row) for row in grid.rows}
+    assert reusable(cells_of(grid, configs, shared, (1, 2), tmp_path), shared, [str(output)]) == {}
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"status": "complete"}'])
+def test_a_damaged_record_elsewhere_is_passed_over(place, done, tmp_path, damage):
+    shutil.copytree(done[0], tmp_path / "other")
+    (tmp_path / "other/cells/plain/seed-1.json").write_text(damage)
+    _, wanted, shared = made(place, tmp_path / "new")
+    found = reusable(wanted, shared, [str(tmp_path / "other")])
+    assert [(cell.row, cell.seed) for cell in found] == [("plain", 2), ("half", 1), ("half", 2)]
+    with pytest.raises(InputError, match="no runs in it"):
+        reusable(wanted, shared, [str(tmp_path / "new")])
+
+
+def test_models_come_along_where_they_are_kept(place, tmp_path):
+    _, cells, shared = made(place, tmp_path / "one", seeds=(1,), keep_models=True)
+    ended(cells, shared)
+    for name, kept in (("two", True), ("three", False)):
+        _, wanted, shared = made(place, tmp_path / name, seeds=(1,), keep_models=kept)
+        take_over(reusable(wanted, shared, [str(tmp_path / "one")]), shared)
+        assert [(Path(cell.folder) / "model").is_dir() for cell in wanted] == [kept, kept]
+        assert ended(wanted, shared) == []
 
 
 def test_what_changed_between_what_is_there_and_what_is_asked_for(place, done, tmp_path):

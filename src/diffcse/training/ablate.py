@@ -10,6 +10,9 @@ seed nothing is concluded.
 
     OUTPUT/cells/ROW/seed-42/        the run: run.json, log.jsonl, recipe.toml (and model/, if models are kept)
     OUTPUT/cells/ROW/seed-42.json    what the cell is, and its scores
+
+Tables share rows (DiffCSE as it is stands in most): `reusable` finds a cell's run in another table's folder, and
+`take_over` copies it.
 """
 
 from __future__ import annotations
@@ -270,14 +273,76 @@ def changes_of(cell: Cell) -> list[str] | None:
 def is_finished(cell: Cell, shared: Shared) -> bool:
     """Whether the cell has every score that can be asked of it."""
     outcome = outcome_of(cell)
-    if outcome is None or outcome.get("status") != "complete":
-        return False
+    return outcome is not None and outcome.get("status") == "complete" and _has_scores(outcome, shared)
+
+
+def _has_scores(outcome: Mapping[str, Any], shared: Shared) -> bool:
     scores = outcome["scores"]
     return all(
         name in scores and scores[name]["data"] == _jobs_hash(jobs)
         for name, jobs in column_jobs(shared).items()
         if jobs
     )
+
+
+# ---- runs of other tables --------------------------------------------------------------------------------------------
+
+
+def reusable(cells: Sequence[Cell], shared: Shared, folders: Sequence[str]) -> dict[Cell, Path]:
+    """The unfinished ones of `cells` that other tables have: the same settings, seed and data, all scores asked for.
+
+    Args:
+        folders: of tables (their --output).
+
+    Returns:
+        Cell -> the record of the same run there.
+
+    Raises:
+        InputError: there are no runs in one of the folders.
+    """
+    there: dict[str, Path] = {}
+    for folder in folders:
+        files = sorted(Path(folder).glob("cells/*/*.json"))
+        if not files:
+            raise InputError(f"--reuse {folder}: no runs in it: give the --output folder of a table made before")
+        for file in files:
+            try:
+                record = json.loads(file.read_text(encoding="utf-8"))
+                if record["status"] == "complete" and _has_scores(record, shared):
+                    there.setdefault(record["identity"], file)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue  # damaged or of another version: it is nothing to build on
+    found = {}
+    for cell in cells:
+        same = [there[one] for one in _identities(cell) if one in there]
+        if same and not is_finished(cell, shared):
+            found[cell] = same[0]
+    return found
+
+
+def _identities(cell: Cell) -> list[str]:
+    """Its own, and the one it would have in a table that keeps the training parts, or does not: no score differs."""
+    config, data = parse_recipe(cell.recipe.encode(), cell.row), [*cell.data.values()]
+    one, other = (
+        _identity(dataclasses.replace(config, training=training), data)
+        for kept in (False, True)
+        for training in [dataclasses.replace(config.training, keep_training_parts=kept)]
+    )
+    return [cell.identity, one, other]
+
+
+def take_over(found: Mapping[Cell, Path], shared: Shared) -> None:
+    """Copy those runs' records and scores (and models, if they are kept) to where the cells' own would be."""
+    from diffcse.training.train import PARTS
+
+    for cell, file in found.items():
+        record, folder, left = json.loads(file.read_text(encoding="utf-8")), Path(cell.folder), file.with_suffix("")
+        shutil.rmtree(folder, ignore_errors=True)
+        if left.is_dir():
+            heavy = () if shared.keep_models else ("model", "last", PARTS, "checkpoint*")
+            shutil.copytree(left, folder, ignore=shutil.ignore_patterns(*heavy))
+        taken = {"taken_from": record.get("taken_from") or "/".join(file.with_suffix("").parts[-4:])}
+        write_json(cell.record, {**record, **_head(cell), **taken})
 
 
 # ---- one cell --------------------------------------------------------------------------------------------------------
@@ -680,6 +745,7 @@ def _row(grid: Grid, row: Row, cells: Sequence[Cell], skipped: Mapping[str, str]
         outcome = outcome_of(cell) or {"status": "not run"}
         run: dict[str, Any] = {"seed": cell.seed if cell.trained else None, "status": outcome["status"]}
         run |= {"message": outcome.get("message"), "seconds": outcome.get("seconds"), "curve": []}
+        run |= {"taken_from": outcome["taken_from"]} if "taken_from" in outcome else {}
         if outcome["status"] == "complete" and (Path(cell.folder) / "run.json").is_file():
             record = read_record(Path(cell.folder) / "run.json")
             run["curve"] = [[entry["step"], entry["dev"]] for entry in record.log if "dev" in entry]
