@@ -19,7 +19,7 @@ RULE = {
     "files": {"errors"},
     "machine": set(),
     "config": {"errors", "files"},
-    "record": {"errors", "files"},
+    "record": {"errors", "files", "machine"},
     "text": GROUND,
     "method": GROUND,
     "encoder": GROUND | {"text", "method"},

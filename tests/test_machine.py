@@ -1,4 +1,5 @@
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -87,3 +88,76 @@ def test_training_leaves_products_as_they_were():
         assert products.fp32_precision == "ieee"
     finally:
         products.fp32_precision = before
+
+
+BOUND = """
+import json, os, sys, threading
+import diffcse, torch
+from diffcse import machine
+found = {"bound": len(os.sched_getaffinity(0)), "counted": len(machine.CORES)}
+%s
+print(json.dumps(found))
+"""
+manycores = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(machine.CORES) < 2, reason="no cores to be bound to"
+)
+
+
+def bound(code):
+    """What `code` finds in a process whose main thread the import of torch has bound to one core."""
+    done = subprocess.run(
+        [sys.executable, "-c", BOUND % code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_PROC_BIND": "true", "OMP_NUM_THREADS": "2"},
+    )
+    found = json.loads(done.stdout)
+    if found.pop("bound") != 1:
+        pytest.skip("this torch binds nothing")
+    assert found.pop("counted") == len(machine.CORES)
+    return found
+
+
+@manycores
+def test_cores_are_counted_before_torch_binds_the_thread_to_one():
+    code = """
+with machine.all_cores():
+    found["inside"] = len(os.sched_getaffinity(0))
+found["after"] = len(os.sched_getaffinity(0))
+"""
+    assert bound(code) == {"inside": len(machine.CORES), "after": 1}
+
+
+@manycores
+@pytest.mark.parametrize("what", ["cells", "embedding", "reading"])
+def test_processes_that_share_the_work_are_not_all_bound_to_one_core(what, tmp_path):
+    """Each kind of worker process tells what it may use, once it works."""
+    code = {
+        "cells": """
+from diffcse.training import ablate
+told = "import json, os, torch; print(json.dumps(['end', {'cores': len(os.sched_getaffinity(0))}]), flush=True)"
+popen = ablate.subprocess.Popen
+ablate.subprocess.Popen = lambda words, **rest: popen([words[0], "-c", told], **rest)
+[environment, _] = ablate._environments(2)
+worker = ablate._Worker(environment)
+cell = ablate.Cell("row", 1, "", "", "")
+thread = threading.Thread(target=lambda: found.update(worker._run(cell, ablate.Shared((), ""), print)))
+thread.start(); thread.join()
+""",
+        "embedding": """
+from diffcse.encoder import workers
+from diffcse.method.parts import MINI
+import numpy as np
+encoder = diffcse.load(MINI)
+workers._rows = lambda block: np.array([len(os.sched_getaffinity(0))])
+rows = workers.rows_by_workers(encoder, iter([["a"]]), 2, batch_tokens=100, bf16=False)
+found["cores"] = int(next(rows)[1][0])
+""",
+        "reading": """
+from diffcse.text import digest
+digest._try_block = lambda block, plan: len(os.sched_getaffinity(0))
+[(_, found["cores"])] = digest._in_order(iter(["a block"]), None, 2)
+""",
+    }[what]
+    assert bound(code) == {"cores": len(machine.CORES)}

@@ -32,6 +32,7 @@ from benchmarks.speed.work import encoder_flops, gemm_peaks, said
 from diffcse.encoder.encode import Encoder, use_bf16
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
+from diffcse.machine import all_cores
 from diffcse.method.parts import MINI, load_encoder, load_tokenizer, quiet
 
 REFERENCE = "sentence-transformers, fp32"
@@ -91,7 +92,7 @@ def engine(encoder: Encoder, run: Callable[[np.ndarray, np.ndarray], np.ndarray]
         order = np.argsort([-len(sentence) for sentence in sentences], kind="stable")
         for rows in (order[i : i + _BATCH] for i in range(0, len(order), _BATCH)):
             ids_RT, mask_RT = _tokens(encoder, [sentences[i] for i in rows])
-            with measure.all_cores():
+            with all_cores():
                 vectors_RTH = run(ids_RT, mask_RT)
             if encoder.pooling == "cls":
                 result[rows] = vectors_RTH[:, 0]
@@ -210,7 +211,7 @@ def contestants(
     for name, make in makers.items():
         if name not in missing:
             try:
-                with measure.all_cores() if name.startswith(("ONNX", "OpenVINO")) else nullcontext():
+                with all_cores() if name.startswith(("ONNX", "OpenVINO")) else nullcontext():
                     made[name] = make()
             except ImportError as error:
                 missing[name] = f"{error.name} is not installed"

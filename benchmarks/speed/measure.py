@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.speed import CORES
 from diffcse.errors import InputError
 from diffcse.files import write_json
 from diffcse.machine import keep_memory, use_fast_float32
@@ -175,20 +174,6 @@ def interleave(
     return samples
 
 
-@contextmanager
-def all_cores() -> Iterator[None]:
-    """Within the block, whatever has threads of its own may use every core, also under OMP_PROC_BIND."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    bound = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, CORES)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, bound)
-
-
 @cache
 def _float32_products() -> tuple[str, str]:
     """What multiplies float32 by default, and after `machine.use_fast_float32`, in torch's words."""
@@ -313,7 +298,7 @@ def start(name: str, argv: Sequence[str] | None) -> dict[str, Any]:
 
 def finish(result: dict[str, Any], seed: int, groups: Sequence[Group], folder: Path) -> Path:
     """Write the result; -> its file."""
-    result |= {"seed": seed, "machine": hardware() | {"cores": len(CORES)}, "groups": [vars(group) for group in groups]}
+    result |= {"seed": seed, "machine": hardware(), "groups": [vars(group) for group in groups]}
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{result['benchmark']}.json"
     write_json(target, finite(result))

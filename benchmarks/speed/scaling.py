@@ -22,8 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import CORES, measure
+from benchmarks.speed import measure
 from benchmarks.speed.measure import Group, Sample
+from diffcse.machine import CORES
 
 _CLI = (sys.executable, "-m", "diffcse")
 

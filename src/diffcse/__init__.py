@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from diffcse import machine as machine  # counts the cores, before torch can bind the thread to one
+
 if TYPE_CHECKING:
     from diffcse.config import Config, Method, Pretraining, Text, Training, load_pretraining, load_recipe
     from diffcse.encoder.encode import Encoder

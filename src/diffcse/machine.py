@@ -12,20 +12,46 @@ never by an import of this package:
   left on.
 
 Which thread runs on which core is left to the system: binding (OMP_PROC_BIND=true) gains a little for one process that
-has the machine to itself and ruins two that share it.
+has the machine to itself and ruins two that share it. Under it the import of torch leaves the main thread one core, and
+all that it starts inherits that one; so the cores are counted before, and processes that share the work are started
+with all of them, unbound (`all_cores`, `UNBOUND`).
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # mallopt's names for them
 _NEVER = 2**31 - 1
+
+CORES = frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+"""The CPU cores that this process was given; found when `diffcse` is imported, which is to be before torch is."""
+
+UNBOUND = {"OMP_PROC_BIND": "false"}
+"""Environment variables of a process that is one of several."""
+
+
+def use_cores(cores: Iterable[int]) -> None:
+    """Let this thread, and what it starts, use these cores; where the system knows no such thing it uses all."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Within the block this thread, and what it starts, may use every core, also under OMP_PROC_BIND."""
+    bound = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else CORES
+    use_cores(CORES)
+    try:
+        yield
+    finally:
+        use_cores(bound)
 
 
 def tune() -> None:

@@ -25,16 +25,11 @@ from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
-from diffcse.machine import release_memory, tune
+from diffcse.machine import CORES, UNBOUND, release_memory, tune, use_cores
 
 _NAME = "encoder"
 _AHEAD = 2
 """Blocks for each process that are begun or wait, at most."""
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def rows_by_workers(
@@ -48,7 +43,7 @@ def rows_by_workers(
     from loky import ProcessPoolExecutor  # its processes do not import the caller's script, as the stock ones do
     from loky.process_executor import TerminatedWorkerError
 
-    threads = max(1, cores() // workers)
+    threads = max(1, len(CORES) // workers)
     env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads}
     waiting: deque[tuple[list[str], Any]] = deque()
     with ExitStack() as stack:
@@ -57,9 +52,9 @@ def rows_by_workers(
         pool = ProcessPoolExecutor(
             workers,
             initializer=_begin,
-            initargs=(folder, workers, threads, batch_tokens, bf16),
+            initargs=(folder, CORES, workers, threads, batch_tokens, bf16),
             env={name: str(value) for name, value in env.items()}
-            | {"TOKENIZERS_PARALLELISM": str(threads > 1).lower()},
+            | {"TOKENIZERS_PARALLELISM": str(threads > 1).lower(), **UNBOUND},
         )
         stack.callback(pool.shutdown, kill_workers=True)  # after the last row they have nothing to do
         try:
@@ -83,8 +78,9 @@ def rows_by_workers(
 _run: Callable[[list[str]], np.ndarray] | None = None
 
 
-def _begin(folder: Path, workers: int, threads: int, batch_tokens: int, bf16: bool) -> None:
+def _begin(folder: Path, cores: frozenset[int], workers: int, threads: int, batch_tokens: int, bf16: bool) -> None:
     global _run
+    use_cores(cores)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who pressed Ctrl-C is answered by the process that was started
     Thread(target=_end_with, args=(os.getppid(), folder), daemon=True).start()
     torch.set_num_threads(threads)

@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 from diffcse.config import Config, Text, differences, parse_recipe, said_before, to_dict, to_toml
 from diffcse.errors import InputError
 from diffcse.files import model_sha256, write_json
+from diffcse.machine import CORES, UNBOUND, all_cores
 from diffcse.record import finite, read_record, versions
 from diffcse.training.checkpoints import say_at_once
 from diffcse.training.grid import COLUMNS, Grid, Row
@@ -558,10 +559,9 @@ def _environments(parallel: int) -> list[dict[str, str]]:
             raise InputError(f"--parallel {parallel}: there are {gpus} GPUs, one for each process")
         named = os.environ.get("CUDA_VISIBLE_DEVICES")
         return [{"CUDA_VISIBLE_DEVICES": (named.split(",")[i] if named else str(i))} for i in range(parallel)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if parallel > cores:
-        raise InputError(f"--parallel {parallel}: there are {cores} cores")
-    return [{"OMP_NUM_THREADS": str(cores // parallel)} for _ in range(parallel)]
+    if parallel > len(CORES):
+        raise InputError(f"--parallel {parallel}: there are {len(CORES)} cores")
+    return [{"OMP_NUM_THREADS": str(len(CORES) // parallel), **UNBOUND} for _ in range(parallel)]
 
 
 @contextmanager
@@ -612,15 +612,16 @@ class _Worker:
     def _run(self, cell: Cell, shared: Shared, report: Report) -> dict[str, Any] | None:
         if self._process is None:
             self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", "from diffcse.training.ablate import work; work()"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                env={**os.environ, **self._environment},
-                start_new_session=True,  # Ctrl-C is ours to hear
-                text=True,
-            )
+            with all_cores():
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", "from diffcse.training.ablate import work; work()"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._errors,
+                    env={**os.environ, **self._environment},
+                    start_new_session=True,  # Ctrl-C is ours to hear
+                    text=True,
+                )
         process = self._process
         if self._stopped:  # while it was started: `stop` did not see it, and nobody else will end it
             process.kill()
