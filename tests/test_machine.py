@@ -94,28 +94,30 @@ BOUND = """
 import json, os, sys, threading
 import diffcse, torch
 from diffcse import machine
-found = {"bound": len(os.sched_getaffinity(0)), "counted": len(machine.CORES)}
+found = {"bound": len(os.sched_getaffinity(0)), "counted": len(machine.cores())}
 %s
 print(json.dumps(found))
 """
 manycores = pytest.mark.skipif(
-    not hasattr(os, "sched_getaffinity") or len(machine.CORES) < 2, reason="no cores to be bound to"
+    not hasattr(os, "sched_getaffinity") or len(machine.cores()) < 2, reason="no cores to be bound to"
 )
 
 
 def bound(code):
     """What `code` finds in a process whose main thread the import of torch has bound to one core."""
-    done = subprocess.run(
-        [sys.executable, "-c", BOUND % code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "OMP_PROC_BIND": "true", "OMP_NUM_THREADS": "2"},
-    )
+    environment = {"OMP_PROC_BIND": "true", "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+    with machine.all_cores():
+        done = subprocess.run(
+            [sys.executable, "-c", BOUND % code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, **environment},
+        )
     found = json.loads(done.stdout)
     if found.pop("bound") != 1:
         pytest.skip("this torch binds nothing")
-    assert found.pop("counted") == len(machine.CORES)
+    assert found.pop("counted") == len(machine.cores())
     return found
 
 
@@ -126,7 +128,7 @@ with machine.all_cores():
     found["inside"] = len(os.sched_getaffinity(0))
 found["after"] = len(os.sched_getaffinity(0))
 """
-    assert bound(code) == {"inside": len(machine.CORES), "after": 1}
+    assert bound(code) == {"inside": len(machine.cores()), "after": 1}
 
 
 @manycores
@@ -136,7 +138,11 @@ def test_processes_that_share_the_work_are_not_all_bound_to_one_core(what, tmp_p
     code = {
         "cells": """
 from diffcse.training import ablate
-told = "import json, os, torch; print(json.dumps(['end', {'cores': len(os.sched_getaffinity(0))}]), flush=True)"
+told = '''
+import json, os, torch
+unbound = os.environ["OMP_PROC_BIND"] == "false"
+print(json.dumps(["end", {"cores": len(os.sched_getaffinity(0)) * unbound}]), flush=True)
+'''
 popen = ablate.subprocess.Popen
 ablate.subprocess.Popen = lambda words, **rest: popen([words[0], "-c", told], **rest)
 [environment, _] = ablate._environments(2)
@@ -150,7 +156,8 @@ from diffcse.encoder import workers
 from diffcse.method.parts import MINI
 import numpy as np
 encoder = diffcse.load(MINI)
-workers._rows = lambda block: np.array([len(os.sched_getaffinity(0))])
+unbound = lambda: os.environ["OMP_PROC_BIND"] == "false"  # or threads that torch starts are bound all the same
+workers._rows = lambda block: np.array([len(os.sched_getaffinity(0)) * unbound()])
 rows = workers.rows_by_workers(encoder, iter([["a"]]), 2, batch_tokens=100, bf16=False)
 found["cores"] = int(next(rows)[1][0])
 """,
@@ -160,4 +167,25 @@ digest._try_block = lambda block, plan: len(os.sched_getaffinity(0))
 [(_, found["cores"])] = digest._in_order(iter(["a block"]), None, 2)
 """,
     }[what]
-    assert bound(code) == {"cores": len(machine.CORES)}
+    assert bound(code) == {"cores": len(machine.cores())}
+
+
+@manycores
+def test_who_binds_the_process_on_purpose_is_obeyed():
+    code = """
+import os
+import diffcse
+os.environ.pop("OMP_PROC_BIND", None)
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from diffcse.text import digest
+digest._try_block = lambda block, plan: len(os.sched_getaffinity(0))
+print(len(diffcse.machine.cores()), [found for _, found in digest._in_order(iter(["a block"]), None, 2)])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1 [1]\n"
+
+
+def test_cores_that_are_refused_change_nothing(monkeypatch):
+    before = machine.cores()
+    machine.use_cores({5000})
+    assert machine.cores() == before

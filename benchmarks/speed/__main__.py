@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from benchmarks.speed import measure, render
-from diffcse.machine import CORES
+from diffcse.machine import cores
 
 # Rounds that on two cores take a quarter of an hour in all.
 _ROUNDS = {"startup": 15, "step": 3, "encode": 3, "scaling": 1}
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny shapes: does everything run?")
     parser.add_argument("--results", type=Path, default=measure.RESULTS)
     options = parser.parse_args()
-    print(f"{len(CORES)} cores, load average {os.getloadavg()[0]:.1f}: measure on an idle machine")
+    print(f"{len(cores())} cores, load average {os.getloadavg()[0]:.1f}: measure on an idle machine")
     for name, rounds in _ROUNDS.items():
         command = [sys.executable, "-m", f"benchmarks.speed.{name}", "--rounds", str(options.rounds or rounds)]
         command += ["--results", str(options.results)] if options.results != measure.RESULTS else []

@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.speed import measure
 from benchmarks.speed.measure import Group, Sample
-from diffcse.machine import CORES
+from diffcse.machine import cores
 
 _CLI = (sys.executable, "-m", "diffcse")
 
@@ -91,7 +91,7 @@ def embedding(options: Any, pool: Sequence[str], work: Path) -> Iterator[Group]:
     """Groups in which batch tokens, length, corpus size, and threads or processes grow."""
     base = min(options.lines)
     plain = corpus(pool, base, work / "plain")
-    halves = corpus(pool, base, work / "halves", split=len(CORES))
+    halves = corpus(pool, base, work / "halves", split=len(cores()))
     run = partial(embed, options.model)
     groups: dict[str, dict[str, Callable[[], Sample]]] = {
         "tokens of a batch": {
@@ -107,12 +107,12 @@ def embedding(options: Any, pool: Sequence[str], work: Path) -> Iterator[Group]:
         },
         "threads and processes": {
             f"threads: {threads}": partial(run, plain, OMP_NUM_THREADS=str(threads))
-            for threads in sorted({1, len(CORES)})
+            for threads in sorted({1, len(cores())})
         },
     }
-    if len(CORES) > 1:  # not bound to cores: each would take the first
+    if len(cores()) > 1:  # not bound to cores: each would take the first
         one_each = partial(run, halves, OMP_NUM_THREADS="1", OMP_PROC_BIND="false")
-        groups["threads and processes"][f"processes of 1 thread: {len(CORES)}"] = one_each
+        groups["threads and processes"][f"processes of 1 thread: {len(cores())}"] = one_each
     for name, cells in groups.items():
         print(f"embedding, by {name}", flush=True)
         turns = {cell: measure.always(call) for cell, call in cells.items()}

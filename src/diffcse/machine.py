@@ -23,31 +23,45 @@ import ctypes
 import os
 import platform
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # mallopt's names for them
 _NEVER = 2**31 - 1
 
-CORES = frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
-"""The CPU cores that this process was given; found when `diffcse` is imported, which is to be before torch is."""
+_BINDERS = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
+"""Environment variables by which torch's threads bind themselves, the one that imports it too."""
 
-UNBOUND = {"OMP_PROC_BIND": "false"}
-"""Environment variables of a process that is one of several."""
+UNBOUND = dict.fromkeys(_BINDERS[:1], "false")
+"""Environment variables of a process that is one of several: with it the other ways to bind do nothing."""
 
 
-def use_cores(cores: Iterable[int]) -> None:
-    """Let this thread, and what it starts, use these cores; where the system knows no such thing it uses all."""
+def _allowed() -> frozenset[int]:
+    return frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+
+
+_AT_IMPORT = _allowed()
+
+
+def cores() -> frozenset[int]:
+    """The CPU cores that this process was given; where torch may have bound this thread to one of them, those it was
+    given when `diffcse` was imported, which is then to be before torch is."""
+    return _AT_IMPORT if any(name in os.environ for name in _BINDERS) else _allowed()
+
+
+def use_cores(these: Iterable[int]) -> None:
+    """Let this thread, and what it starts, use these cores. Where that is not allowed, all stays as it is."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
+        with suppress(OSError):  # taken away meanwhile, or a sandbox: work goes on, on what there is
+            os.sched_setaffinity(0, these)
 
 
 @contextmanager
 def all_cores() -> Iterator[None]:
     """Within the block this thread, and what it starts, may use every core, also under OMP_PROC_BIND."""
-    bound = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else CORES
-    use_cores(CORES)
+    bound = _allowed()
+    use_cores(cores())
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ from typing import Any
 
 from diffcse.errors import InputError
 from diffcse.files import write_json
-from diffcse.machine import CORES
+from diffcse.machine import cores
 
 SCHEMA = 1
 """Raised when a field is added, removed, or changes its meaning."""
@@ -122,7 +122,7 @@ def versions() -> dict[str, str]:
 def hardware() -> dict[str, Any]:
     """Processor, usable cores, memory in GiB, and the accelerator if torch is loaded and sees one."""
     facts: dict[str, Any] = {"system": f"{platform.system()} {platform.machine()}", "processor": _processor()}
-    facts["cores"] = len(CORES)
+    facts["cores"] = len(cores())
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         facts["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
     torch = sys.modules.get("torch")  # never imported for this alone

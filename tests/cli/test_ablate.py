@@ -98,10 +98,12 @@ def test_runs_of_another_table_are_not_run_again(place, capsys, monkeypatch):
     assert "reused   2 runs of out" in out
     table, before = (json.loads((place / name / "table.json").read_text()) for name in ("more", "out"))
     assert table["columns"]["dev"]["rows"]["halved"]["values"] == before["columns"]["dev"]["rows"]["half"]["values"]
-    assert "--reuse out" in table["command"]
-    code, _, err = command(capsys, *asked[:-1], "text.txt")
+    assert "--reuse" not in table["command"]  # it changes no score, and another machine has no such folder
+    assert "- Some runs are copies of the same ones in out (--reuse)" in (place / "more/table.md").read_text()
+    (place / "more/cells/halved/seed-7.json").unlink()
+    code, _, err = command(capsys, *asked, "--reuse", "text.txt")
     assert code == 2
-    assert "--reuse text.txt: no runs in it: give the --output folder of a table made before" in err
+    assert "--reuse text.txt: no such folder: give the --output of a table made before" in err
 
 
 def test_a_failed_run_is_in_the_table_and_in_the_exit_code(place, capsys):

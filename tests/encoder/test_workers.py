@@ -12,7 +12,7 @@ from diffcse.encoder import stream, workers
 from diffcse.encoder.encode import Encoder
 from diffcse.encoder.stream import embed
 from diffcse.errors import InputError
-from diffcse.machine import CORES
+from diffcse.machine import cores
 from tests.models import SENTENCES, tiny_model
 
 TEXTS = [*SENTENCES, "", SENTENCES[0], "the cat " * 100, "é\U0001f600"]
@@ -84,5 +84,5 @@ def test_each_worker_takes_its_gpu_before_it_loads(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", Mock())
     monkeypatch.setattr(workers, "_run", None)
     for _ in range(3):
-        workers._begin(tmp_path, CORES, 3, 1, 100, False)
+        workers._begin(tmp_path, cores(), 3, 1, 100, False)
     assert taken == [0, "loaded", 1, "loaded", 0, "loaded"]

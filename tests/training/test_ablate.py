@@ -17,6 +17,7 @@ from diffcse.config import load_recipe
 from diffcse.encoder.load import load
 from diffcse.errors import InputError
 from diffcse.evaluation.sts import read_pairs, score_sts
+from diffcse.machine import UNBOUND
 from diffcse.method.inspect import conditional_gain
 from diffcse.method.parts import build
 from diffcse.record import read_record
@@ -177,18 +178,78 @@ def test_a_damaged_record_elsewhere_is_passed_over(place, done, tmp_path, damage
     _, wanted, shared = made(place, tmp_path / "new")
     found = reusable(wanted, shared, [str(tmp_path / "other")])
     assert [(cell.row, cell.seed) for cell in found] == [("plain", 2), ("half", 1), ("half", 2)]
-    with pytest.raises(InputError, match="no runs in it"):
-        reusable(wanted, shared, [str(tmp_path / "new")])
+
+
+def test_scores_on_other_data_are_not_copied(place, done, tmp_path):
+    shutil.copytree(done[0], tmp_path / "other")
+    file = tmp_path / "other/cells/plain/seed-1.json"
+    record = json.loads(file.read_text())
+    record["scores"]["dev"]["data"] = "0" * 64
+    file.write_text(json.dumps(record))
+    _, wanted, shared = made(place, tmp_path / "new")
+    assert ("plain", 1) not in [(cell.row, cell.seed) for cell in reusable(wanted, shared, [str(tmp_path / "other")])]
+
+
+def test_the_tables_own_runs_and_folders_without_any(place, done, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(done[0])
+    _, wanted, shared = made(place, done[0], ratio=0.4)  # its "half" is another than what lies there
+    assert reusable(wanted, shared, [str(done[0]), str(tmp_path / "link"), str(tmp_path / "empty")]) == {}
+    with pytest.raises(InputError, match="no such folder"):
+        reusable(wanted, shared, [str(tmp_path / "gone")])
+    _, finished, shared = made(place, done[0])
+    assert reusable(finished, shared, [str(tmp_path / "gone")]) == {}  # the same command goes on
+
+
+def test_a_run_that_is_made_anew_meanwhile_is_not_taken(place, done, tmp_path):
+    shutil.copytree(done[0], tmp_path / "other")
+    _, wanted, shared = made(place, tmp_path / "new")
+    found = reusable(wanted, shared, [str(tmp_path / "other")])
+    files = {(cell.row, cell.seed): file for cell, file in found.items()}
+    files["plain", 1].write_text(files["half", 1].read_text())  # another run is there now
+    files["plain", 2].unlink()
+    shutil.rmtree(files["half", 1].with_suffix(""))
+    assert [(cell.row, cell.seed) for cell in take_over(found, shared)] == [("half", 2)]
+    assert [(cell.row, cell.seed) for cell in wanted if is_finished(cell, shared)] == [("half", 2)]
+
+
+def test_an_untrained_row_is_copied_too(place, tmp_path):
+    more = "[[rows]]\nname = 'start'\ntrained = false\nmethod.pooling = 'cls'"
+    _, cells, shared = made(place, tmp_path / "one", more=more, seeds=(1,))
+    start = [cell for cell in cells if cell.row == "start"]
+    ended(start, shared)
+    _, wanted, shared = made(place, tmp_path / "two", more=more, seeds=(1,))
+    found = reusable(wanted, shared, [str(tmp_path / "one")])
+    assert [cell.row for cell in found] == ["start"]
+    take_over(found, shared)
+    assert not Path(wanted[-1].folder).exists()
+    assert outcome_of(wanted[-1])["scores"] == outcome_of(start[0])["scores"]
 
 
 def test_models_come_along_where_they_are_kept(place, tmp_path):
     _, cells, shared = made(place, tmp_path / "one", seeds=(1,), keep_models=True)
     ended(cells, shared)
+    shutil.copy(place / "dev.tsv", tmp_path / "dev.tsv")  # the same pairs under another name
     for name, kept in (("two", True), ("three", False)):
-        _, wanted, shared = made(place, tmp_path / name, seeds=(1,), keep_models=kept)
-        take_over(reusable(wanted, shared, [str(tmp_path / "one")]), shared)
+        grid, _, shared = made(place, tmp_path / name, seeds=(1,), keep_models=kept)
+        shared = dataclasses.replace(shared, dev=str(tmp_path / "dev.tsv"))
+        configs = {row.name: grid.config(row) for row in grid.rows}
+        wanted = cells_of(grid, configs, shared, (1,), tmp_path / name)
+        assert len(take_over(reusable(wanted, shared, [str(tmp_path / "one")]), shared)) == 2
         assert [(Path(cell.folder) / "model").is_dir() for cell in wanted] == [kept, kept]
         assert ended(wanted, shared) == []
+    # One more score is measured on what was copied, without training; and what lies there is not swept for a copy.
+    before = read_record(tmp_path / "two/cells/half/seed-1/run.json").created
+    grid, _, shared = made(place, tmp_path / "two", columns='["dev", "uniformity_dev"]', seeds=(1,), keep_models=True)
+    shared = dataclasses.replace(shared, dev=str(tmp_path / "dev.tsv"))
+    configs = {row.name: grid.config(row) for row in grid.rows}
+    wanted = cells_of(grid, configs, shared, (1,), tmp_path / "two")
+    assert reusable(wanted, shared, [str(tmp_path / "one")]) == {}
+    assert len(ended(wanted, shared)) == 2
+    assert read_record(tmp_path / "two/cells/half/seed-1/run.json").created == before
+    # Kept models are asked for, and there are none: the runs are no substitute.
+    _, wanted, shared = made(place, tmp_path / "four", seeds=(1,), keep_models=True)
+    assert reusable(wanted, shared, [str(tmp_path / "three")]) == {}
 
 
 def test_what_changed_between_what_is_there_and_what_is_asked_for(place, done, tmp_path):
@@ -577,4 +638,7 @@ def test_no_more_processes_than_there_is_room_for(place, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="--parallel 3: there are 2 GPUs"):
         run_cells(cells, shared, parallel=3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert ablate._environments(2) == [{"CUDA_VISIBLE_DEVICES": "5"}, {"CUDA_VISIBLE_DEVICES": "7"}]
+    assert ablate._environments(2) == [
+        {"CUDA_VISIBLE_DEVICES": "5", **UNBOUND},
+        {"CUDA_VISIBLE_DEVICES": "7", **UNBOUND},
+    ]

@@ -53,7 +53,7 @@ class Ablate:
     """Weight updates of each run, in place of the recipe's."""
     only: tuple[str, ...] = ()
     """Only these rows."""
-    reuse: Annotated[tuple[str, ...], arg(metavar="DIR...")] = ()
+    reuse: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="DIR...")] = ()
     """Tables made before, by their --output: runs there that this table has too (same settings, seed, text, dev file
     and data) are copied, not run again."""
     parallel: int = 1
@@ -129,7 +129,7 @@ class Ablate:
         cells = cells_of(grid, configs, shared, self._seeds, output)
         lacking = [name for name, jobs in column_jobs(shared).items() if not jobs]
         chosen = [cell for cell in cells if not self.only or cell.row in self.only]
-        taken = reusable(chosen, shared, self.reuse)
+        taken = reusable(chosen, shared, self._reused)
         finished = [cell for cell in chosen if is_finished(cell, shared)]
         rows = len({cell.row for cell in chosen})
         said = f"{len(chosen)} runs of {rows} rows, {len(finished)} of them finished before" if finished else ""
@@ -141,9 +141,9 @@ class Ablate:
                 "them anew"
             )
         write_text(output / "grid.toml", grid.text)
-        take_over(taken, shared)
+        reused = take_over(taken, shared)
         if self.reuse:
-            say(console, f"reused   {len(taken)} runs of {', '.join(self.reuse)}")
+            say(console, f"reused   {len(reused)} runs of {', '.join(self._reused)}")
         for row, reason in skipped.items():
             if not self.only or row in self.only:
                 say(console, f"left out {row}: {reason}")
@@ -158,7 +158,7 @@ class Ablate:
         facts = self._facts(grid, configs, shared)
         say(console, f"dev      {facts['dev']}")
         measured = [column for column in grid.columns if column not in lacking]
-        todo = [cell for cell in chosen if cell not in finished and cell not in taken]
+        todo = [cell for cell in chosen if cell not in finished and cell not in reused]
         costs = {cell: seconds_of(configs[cell.row], measured, trained=cell.trained) for cell in todo}
         view = CellsView(console, costs=costs, total=len(chosen))
         try:
@@ -205,6 +205,10 @@ class Ablate:
         if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
             raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: give a count from 1 on, or different seeds")
         return seeds
+
+    @property
+    def _reused(self) -> list[str]:
+        return [folder for some in self.reuse for folder in some]
 
     def _configs(self, grid: Grid) -> tuple[dict[str, Config], dict[str, str]]:
         """Row -> its Config, and row -> why it has none."""
@@ -273,7 +277,6 @@ class Ablate:
         words += [word for folder in self.data for word in ("--data", _short(folder))]
         words += [word for text in self.given for word in ("--set", _shorter(text))]
         words += ["--max-steps", str(self.max_steps)] if self.max_steps is not None else []
-        words += ["--reuse", *map(_short, self.reuse)] if self.reuse else []
         words += ["--output", _short(str(self.output))]
         return shlex.join([*words, *(("--only", *self.only) if self.only else ())])
 
@@ -302,7 +305,7 @@ class Ablate:
                 cells = cells_of(grid, configs, shared, self._seeds, self.output)
                 chosen = [cell for cell in cells if not self.only or cell.row in self.only]
                 finished = sum(is_finished(cell, shared) for cell in chosen)
-                taken = len(reusable(chosen, shared, self.reuse))
+                taken = len(reusable(chosen, shared, self._reused))
         rows = [row for row in grid.rows if not self.only or row.name in self.only]
         shown = [
             [row.name, _changes(row, self.recipe or grid.recipe), f"{len(self._seeds) if row.trained else 1}"]
@@ -330,7 +333,7 @@ class Ablate:
         if finished is not None and self.output is not None:
             others = _others(chosen)
             found = f"{self.output}: {finished} of the {len(chosen)} runs finished"
-            found += f", {taken} more in {', '.join(self.reuse)}" if self.reuse else ""
+            found += f", {taken} more in {', '.join(self._reused)}" if self.reuse else ""
             refused = "; this would be refused without --replace" if others and not self.replace else ""
             say(console, f"output   {found}" + (f"; {others}{refused}" if others else ""))
 

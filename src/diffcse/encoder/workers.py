@@ -25,7 +25,7 @@ from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
-from diffcse.machine import CORES, UNBOUND, release_memory, tune, use_cores
+from diffcse.machine import UNBOUND, cores, release_memory, tune, use_cores
 
 _NAME = "encoder"
 _AHEAD = 2
@@ -43,7 +43,7 @@ def rows_by_workers(
     from loky import ProcessPoolExecutor  # its processes do not import the caller's script, as the stock ones do
     from loky.process_executor import TerminatedWorkerError
 
-    threads = max(1, len(CORES) // workers)
+    threads = max(1, len(cores()) // workers)
     env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads}
     waiting: deque[tuple[list[str], Any]] = deque()
     with ExitStack() as stack:
@@ -52,7 +52,7 @@ def rows_by_workers(
         pool = ProcessPoolExecutor(
             workers,
             initializer=_begin,
-            initargs=(folder, CORES, workers, threads, batch_tokens, bf16),
+            initargs=(folder, cores(), workers, threads, batch_tokens, bf16),
             env={name: str(value) for name, value in env.items()}
             | {"TOKENIZERS_PARALLELISM": str(threads > 1).lower(), **UNBOUND},
         )
@@ -78,9 +78,9 @@ def rows_by_workers(
 _run: Callable[[list[str]], np.ndarray] | None = None
 
 
-def _begin(folder: Path, cores: frozenset[int], workers: int, threads: int, batch_tokens: int, bf16: bool) -> None:
+def _begin(folder: Path, given: frozenset[int], workers: int, threads: int, batch_tokens: int, bf16: bool) -> None:
     global _run
-    use_cores(cores)
+    use_cores(given)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who pressed Ctrl-C is answered by the process that was started
     Thread(target=_end_with, args=(os.getppid(), folder), daemon=True).start()
     torch.set_num_threads(threads)

@@ -269,6 +269,9 @@ def notes(table: dict[str, Any]) -> list[str]:
         if row["against"] not in (None, *references):
             lines.append(f"{said}: compared with “{labels[row['against']]}”")
         lines += [f"{said}: {row['note']}"] if row["note"] else []
+    runs = [run for row in table["rows"] for run in row["runs"]]
+    copied = sorted({run["taken_from"].split("/")[0] for run in runs if "taken_from" in run})
+    lines += [f"Some runs are copies of the same ones in {', '.join(copied)} (--reuse)"] if copied else []
     lines += [f"Not asked for (--only): {', '.join(unasked)}"] if unasked else []
     lines += [f"Not finished: {', '.join(waiting)}"] if waiting else []
     return lines

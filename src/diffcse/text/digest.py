@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import xxhash
 
 from diffcse.errors import InputError
-from diffcse.machine import CORES, use_cores
+from diffcse.machine import cores, use_cores
 from diffcse.text.formats import Block, Rows, Wanted, parse, read, unit
 from diffcse.text.lines import normalise, split_sentences
 from diffcse.text.sources import Source, stamp, unpacked_bytes
@@ -166,7 +166,7 @@ def processes_for(sources: Iterable[Source], asked: int | None) -> int:
             raise InputError(f"processes = {asked}: must be at least 1.")
         return asked
     much = sum(map(unpacked_bytes, sources)) >= _WORTH_PROCESSES or any(source.format == "hub" for source in sources)
-    return min(len(CORES), _MOST_PROCESSES) if much and len(CORES) >= _FEWEST_CORES else 1
+    return min(len(cores()), _MOST_PROCESSES) if much and len(cores()) >= _FEWEST_CORES else 1
 
 
 def digest_sources(sources: Iterable[Source], plan: Plan, processes: int = 1) -> Iterator[Piece]:
@@ -213,7 +213,7 @@ def _in_order(
 
     problem: BaseException | None = None
     waiting: deque = deque()
-    with ProcessPoolExecutor(processes, initializer=use_cores, initargs=(CORES,)) as pool:
+    with ProcessPoolExecutor(processes, initializer=use_cores, initargs=(cores(),)) as pool:
         while problem is None or waiting:
             while problem is None and len(waiting) < 4 * processes:
                 try:

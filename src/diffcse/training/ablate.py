@@ -40,8 +40,8 @@ from typing import TYPE_CHECKING, Any
 
 from diffcse.config import Config, Text, differences, parse_recipe, said_before, to_dict, to_toml
 from diffcse.errors import InputError
-from diffcse.files import model_sha256, write_json
-from diffcse.machine import CORES, UNBOUND, all_cores
+from diffcse.files import model_sha256, staged_folder, write_json, write_text
+from diffcse.machine import UNBOUND, all_cores, cores
 from diffcse.record import finite, read_record, versions
 from diffcse.training.checkpoints import say_at_once
 from diffcse.training.grid import COLUMNS, Grid, Row
@@ -293,32 +293,48 @@ def reusable(cells: Sequence[Cell], shared: Shared, folders: Sequence[str]) -> d
     """The unfinished ones of `cells` that other tables have: the same settings, seed and data, all scores asked for.
 
     Args:
-        folders: of tables (their --output).
+        folders: of tables (their --output); the cells' own among them is passed over.
 
     Returns:
         Cell -> the record of the same run there.
 
     Raises:
-        InputError: there are no runs in one of the folders.
+        InputError: one of the folders is none.
     """
+    wanted = [cell for cell in cells if not is_finished(cell, shared) and not _soon_scored(cell)]
+    own = {cell.record.parents[2].resolve() for cell in wanted}
     there: dict[str, Path] = {}
-    for folder in folders:
-        files = sorted(Path(folder).glob("cells/*/*.json"))
-        if not files:
-            raise InputError(f"--reuse {folder}: no runs in it: give the --output folder of a table made before")
-        for file in files:
-            try:
-                record = json.loads(file.read_text(encoding="utf-8"))
-                if record["status"] == "complete" and _has_scores(record, shared):
+    for folder in map(Path, folders if wanted else ()):
+        if not folder.is_dir():
+            raise InputError(f"--reuse {folder}: no such folder: give the --output of a table made before")
+        if folder.resolve() not in own:
+            for file in sorted(folder.glob("cells/*/*.json")):
+                record = _finished_elsewhere(file, shared)
+                if record is not None:
                     there.setdefault(record["identity"], file)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue  # damaged or of another version: it is nothing to build on
-    found = {}
-    for cell in cells:
-        same = [there[one] for one in _identities(cell) if one in there]
-        if same and not is_finished(cell, shared):
-            found[cell] = same[0]
-    return found
+    same = {cell: [there[one] for one in _identities(cell) if one in there] for cell in wanted}
+    return {cell: files[0] for cell, files in same.items() if files}
+
+
+def _soon_scored(cell: Cell) -> bool:
+    """Whether its trained models are there, and only a score is missing."""
+    outcome = outcome_of(cell)
+    return outcome is not None and outcome.get("status") == "complete" and (Path(cell.folder) / "model").is_dir()
+
+
+def _finished_elsewhere(file: Path, shared: Shared) -> dict[str, Any] | None:
+    """The record in `file`, if its run has all that `shared` asks for."""
+    try:
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        # Of a trained cell, that is: the checkpoint as it is has no run.
+        trained = file.with_suffix("").is_dir()
+        kept = not (shared.keep_models and trained) or all(
+            (file.with_suffix("") / name).is_dir() for name in ("model", "last")
+        )
+        whole = record["status"] == "complete" and isinstance(record["identity"], str) and kept
+        return record if whole and _has_scores(record, shared) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # damaged or of another version: it is nothing to build on
 
 
 def _identities(cell: Cell) -> list[str]:
@@ -332,18 +348,50 @@ def _identities(cell: Cell) -> list[str]:
     return [cell.identity, one, other]
 
 
-def take_over(found: Mapping[Cell, Path], shared: Shared) -> None:
-    """Copy those runs' records and scores (and models, if they are kept) to where the cells' own would be."""
+def take_over(found: Mapping[Cell, Path], shared: Shared) -> list[Cell]:
+    """Copy those runs' records and scores (and models, if they are kept) to where the cells' own would be.
+
+    Returns:
+        The cells whose runs were still there.
+
+    Raises:
+        InputError: a copy cannot be written.
+    """
+    taken = []
+    for cell, file in found.items():
+        record, source = _finished_elsewhere(file, shared), file.with_suffix("")
+        if record is None or record["identity"] not in _identities(cell):
+            continue  # made anew since it was found, by another process
+        if cell.trained:
+            if not (source / "run.json").is_file():
+                continue
+            _copy_run(cell, source, shared.keep_models)
+        origin = record.get("taken_from") or "/".join(source.resolve().parts[-4:])
+        write_json(cell.record, {**record, **_head(cell), "taken_from": origin})
+        taken.append(cell)
+    return taken
+
+
+def _copy_run(cell: Cell, source: Path, keep_models: bool) -> None:
     from diffcse.training.train import PARTS
 
-    for cell, file in found.items():
-        record, folder, left = json.loads(file.read_text(encoding="utf-8")), Path(cell.folder), file.with_suffix("")
-        shutil.rmtree(folder, ignore_errors=True)
-        if left.is_dir():
-            heavy = () if shared.keep_models else ("model", "last", PARTS, "checkpoint*")
-            shutil.copytree(left, folder, ignore=shutil.ignore_patterns(*heavy))
-        taken = {"taken_from": record.get("taken_from") or "/".join(file.with_suffix("").parts[-4:])}
-        write_json(cell.record, {**record, **_head(cell), **taken})
+    heavy = [name for name in ("model", "last", PARTS) if keep_models and (source / name).exists()]
+    with staged_folder(Path(cell.folder)) as staging:
+        for name in ("run.json", "log.jsonl", *heavy):
+            if (source / name).is_dir():
+                shutil.copytree(source / name, staging / name)
+            else:
+                shutil.copyfile(source / name, staging / name)
+        write_text(staging / "recipe.toml", cell.recipe)
+        # Its own words for what is the same there: a later --resume compares them.
+        record, training = read_record(staging / "run.json"), _training_of(cell)
+        record.config["training"] |= {name: training[name] for name in ("dev", "keep_training_parts")}
+        record.write(staging / "run.json")
+
+
+def _training_of(cell: Cell) -> dict[str, Any]:
+    training: dict[str, Any] = to_dict(parse_recipe(cell.recipe.encode(), cell.row))["training"]
+    return training
 
 
 # ---- one cell --------------------------------------------------------------------------------------------------------
@@ -558,10 +606,11 @@ def _environments(parallel: int) -> list[dict[str, str]]:
         if parallel > gpus:
             raise InputError(f"--parallel {parallel}: there are {gpus} GPUs, one for each process")
         named = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return [{"CUDA_VISIBLE_DEVICES": (named.split(",")[i] if named else str(i))} for i in range(parallel)]
-    if parallel > len(CORES):
-        raise InputError(f"--parallel {parallel}: there are {len(CORES)} cores")
-    return [{"OMP_NUM_THREADS": str(len(CORES) // parallel), **UNBOUND} for _ in range(parallel)]
+        of = named.split(",") if named else [str(i) for i in range(gpus)]
+        return [{"CUDA_VISIBLE_DEVICES": of[i], **UNBOUND} for i in range(parallel)]
+    if parallel > len(cores()):
+        raise InputError(f"--parallel {parallel}: there are {len(cores())} cores")
+    return [{"OMP_NUM_THREADS": str(len(cores()) // parallel), **UNBOUND} for _ in range(parallel)]
 
 
 @contextmanager
@@ -746,11 +795,12 @@ def _row(grid: Grid, row: Row, cells: Sequence[Cell], skipped: Mapping[str, str]
         outcome = outcome_of(cell) or {"status": "not run"}
         run: dict[str, Any] = {"seed": cell.seed if cell.trained else None, "status": outcome["status"]}
         run |= {"message": outcome.get("message"), "seconds": outcome.get("seconds"), "curve": []}
-        run |= {"taken_from": outcome["taken_from"]} if "taken_from" in outcome else {}
         if outcome["status"] == "complete" and (Path(cell.folder) / "run.json").is_file():
             record = read_record(Path(cell.folder) / "run.json")
             run["curve"] = [[entry["step"], entry["dev"]] for entry in record.log if "dev" in entry]
             run |= {"steps": record.scores.get("steps"), "hardware": record.hardware, "warnings": record.warnings}
+            if "taken_from" in outcome:
+                run |= {"taken_from": outcome["taken_from"], "versions": record.versions}
         runs.append(run)
     return {
         "name": row.name,
