@@ -2,8 +2,9 @@
 
 It trains SimCSE, DiffCSE and DiffCSE without its difference term, with the same steps and seed, on the text every
 Python carries, its own documentation, and measures all on modules that were held out, beside what costs nothing:
-TF-IDF and the untrained start. Nothing is chosen by looking at the scores: the recipe is fixed before, the last step
-counts, and the verdict is given by a paired bootstrap, whichever way it falls.
+TF-IDF and the untrained start. Its recipes were made on other text (what was seen here before they were taken is in
+docs/log.md), no run chooses anything by the scores, the last step counts, and the verdict is given by a paired
+bootstrap, whichever way it falls.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from diffcse.training.collate import Collate
 from diffcse.training.train import Trained, check_output, run
 
 PAIRS = Path(__file__).parent / "assets" / "pairs" / "pairs.tsv"
-RECIPE = "mini_documents"
+CONTRAST, DIFFERENCE = "mini_documents", "mini_difference"
+"""Recipes: what pulls sentences together here, and what the difference term is made with; they agree in all else."""
 ALIKE = 4.0
 """Graded pairs from this score on count as positives for alignment."""
 
@@ -178,20 +180,27 @@ def quickstart(output: Path, *, steps: int | None, seed: int, resume: bool, cons
 
 
 def _configs(steps: int | None, seed: int) -> dict[str, Config]:
-    """SimCSE, whose positives are dropout views; the recipe, whose positives are next sentences; and that one without
+    """SimCSE, whose positives are dropout views; DiffCSE, whose positives are next sentences; and that one without
     its difference term, which alone tells what the term brings."""
-    base = load_recipe(RECIPE)
-    # Its modules held out from training judge; all other text is trained on.
-    training = dataclasses.replace(
-        base.training, seed=seed, max_steps=steps or base.training.max_steps, keep_training_parts=True, select="last"
-    )
-    contrast = dataclasses.replace(base.method, difference="none")
-    methods = {
-        "SimCSE": dataclasses.replace(contrast, positives="dropout"),
-        "contrast alone": contrast,
-        "DiffCSE": base.method,
+    contrast, difference = load_recipe(CONTRAST), load_recipe(DIFFERENCE)
+    changes: dict[str, tuple[Config, dict[str, Any]]] = {
+        "SimCSE": (contrast, {"difference": "none", "positives": "dropout"}),
+        "contrast alone": (contrast, {"difference": "none"}),
+        "DiffCSE": (difference, {"positives": contrast.method.positives}),
     }
-    return {name: dataclasses.replace(base, method=method, training=training) for name, method in methods.items()}
+    found = {}
+    for name, (base, choices) in changes.items():
+        # Its modules held out from training judge; all other text is trained on.
+        training = dataclasses.replace(
+            base.training,
+            seed=seed,
+            max_steps=steps or base.training.max_steps,
+            keep_training_parts=True,
+            select="last",
+        )
+        method = dataclasses.replace(base.method, **choices)
+        found[name] = dataclasses.replace(base, method=method, training=training)
+    return found
 
 
 _DOES = {
