@@ -312,6 +312,8 @@ class CellsView:
             self._end(cell, name, facts)
         elif event == "start":
             self._steps[cell] = facts["steps"]
+            if facts.get("resumed"):
+                say(self.console, f"{name} goes on from {facts['resumed']}")
             if self._bar:
                 self._bars[cell] = self._bar.add_task(escape(name), total=facts["steps"], shown="")
         elif event == "log" and cell in self._steps:

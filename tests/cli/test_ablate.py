@@ -91,7 +91,9 @@ def test_runs_of_another_table_are_not_run_again(place, capsys, monkeypatch):
     asked = ("ablate", "b.toml", *ASKED[2:-1], "more", "--seeds", "7", "9", "--only", "halved", "--reuse", "out")
     (place / "b.toml").write_text(GRID.replace("A table", "Another").replace('"half"', '"halved"'))
     _, out, _ = command(capsys, *asked, "--dry-run")
-    assert "more: 0 of the 2 runs finished, 2 more in out" in out
+    assert "more: 0 of the 2 runs finished; reused would be 2 runs of out" in out
+    _, out, _ = command(capsys, *asked[:-2], "--seeds", "8", "--reuse", "out", "--dry-run")
+    assert "reused would be no runs: none there has the same settings" in out
     monkeypatch.setattr(ablate, "run_cell", lambda *_, **__: pytest.fail("it ran"))
     code, out, _ = command(capsys, *asked)
     assert code == 0
@@ -99,11 +101,13 @@ def test_runs_of_another_table_are_not_run_again(place, capsys, monkeypatch):
     table, before = (json.loads((place / name / "table.json").read_text()) for name in ("more", "out"))
     assert table["columns"]["dev"]["rows"]["halved"]["values"] == before["columns"]["dev"]["rows"]["half"]["values"]
     assert "--reuse" not in table["command"]  # it changes no score, and another machine has no such folder
-    assert "- Some runs are copies of the same ones in out (--reuse)" in (place / "more/table.md").read_text()
+    assert "- Runs copied from out (--reuse): halved" in (place / "more/table.md").read_text()
     (place / "more/cells/halved/seed-7.json").unlink()
     code, _, err = command(capsys, *asked, "--reuse", "text.txt")
     assert code == 2
-    assert "--reuse text.txt: no such folder: give the --output of a table made before" in err
+    assert "--reuse text.txt: there is no table of diffcse ablate (grid.toml): give the --output of one" in err
+    code, _, err = command(capsys, "ablate", "b.toml", *asked[3:], "text.txt")
+    assert (code, "sentences.txt --output out; it stands before the options" in err) == (2, True)
 
 
 def test_a_failed_run_is_in_the_table_and_in_the_exit_code(place, capsys):

@@ -300,6 +300,7 @@ def test_the_summary_counts_what_the_runs_bear_out():
         "wrong": (-2.0, -3.0, -1.0, 0.5),
         "luck": (0.5, -1.0, 2.0, 3.0),
         "single": (-0.5, None, None, -1.0),
+        "nothing": (0.004, 0.003, 0.005, -1.0),  # is shown as +0.00
         "unpublished": (0.5, 0.2, 0.8, None),
     }
     for name, (difference, low, high, published) in cases.items():
@@ -312,10 +313,10 @@ def test_the_summary_counts_what_the_runs_bear_out():
         "table": "T",
         "score": "dev",
         "seeds": "1 to 3",
-        "same sign": "3 of 4",
+        "same sign": "3 of 5",
         "agree": "1",
         "contrary": "1: row wrong (-2.00)",
-        "open": "2",
+        "open": "3",
         "Kendall's τ": "+0.80 (p = 0.08)",
     }
     # A reference without a published figure: no differences, but an order.

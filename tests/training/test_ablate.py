@@ -84,6 +84,8 @@ def made(place, output, *, columns='["dev", "dev_last"]', ratio=0.5, more="", se
     grid = parse_grid(GRID.format(model=place / "model", columns=columns, ratio=ratio, more=more).encode(), "a.toml")
     shared = Shared((str(place / "text.txt"),), str(place / "dev.tsv"), columns=grid.columns, **shared)
     configs = {row.name: grid.config(row) for row in grid.rows}
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "grid.toml").write_text(grid.text)  # as the command does
     return grid, cells_of(grid, configs, shared, seeds, output), shared
 
 
@@ -140,6 +142,7 @@ def test_a_run_of_another_table_is_copied_where_it_is_the_same(place, done, tmp_
     shared = Shared((str(place / "text.txt"),), str(place / "dev.tsv"), columns=grid.columns)
     configs = {row.name: grid.config(row) for row in grid.rows}
     wanted = cells_of(grid, configs, shared, (2, 3), tmp_path)
+    (tmp_path / "grid.toml").write_text(grid.text)
     found = reusable(wanted, shared, [str(output)])
     assert {(cell.row, cell.seed): str(file.relative_to(output)) for cell, file in found.items()} == {
         ("halved", 2): "cells/half/seed-2.json"
@@ -192,10 +195,11 @@ def test_scores_on_other_data_are_not_copied(place, done, tmp_path):
 
 def test_the_tables_own_runs_and_folders_without_any(place, done, tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/grid.toml").write_text("")
     (tmp_path / "link").symlink_to(done[0])
     _, wanted, shared = made(place, done[0], ratio=0.4)  # its "half" is another than what lies there
     assert reusable(wanted, shared, [str(done[0]), str(tmp_path / "link"), str(tmp_path / "empty")]) == {}
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match=r"no table of diffcse ablate \(grid.toml\)"):
         reusable(wanted, shared, [str(tmp_path / "gone")])
     _, finished, shared = made(place, done[0])
     assert reusable(finished, shared, [str(tmp_path / "gone")]) == {}  # the same command goes on

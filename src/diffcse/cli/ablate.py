@@ -88,7 +88,10 @@ class Ablate:
             self._show_rows(grid, configs, skipped, tuple(text), console)
             return
         if not text:
-            raise InputError(f"no text: give one or more files, e.g. diffcse ablate {name} sentences.txt --output out")
+            hint = "; it stands before the options" if self.only or self.reuse else ""
+            raise InputError(
+                f"no text: give one or more files, e.g. diffcse ablate {name} sentences.txt --output out{hint}"
+            )
         if self.output is None:
             raise InputError("no output folder: give --output DIR")
         from diffcse.files import only_one
@@ -142,8 +145,8 @@ class Ablate:
             )
         write_text(output / "grid.toml", grid.text)
         reused = take_over(taken, shared)
-        if self.reuse:
-            say(console, f"reused   {len(reused)} runs of {', '.join(self._reused)}")
+        if self.reuse and len(finished) < len(chosen):
+            say(console, f"reused   {_from_where(taken, reused)}")
         for row, reason in skipped.items():
             if not self.only or row in self.only:
                 say(console, f"left out {row}: {reason}")
@@ -295,7 +298,7 @@ class Ablate:
 
         chosen: list[Cell] = []
         finished: int | None = None
-        taken = 0
+        taken: dict[Cell, Path] = {}
         with tempfile.TemporaryDirectory() as elsewhere:  # for a dev file that the data bring: nothing is changed
             shared = self._shared(grid, text, Path(elsewhere))
             columns = column_jobs(shared)
@@ -305,7 +308,7 @@ class Ablate:
                 cells = cells_of(grid, configs, shared, self._seeds, self.output)
                 chosen = [cell for cell in cells if not self.only or cell.row in self.only]
                 finished = sum(is_finished(cell, shared) for cell in chosen)
-                taken = len(reusable(chosen, shared, self._reused))
+                taken = reusable(chosen, shared, self._reused)
         rows = [row for row in grid.rows if not self.only or row.name in self.only]
         shown = [
             [row.name, _changes(row, self.recipe or grid.recipe), f"{len(self._seeds) if row.trained else 1}"]
@@ -333,7 +336,7 @@ class Ablate:
         if finished is not None and self.output is not None:
             others = _others(chosen)
             found = f"{self.output}: {finished} of the {len(chosen)} runs finished"
-            found += f", {taken} more in {', '.join(self._reused)}" if self.reuse else ""
+            found += f"; reused would be {_from_where(taken, list(taken))}" if self.reuse else ""
             refused = "; this would be refused without --replace" if others and not self.replace else ""
             say(console, f"output   {found}" + (f"; {others}{refused}" if others else ""))
 
@@ -395,6 +398,14 @@ def _others(cells: list[Cell]) -> str:
     if not others:
         return ""
     return f"{len(others)} of the runs there had other settings or data ({'; '.join(differs)})"
+
+
+def _from_where(taken: Mapping[Cell, Path], reused: list[Cell]) -> str:
+    """How many runs of which tables."""
+    if not reused:
+        return "no runs: none there has the same settings, seed, text, dev file, and all scores"
+    tables = [str(taken[cell].parents[2]) for cell in reused]
+    return ", ".join(f"{tables.count(one)} runs of {one}" for one in dict.fromkeys(tables))
 
 
 def _check_failures(table: Mapping[str, Any], chosen: list[Cell]) -> None:

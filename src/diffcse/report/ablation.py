@@ -83,7 +83,7 @@ def summary_rows(tables: Sequence[dict[str, Any]]) -> tuple[list[str], list[list
             order = column["agreement"] or {}
             if not scores and order.get("kendall") is None:
                 continue
-            outcomes = {name: _outcome(score) for name, score in scores.items()}
+            outcomes = {name: _outcome(score, column["digits"]) for name, score in scores.items()}
             same = sum(one["effect"]["difference"] * one["published_difference"] > 0 for one in scores.values())
             contrary = [
                 f"{labels[name]} ({signed(scores[name]['effect']['difference'], column['digits'])})"
@@ -115,10 +115,10 @@ def summary_rows(tables: Sequence[dict[str, Any]]) -> tuple[list[str], list[list
     )
 
 
-def _outcome(score: dict[str, Any]) -> str:
-    """Whether a row's difference has the published sign beyond the seeds' luck."""
+def _outcome(score: dict[str, Any], digits: int) -> str:
+    """Whether a row's difference has the published sign beyond the seeds' luck; one that is shown as zero is none."""
     low, high = score["effect"]["low"], score["effect"]["high"]
-    if low is None or low <= 0 <= high:
+    if low is None or low <= 0 <= high or abs(score["effect"]["difference"]) < 0.5 * 10**-digits:
         return "open"
     return "agree" if (low > 0) == (score["published_difference"] > 0) else "contrary"
 
@@ -269,9 +269,11 @@ def notes(table: dict[str, Any]) -> list[str]:
         if row["against"] not in (None, *references):
             lines.append(f"{said}: compared with “{labels[row['against']]}”")
         lines += [f"{said}: {row['note']}"] if row["note"] else []
-    runs = [run for row in table["rows"] for run in row["runs"]]
-    copied = sorted({run["taken_from"].split("/")[0] for run in runs if "taken_from" in run})
-    lines += [f"Some runs are copies of the same ones in {', '.join(copied)} (--reuse)"] if copied else []
+    copied: dict[str, list[str]] = {}
+    for row in table["rows"]:
+        for table_of_origin in sorted({run["taken_from"].split("/")[0] for run in row["runs"] if "taken_from" in run}):
+            copied.setdefault(table_of_origin, []).append(row["label"])
+    lines += [f"Runs copied from {origin} (--reuse): {', '.join(rows)}" for origin, rows in copied.items()]
     lines += [f"Not asked for (--only): {', '.join(unasked)}"] if unasked else []
     lines += [f"Not finished: {', '.join(waiting)}"] if waiting else []
     return lines
@@ -281,7 +283,10 @@ def explanations(table: dict[str, Any]) -> list[str]:
     """How to read the figures of this very table."""
     scores = [score for column in table["columns"].values() for score in column["rows"].values()]
     effects = [score["effect"] for score in scores if score["effect"] is not None]
-    lines = ["Ours: mean ± standard deviation over the runs; a run's weights are those of its best step by dev score."]
+    lines = [
+        "Ours: mean ± standard deviation over the runs; a run's weights are those of its best step by dev score, which "
+        "the untrained start, step 0, never is."
+    ]
     if any(effect["low"] is not None for effect in effects):
         lines.append(
             "Differences are from the reference, between runs of the same seed; the interval holds the luck of the "

@@ -305,8 +305,10 @@ def reusable(cells: Sequence[Cell], shared: Shared, folders: Sequence[str]) -> d
     own = {cell.record.parents[2].resolve() for cell in wanted}
     there: dict[str, Path] = {}
     for folder in map(Path, folders if wanted else ()):
-        if not folder.is_dir():
-            raise InputError(f"--reuse {folder}: no such folder: give the --output of a table made before")
+        if not (folder / "grid.toml").is_file():
+            raise InputError(
+                f"--reuse {folder}: there is no table of diffcse ablate (grid.toml): give the --output of one"
+            )
         if folder.resolve() not in own:
             for file in sorted(folder.glob("cells/*/*.json")):
                 record = _finished_elsewhere(file, shared)
