@@ -33,8 +33,8 @@ _NEVER = 2**31 - 1
 _BINDERS = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 """Environment variables by which torch's threads bind themselves, the one that imports it too."""
 
-UNBOUND = dict.fromkeys(_BINDERS[:1], "false")
-"""Environment variables of a process that is one of several: with it the other ways to bind do nothing."""
+UNBOUND = {"OMP_PROC_BIND": "false", "KMP_AFFINITY": "disabled"}
+"""Environment variables of a process that is one of several: with them the other ways to bind do nothing."""
 
 
 def _allowed() -> frozenset[int]:

@@ -195,14 +195,10 @@ def test_scores_on_other_data_are_not_copied(place, done, tmp_path):
 
 def test_the_tables_own_runs_and_folders_without_any(place, done, tmp_path):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty/grid.toml").write_text("")
     (tmp_path / "link").symlink_to(done[0])
     _, wanted, shared = made(place, done[0], ratio=0.4)  # its "half" is another than what lies there
     assert reusable(wanted, shared, [str(done[0]), str(tmp_path / "link"), str(tmp_path / "empty")]) == {}
-    with pytest.raises(InputError, match=r"no table of diffcse ablate \(grid.toml\)"):
-        reusable(wanted, shared, [str(tmp_path / "gone")])
-    _, finished, shared = made(place, done[0])
-    assert reusable(finished, shared, [str(tmp_path / "gone")]) == {}  # the same command goes on
+    assert reusable(wanted, shared, [str(tmp_path / "gone")]) == {}  # the command says so, the first time
 
 
 def test_a_run_that_is_made_anew_meanwhile_is_not_taken(place, done, tmp_path):
@@ -213,6 +209,12 @@ def test_a_run_that_is_made_anew_meanwhile_is_not_taken(place, done, tmp_path):
     files["plain", 1].write_text(files["half", 1].read_text())  # another run is there now
     files["plain", 2].unlink()
     shutil.rmtree(files["half", 1].with_suffix(""))
+    assert [(cell.row, cell.seed) for cell in reusable(wanted, shared, [str(tmp_path / "other"), str(done[0])])] == [
+        ("plain", 1),
+        ("plain", 2),
+        ("half", 1),
+        ("half", 2),
+    ], "what one table has lost another may have"
     assert [(cell.row, cell.seed) for cell in take_over(found, shared)] == [("half", 2)]
     assert [(cell.row, cell.seed) for cell in wanted if is_finished(cell, shared)] == [("half", 2)]
 
@@ -228,6 +230,8 @@ def test_an_untrained_row_is_copied_too(place, tmp_path):
     take_over(found, shared)
     assert not Path(wanted[-1].folder).exists()
     assert outcome_of(wanted[-1])["scores"] == outcome_of(start[0])["scores"]
+    grid = parse_grid((tmp_path / "two/grid.toml").read_bytes(), "a.toml")
+    assert table_of(grid, wanted, shared)["rows"][-1]["runs"][0]["taken_from"] == "one/cells/start/start"
 
 
 def test_models_come_along_where_they_are_kept(place, tmp_path):

@@ -84,14 +84,12 @@ class Ablate:
 
         grid = load_grid(name)
         configs, skipped = self._configs(grid)
+        self._check_reused()
         if self.dry_run:
             self._show_rows(grid, configs, skipped, tuple(text), console)
             return
         if not text:
-            hint = "; it stands before the options" if self.only or self.reuse else ""
-            raise InputError(
-                f"no text: give one or more files, e.g. diffcse ablate {name} sentences.txt --output out{hint}"
-            )
+            raise InputError(f"no text: give one or more files, e.g. diffcse ablate {name} sentences.txt --output out")
         if self.output is None:
             raise InputError("no output folder: give --output DIR")
         from diffcse.files import only_one
@@ -212,6 +210,19 @@ class Ablate:
     @property
     def _reused(self) -> list[str]:
         return [folder for some in self.reuse for folder in some]
+
+    def _check_reused(self) -> None:
+        """That there is something to reuse. Where the table was begun before, its sources may be gone by now."""
+        if self.output is not None and (self.output / "grid.toml").is_file():
+            return
+        for folder in map(Path, self._reused):
+            if folder.is_file():
+                raise InputError(f"--reuse {folder}: is a file: the text stands before the options")
+            own = self.output is not None and folder.resolve() == self.output.resolve()
+            if not own and not (folder / "grid.toml").is_file():
+                raise InputError(
+                    f"--reuse {folder}: there is no table of diffcse ablate (grid.toml): give the --output of one"
+                )
 
     def _configs(self, grid: Grid) -> tuple[dict[str, Config], dict[str, str]]:
         """Row -> its Config, and row -> why it has none."""

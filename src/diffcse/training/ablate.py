@@ -297,25 +297,32 @@ def reusable(cells: Sequence[Cell], shared: Shared, folders: Sequence[str]) -> d
 
     Returns:
         Cell -> the record of the same run there.
-
-    Raises:
-        InputError: one of the folders is none.
     """
     wanted = [cell for cell in cells if not is_finished(cell, shared) and not _soon_scored(cell)]
     own = {cell.record.parents[2].resolve() for cell in wanted}
-    there: dict[str, Path] = {}
+    there: dict[str, list[Path]] = {}
     for folder in map(Path, folders if wanted else ()):
-        if not (folder / "grid.toml").is_file():
-            raise InputError(
-                f"--reuse {folder}: there is no table of diffcse ablate (grid.toml): give the --output of one"
-            )
         if folder.resolve() not in own:
             for file in sorted(folder.glob("cells/*/*.json")):
                 record = _finished_elsewhere(file, shared)
                 if record is not None:
-                    there.setdefault(record["identity"], file)
-    same = {cell: [there[one] for one in _identities(cell) if one in there] for cell in wanted}
+                    there.setdefault(record["identity"], []).append(file)
+    same = {
+        cell: [file for one in _identities(cell) for file in there.get(one, ()) if _run_is_there(cell, file)]
+        for cell in wanted
+    }
     return {cell: files[0] for cell, files in same.items() if files}
+
+
+def _run_is_there(cell: Cell, file: Path) -> bool:
+    """Whether the run that the record in `file` speaks of can be copied; the checkpoint as it is has none."""
+    if not cell.trained:
+        return True
+    try:
+        read_record(file.with_suffix("") / "run.json")
+    except InputError:
+        return False
+    return (file.with_suffix("") / "log.jsonl").is_file()
 
 
 def _soon_scored(cell: Cell) -> bool:
@@ -364,9 +371,9 @@ def take_over(found: Mapping[Cell, Path], shared: Shared) -> list[Cell]:
         record, source = _finished_elsewhere(file, shared), file.with_suffix("")
         if record is None or record["identity"] not in _identities(cell):
             continue  # made anew since it was found, by another process
+        if not _run_is_there(cell, file):
+            continue
         if cell.trained:
-            if not (source / "run.json").is_file():
-                continue
             _copy_run(cell, source, shared.keep_models)
         origin = record.get("taken_from") or "/".join(source.resolve().parts[-4:])
         write_json(cell.record, {**record, **_head(cell), "taken_from": origin})
@@ -797,12 +804,12 @@ def _row(grid: Grid, row: Row, cells: Sequence[Cell], skipped: Mapping[str, str]
         outcome = outcome_of(cell) or {"status": "not run"}
         run: dict[str, Any] = {"seed": cell.seed if cell.trained else None, "status": outcome["status"]}
         run |= {"message": outcome.get("message"), "seconds": outcome.get("seconds"), "curve": []}
+        run |= {"taken_from": outcome["taken_from"]} if "taken_from" in outcome else {}
         if outcome["status"] == "complete" and (Path(cell.folder) / "run.json").is_file():
             record = read_record(Path(cell.folder) / "run.json")
             run["curve"] = [[entry["step"], entry["dev"]] for entry in record.log if "dev" in entry]
             run |= {"steps": record.scores.get("steps"), "hardware": record.hardware, "warnings": record.warnings}
-            if "taken_from" in outcome:
-                run |= {"taken_from": outcome["taken_from"], "versions": record.versions}
+            run |= {"versions": record.versions} if "taken_from" in outcome else {}
         runs.append(run)
     return {
         "name": row.name,
