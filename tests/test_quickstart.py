@@ -62,6 +62,7 @@ def test_methods_had_the_same_start_steps_and_seed(result):
         assert other.config["training"] == {**diffcse.config["training"], "discriminator_learning_rate": None}
         assert other.data == diffcse.data
         changed = {k for k in other.config["method"] if other.config["method"][k] != diffcse.config["method"][k]}
+        assert {k for k in other.config if other.config[k] != diffcse.config[k]} == {"method", "training"}
         term = {"difference", "condition", "rtd_weight", "generator"}  # the generator in use is written down
         assert changed == term | differs
         assert not any("without effect" in warning for warning in other.warnings)

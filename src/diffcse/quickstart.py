@@ -199,7 +199,9 @@ def _configs(steps: int | None, seed: int) -> dict[str, Config]:
             select="last",
         )
         method = dataclasses.replace(base.method, **choices)
-        found[name] = dataclasses.replace(base, method=method, training=training)
+        found[name] = dataclasses.replace(
+            base, name="quickstart", reproduces="", hardware="", method=method, training=training
+        )
     return found
 
 
