@@ -393,14 +393,10 @@ def _copy_run(cell: Cell, source: Path, keep_models: bool) -> None:
                 shutil.copyfile(source / name, staging / name)
         write_text(staging / "recipe.toml", cell.recipe)
         # Its own words for what is the same there: a later --resume compares them.
-        record, training = read_record(staging / "run.json"), _training_of(cell)
+        record = read_record(staging / "run.json")
+        training = to_dict(parse_recipe(cell.recipe.encode(), cell.row))["training"]
         record.config["training"] |= {name: training[name] for name in ("dev", "keep_training_parts")}
         record.write(staging / "run.json")
-
-
-def _training_of(cell: Cell) -> dict[str, Any]:
-    training: dict[str, Any] = to_dict(parse_recipe(cell.recipe.encode(), cell.row))["training"]
-    return training
 
 
 # ---- one cell --------------------------------------------------------------------------------------------------------
