@@ -161,23 +161,40 @@ def cells_view(terminal=False):
 
 
 def test_runs_of_a_table_come_a_line_each_with_the_time_left(monkeypatch):
-    clock = iter([0.0, 10.0, 20.0, 30.0])
+    clock = iter([0.0, 5.0, 10.0, 20.0, 30.0])
     monkeypatch.setattr("diffcse.terminal.time.monotonic", lambda: next(clock))
     view, shown = cells_view()
     one, other = (Cell("[half]", seed, "", "", "") for seed in (1, 2))
     view(one, "corpus", {"summary": "x"})
     view(one, "start", {"steps": 4})
     view(one, "log", {"step": 2, "loss": 1.0})
+    view(one, "log", {"step": 3, "loss": 1.0})
     view(
         one, "end", {"status": "complete", "scores": {"dev": {"value": 61.234}, "rtd": {"value": None}}, "seconds": 9.0}
     )
     view(other, "end", {"status": "failed", "message": "training diverged", "scores": {}, "seconds": None})
     view.close()
-    # One was finished before; of 41 parts to do the first took ten of them, in ten seconds; then forty in twenty.
+    # One was finished before. Of 41 parts to do, four took five seconds; the first run's ten took ten; forty twenty.
     assert shown.getvalue().splitlines() == [
+        "[half], seed 1 begins: 4 steps",
+        "about 0:46 left",
         "2/4  [half], seed 1  dev 61.23  9 s  0:31 left",
         "3/4  [half], seed 2  FAILED: training diverged  0:00 left",
     ]
+
+
+def test_the_time_left_is_told_once_all_runs_at_once_have_news():
+    view, shown = cells_view()
+    one, other = (Cell("[half]", seed, "", "", "") for seed in (1, 2))
+    view(one, "start", {"steps": 4})
+    view(other, "start", {"steps": 4, "resumed": "step-00000002"})
+    view(one, "log", {"step": 2})
+    assert "left" not in shown.getvalue()
+    view(other, "log", {"step": 3})
+    view(one, "log", {"step": 4})
+    told = shown.getvalue().splitlines()
+    assert told[1] == "[half], seed 2 goes on from step-00000002"
+    assert [line.endswith("left") for line in told] == [False, False, True]
 
 
 def test_on_a_terminal_there_is_a_bar_of_all_and_one_of_each_at_work():

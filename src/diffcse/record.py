@@ -55,7 +55,7 @@ class Record:
     hardware: dict[str, Any] = field(default_factory=lambda: hardware())
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     status: str = "running"
-    """"running" until everything is written, then "complete"."""
+    """"running" until everything is written, then "complete"; "stopped" after a Ctrl-C that left a checkpoint."""
     schema: int = SCHEMA
 
     def write(self, path: Path) -> None:

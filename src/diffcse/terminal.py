@@ -288,7 +288,8 @@ def cosine_table(console: Console, sentences: Sequence[str], cosines: Sequence[S
 
 
 class CellsView:
-    """Many runs, some at once: a line for each that ended, and on a terminal a bar of all and one of each at work."""
+    """Many runs, some at once: a line for each that ended, and on a terminal a bar of all and one of each at work;
+    elsewhere a line for each that begins, and once soon how long it will all take."""
 
     def __init__(self, console: Console, *, costs: Mapping[Any, tuple[float, float]], total: int) -> None:
         """`costs` has what is still to be done of `total` cells: how long each trains, and is scored."""
@@ -299,6 +300,7 @@ class CellsView:
         self._steps: dict[Any, int] = {}
         self._bars: dict[Any, Any] = {}
         self._bar: Progress | None = None
+        self._told_time = console.is_terminal
         if console.is_terminal and costs:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[shown]}"))
             self._bar = Progress(*columns, console=console, transient=True)
@@ -314,6 +316,8 @@ class CellsView:
             self._steps[cell] = facts["steps"]
             if facts.get("resumed"):
                 say(self.console, f"{name} goes on from {facts['resumed']}")
+            elif not self.console.is_terminal:
+                say(self.console, f"{name} begins: {facts['steps']:,} steps")
             if self._bar:
                 self._bars[cell] = self._bar.add_task(escape(name), total=facts["steps"], shown="")
         elif event == "log" and cell in self._steps:
@@ -322,6 +326,9 @@ class CellsView:
                 shown = f"dev {facts['dev']:.2f}" if facts.get("dev") is not None else f"step {facts['step']:,}"
                 self._bar.update(self._bars[cell], completed=facts["step"], shown=shown)
                 self._bar.update(self._all, completed=self._ended + sum(self._at.values()), shown=self._left())
+            if not self._told_time and len(self._at) == len(self._steps):  # of several at once, each has news
+                self._told_time = True
+                say(self.console, f"about {self._left()}")
 
     def _end(self, cell: Any, name: str, outcome: dict[str, Any]) -> None:
         self._at.pop(cell, None)

@@ -208,11 +208,13 @@ def test_a_dry_run_shows_rows_and_what_is_missing(place, capsys):
     assert re.search(r"half +│ method.mask_ratio = 0.5 +│ +2 │", out)
     assert re.search(r"own +│ .*│ left out │", out)
     assert "4 runs from recipe mini_cpu, seeds 42, 43, rows that do not set it themselves: training.max_steps=7" in out
-    assert "column   dev is measured on pairs" in out
+    assert "column   dev is measured on bundled pairs" in out
     assert "note     no transfer_dev: it needs SentEval's transfer tasks in --data" in out
     _, out, _ = command(capsys, "ablate", "a.toml", "--dry-run", "--set", "small=tiny", "--only", "own")
     assert "5 runs" in out
     assert "left out" not in out
+    _, out, _ = command(capsys, "ablate", "a.toml", "--dry-run", "--only", "half", "--only", "plain", "--seeds", "1")
+    assert "2 runs from" in out, "the second --only would take the first one's place"
 
 
 @pytest.mark.parametrize(
@@ -253,6 +255,9 @@ def test_folders_are_named_without_where_they_lie(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     assert _short(tmp_path / "runs" / "small") == "small"
     assert _short(tmp_path / "runs" / "small" / "model") == "small/model", "or all models would have one name"
+    assert _short("../runs/small") == "small"
+    assert _short(tmp_path / "not yet there.md") == "not yet there.md"
+    assert _short("runs/small") == "runs/small", "the command is repeated as it was"
     assert _short("model") == "model"
     assert _short("bert-base-uncased") == "bert-base-uncased"
     assert _short("hub/name") == "hub/name"

@@ -26,6 +26,7 @@ from diffcse.training.ablate import (
     Shared,
     cells_of,
     changes_of,
+    is_begun,
     is_finished,
     outcome_of,
     reusable,
@@ -369,10 +370,12 @@ def test_a_killed_cell_goes_on_and_ends_as_if_it_had_not_been(place, done, tmp_p
         run_cells(cells[:1], shared, report=kill)
     assert outcome_of(cells[0])["status"] == "running"
     assert not is_finished(cells[0], shared)
+    assert [is_begun(cell) for cell in cells[:2]] == [True, False]
     events = []
     run_cells(cells[:1], shared, report=lambda cell, event, facts: events.append((event, facts)))
     assert next(facts for event, facts in events if event == "start")["resumed"] == "step-00000002"
     assert outcome_of(cells[0])["scores"] == outcome_of(whole[0])["scores"]
+    assert not is_begun(cells[0])
 
 
 def test_a_begun_run_of_other_settings_is_swept_away(place, tmp_path):

@@ -267,6 +267,8 @@ def test_killed_and_resumed_ends_with_the_same_weights(tmp_path, moment, kind):
         with pytest.raises(KeyboardInterrupt):
             pretrain(config, corpus, tmp_path / "killed", report=stop_at_the_start)
     assert not (tmp_path / "killed" / "model").exists()
+    said = "stopped" if moment == "ctrl-c" else "running"
+    assert read_record(tmp_path / "killed" / "run.json").status == said
     events = []
     resumed = pretrain(
         config, corpus, tmp_path / "killed", resume=True, report=lambda event, facts: events.append((event, facts))

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from diffcse.training.ablate import Cell, Shared
     from diffcse.training.grid import Grid, Row
 
-_PAIRS = Path(__file__).parent.parent / "assets" / "pairs" / "pairs.tsv"
 _MOST = 20
 _FIRST = 42
 _OWN_OPTIONS = {"training.seed": "--seeds", "training.dev": "--dev FILE"}
@@ -51,7 +50,7 @@ class Ablate:
     (training.learning_rate=1e-4)."""
     max_steps: int | None = None
     """Weight updates of each run, in place of the recipe's."""
-    only: tuple[str, ...] = ()
+    only: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="ROW...")] = ()
     """Only these rows."""
     reuse: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="DIR...")] = ()
     """Tables made before, by their --output: runs there that this table has too (same settings, seed, text, dev file
@@ -129,7 +128,7 @@ class Ablate:
         shared = self._shared(grid, text, output)
         cells = cells_of(grid, configs, shared, self._seeds, output)
         lacking = [name for name, jobs in column_jobs(shared).items() if not jobs]
-        chosen = [cell for cell in cells if not self.only or cell.row in self.only]
+        chosen = [cell for cell in cells if not self._only or cell.row in self._only]
         taken = reusable(chosen, shared, self._reused)
         finished = [cell for cell in chosen if is_finished(cell, shared)]
         rows = len({cell.row for cell in chosen})
@@ -146,9 +145,9 @@ class Ablate:
         if self.reuse and len(finished) < len(chosen):
             say(console, f"reused   {_from_where(taken, reused)}")
         for row, reason in skipped.items():
-            if not self.only or row in self.only:
+            if not self._only or row in self._only:
                 say(console, f"left out {row}: {reason}")
-        if self.only and grid.reference and grid.reference not in self.only:
+        if self._only and grid.reference and grid.reference not in self._only:
             say(
                 console,
                 f"note     {grid.reference}, with which rows are compared, is not among --only: no differences without "
@@ -186,7 +185,7 @@ class Ablate:
         return markdown
 
     def _shared(self, grid: Grid, text: tuple[str, ...], output: Path) -> Shared:
-        from diffcse.training.ablate import Shared, read_data
+        from diffcse.training.ablate import OWN_PAIRS, Shared, read_data
 
         dev = self.dev
         if dev is None and self.data:
@@ -197,7 +196,7 @@ class Ablate:
                 dev = output / "STSB-dev.tsv"
                 lines = zip(pairs.scores, pairs.first, pairs.second, strict=True)
                 write_text(dev, "".join(f"{float(score)!r}\t{first}\t{second}\n" for score, first, second in lines))
-        return Shared(text, str(dev or _PAIRS), self.data, grid.columns, self.keep_models)
+        return Shared(text, str(dev or OWN_PAIRS), self.data, grid.columns, self.keep_models)
 
     @property
     def _seeds(self) -> tuple[int, ...]:
@@ -206,6 +205,10 @@ class Ablate:
         if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
             raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: give a count from 1 on, or different seeds")
         return seeds
+
+    @property
+    def _only(self) -> list[str]:
+        return [name for some in self.only for name in some]
 
     @property
     def _reused(self) -> list[str]:
@@ -226,7 +229,7 @@ class Ablate:
 
     def _configs(self, grid: Grid) -> tuple[dict[str, Config], dict[str, str]]:
         """Row -> its Config, and row -> why it has none."""
-        for name in self.only:
+        for name in self._only:
             if Path(name).is_file() and name not in [row.name for row in grid.rows]:
                 raise InputError(f"--only {name}: is a file: the text stands before the options")
             grid.row(name)
@@ -271,14 +274,16 @@ class Ablate:
         return given, "\n".join(changes)
 
     def _facts(self, grid: Grid, configs: Mapping[str, Config], shared: Shared) -> dict[str, Any]:
-        own = Path(shared.dev) == _PAIRS
+        from diffcse.training.ablate import OWN_PAIRS
+
+        own = Path(shared.dev) == OWN_PAIRS
         models = dict.fromkeys(_short(config.method.model) for config in configs.values())
         return {
             "command": self._command(),
             "recipe": _short(self.recipe or grid.recipe),
             "model": ", ".join(models) or "none",
             "seeds": [*self._seeds],
-            "only": [*self.only],
+            "only": self._only,
             "dev": "the toolkit's own graded pairs, no benchmark" if own else _short(shared.dev),
         }
 
@@ -292,7 +297,7 @@ class Ablate:
         words += [word for text in self.given for word in ("--set", _shorter(text))]
         words += ["--max-steps", str(self.max_steps)] if self.max_steps is not None else []
         words += ["--output", _short(str(self.output))]
-        return shlex.join([*words, *(("--only", *self.only) if self.only else ())])
+        return shlex.join([*words, *(["--only", *self._only] if self._only else [])])
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 
@@ -305,10 +310,11 @@ class Ablate:
         console: Console,
     ) -> None:
         from diffcse.terminal import say, table
-        from diffcse.training.ablate import cells_of, column_jobs, is_finished, reusable
+        from diffcse.training.ablate import cells_of, column_jobs, is_begun, is_finished, reusable
 
         chosen: list[Cell] = []
         finished: int | None = None
+        begun = 0
         taken: dict[Cell, Path] = {}
         with tempfile.TemporaryDirectory() as elsewhere:  # for a dev file that the data bring: nothing is changed
             shared = self._shared(grid, text, Path(elsewhere))
@@ -317,10 +323,11 @@ class Ablate:
                 say(console, "reading  the text, to see which runs are finished")
                 _check_grid(self.output / "grid.toml", grid)
                 cells = cells_of(grid, configs, shared, self._seeds, self.output)
-                chosen = [cell for cell in cells if not self.only or cell.row in self.only]
+                chosen = [cell for cell in cells if not self._only or cell.row in self._only]
                 finished = sum(is_finished(cell, shared) for cell in chosen)
+                begun = sum(is_begun(cell) for cell in chosen)
                 taken = reusable(chosen, shared, self._reused)
-        rows = [row for row in grid.rows if not self.only or row.name in self.only]
+        rows = [row for row in grid.rows if not self._only or row.name in self._only]
         shown = [
             [row.name, _changes(row, self.recipe or grid.recipe), f"{len(self._seeds) if row.trained else 1}"]
             for row in rows
@@ -347,6 +354,7 @@ class Ablate:
         if finished is not None and self.output is not None:
             others = _others(chosen)
             found = f"{self.output}: {finished} of the {len(chosen)} runs finished"
+            found += f", {begun} begun" if begun else ""
             found += f"; reused would be {_from_where(taken, list(taken))}" if self.reuse else ""
             refused = "; this would be refused without --replace" if others and not self.replace else ""
             say(console, f"output   {found}" + (f"; {others}{refused}" if others else ""))
@@ -470,9 +478,10 @@ def _changes(row: Row, recipe: str) -> str:
 
 
 def _short(source: object) -> str:
-    """Folders of this machine are nobody's business: names are enough, of a run's `model` with the run's."""
-    path = Path(str(source))
-    if not path.exists():
+    """As it was typed, but of a path from the root or upwards the name alone (of a run's `model` with the run's):
+    where a machine keeps its folders is nobody's business."""
+    path = Path(str(source)).expanduser()
+    if not path.is_absolute() and ".." not in path.parts:
         return str(source)
     return str(Path(*path.parts[-2:])) if path.name == "model" and len(path.parts) > 1 else path.name
 

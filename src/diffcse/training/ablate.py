@@ -56,6 +56,8 @@ METHOD = 3
 """Raised where the same Config no longer trains the same encoder (a new bundled model too): finished cells are then run
 again."""
 SCHEMA = "diffcse-ablation/1"
+OWN_PAIRS = Path(__file__).parent.parent / "assets" / "pairs" / "pairs.tsv"
+"""The dev set that comes along."""
 
 Report = Callable[["Cell", str, dict[str, Any]], None]
 """Told (cell, event, facts): the events of `training.train.run`, and "end" with the cell's outcome."""
@@ -196,6 +198,8 @@ def column_jobs(shared: Shared) -> dict[str, list[Job]]:
     from diffcse.evaluation.sts import read_pairs
 
     dev, data = read_pairs(Path(shared.dev)), read_data(shared.data, shared.columns)
+    if Path(shared.dev) == OWN_PAIRS:
+        dev = dataclasses.replace(dev, name="bundled pairs")  # a file of the user's may be called pairs.tsv too
     return {name: _jobs(name, dev, data) for name in shared.columns}
 
 
@@ -275,6 +279,12 @@ def is_finished(cell: Cell, shared: Shared) -> bool:
     """Whether the cell has every score that can be asked of it."""
     outcome = outcome_of(cell)
     return outcome is not None and outcome.get("status") == "complete" and _has_scores(outcome, shared)
+
+
+def is_begun(cell: Cell) -> bool:
+    """Whether the cell has a checkpoint that it goes on from."""
+    outcome = outcome_of(cell)
+    return (outcome or {}).get("status") == "running" and any(Path(cell.folder).glob("checkpoints/*"))
 
 
 def _has_scores(outcome: Mapping[str, Any], shared: Shared) -> bool:

@@ -647,6 +647,8 @@ class _Run:
                 if self._stop.asked:
                     break
         if self._stop.asked:
+            self.record.status = "stopped"
+            self.record.write(self.output / "run.json")
             raise stopped(done, self.steps)
 
     def _step(self, step: int) -> None:

@@ -210,6 +210,8 @@ def run(
         else:
             trainer.resume(checkpoint)
     if stop.asked:
+        record.status = "stopped"
+        record.write(record_file)
         raise stopped(trainer.state.global_step, steps)
     if select is None:
         panel.keep_last()
