@@ -332,3 +332,13 @@ def test_threads_do_not_spin_unless_asked_to(given, policy):
     environment = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")} | given
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout.split()[-1] == policy
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"]])
+def test_a_reader_that_has_enough_is_no_error(arguments):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "diffcse", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    _, err = process.communicate(timeout=100)
+    assert err == ""

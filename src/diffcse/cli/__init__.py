@@ -49,16 +49,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # 160 columns where output goes to a file: lines must not be folded at a width nobody looks at.
     console = Console(width=None if sys.stdout.isatty() else 160)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
-        return
-    if arguments[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"diffcse {version('diffcse')}")
-        return
-    verb, *rest = arguments
+    verb, *rest = arguments or ["--help"]
     try:
+        if verb in ("-h", "--help"):
+            print(_overview(), flush=True)
+            return
+        if verb == "--version":
+            from importlib.metadata import version
+
+            print(f"diffcse {version('diffcse')}", flush=True)
+            return
         if verb not in VERBS:
             import difflib
 
