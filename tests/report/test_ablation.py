@@ -329,10 +329,10 @@ def test_the_summary_counts_what_the_runs_bear_out():
 
 
 def test_the_page_in_docs_is_that_of_the_tables_in_docs():
-    docs = Path(__file__).parents[2] / "docs"
-    page = (docs / "results.md").read_text()
+    root = Path(__file__).parents[2]
+    page = (root / "docs/results.md").read_text()
     command = re.search(r"`(diffcse ablate results .+?)`", page)[1]
-    names = command.removeprefix("diffcse ablate results ").split(" --output")[0].split()
-    assert sorted(names) == sorted(path.name for path in (docs / "results").iterdir())
-    tables = {name: json.loads((docs / "results" / name / "table.json").read_text()) for name in names}
+    folders = command.removeprefix("diffcse ablate results ").split(" --output")[0].split()
+    assert sorted(folders) == sorted(f"docs/results/{path.name}" for path in (root / "docs/results").iterdir())
+    tables = {folder: json.loads((root / folder / "table.json").read_text()) for folder in folders}
     assert page == results_markdown(tables, command), "make it anew: see the command in its first lines"
