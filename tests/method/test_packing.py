@@ -5,6 +5,7 @@ from threading import Event, Thread, current_thread
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
@@ -277,7 +278,11 @@ def test_sentences_for_the_fused_kernel(models, family):
 @pytest.mark.parametrize("inject", ["replace", "prepend"])
 @pytest.mark.parametrize("family", ["bert", "distilbert", "electra", "modernbert"])
 def test_told_of_sentences(family, inject, depth):
-    model = tiny_model(family, masked_lm=False, hidden=16, layers=depth)[0].double()
+    try:
+        model = tiny_model(family, masked_lm=False, hidden=16, layers=depth)[0].double()
+    except StrictDataclassFieldValidationError:
+        assert (family, depth) == ("modernbert", 1)
+        pytest.skip("this release of transformers (5.8.0, say) refuses its own ModernBERT of one layer")
     ids, attention = batch(LENGTHS)
     where = attention.bool()
     if inject == "prepend":
