@@ -337,8 +337,21 @@ def test_threads_do_not_spin_unless_asked_to(given, policy):
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"]])
 def test_a_reader_that_has_enough_is_no_error(arguments):
     process = subprocess.Popen(
-        [sys.executable, "-m", "diffcse", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "diffcse", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     )
     process.stdout.close()
     _, err = process.communicate(timeout=100)
-    assert err == ""
+    assert (process.returncode, err) == (0, "")
+
+
+def test_ctrl_c_before_there_is_a_command(capsys, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diffcse.cli._overview", interrupt)
+    code, _, err = run(capsys, "--help")
+    assert (code, err) == (130, "")

@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -167,6 +168,7 @@ def test_runs_of_a_table_come_a_line_each_with_the_time_left(monkeypatch):
     one, other = (Cell("[half]", seed, "", "", "") for seed in (1, 2))
     view(one, "corpus", {"summary": "x"})
     view(one, "start", {"steps": 4})
+    view(one, "log", {"step": 0, "dev": 60.0})  # the start's score, from which no time is told
     view(one, "log", {"step": 2, "loss": 1.0})
     view(one, "log", {"step": 3, "loss": 1.0})
     view(
@@ -188,13 +190,36 @@ def test_the_time_left_is_told_once_all_runs_at_once_have_news():
     one, other = (Cell("[half]", seed, "", "", "") for seed in (1, 2))
     view(one, "start", {"steps": 4})
     view(other, "start", {"steps": 4, "resumed": "step-00000002"})
+    view(one, "log", {"step": 0, "dev": 60.0})
     view(one, "log", {"step": 2})
-    assert "left" not in shown.getvalue()
+    assert "about" not in shown.getvalue()
     view(other, "log", {"step": 3})
     view(one, "log", {"step": 4})
     told = shown.getvalue().splitlines()
     assert told[1] == "[half], seed 2 goes on from step-00000002"
-    assert [line.endswith("left") for line in told] == [False, False, True]
+    assert re.fullmatch(r"about \d+:\d\d left", told[2])
+    assert len(told) == 3
+
+
+def test_what_was_done_before_a_resume_took_none_of_the_time(monkeypatch):
+    clock = iter([0.0, 10.0])
+    monkeypatch.setattr("diffcse.terminal.time.monotonic", lambda: next(clock))
+    view, shown = cells_view()
+    other = Cell("[half]", 2, "", "", "")
+    view(other, "start", {"steps": 100, "resumed": "step-00000090"})
+    view(other, "log", {"step": 95})
+    # Of 10 + 2 + 10 + 1 parts that were still to do, one took ten seconds.
+    assert shown.getvalue().splitlines()[1] == "about 3:40 left"
+
+
+def test_a_run_that_ends_without_news_does_not_keep_the_time_back():
+    view, shown = cells_view()
+    one, other = (Cell("[half]", seed, "", "", "") for seed in (1, 2))
+    view(one, "start", {"steps": 4})
+    view(one, "end", {"status": "failed", "message": "training diverged", "scores": {}, "seconds": None})
+    view(other, "start", {"steps": 4})
+    view(other, "log", {"step": 1})
+    assert "about" in shown.getvalue().splitlines()[-1]
 
 
 def test_on_a_terminal_there_is_a_bar_of_all_and_one_of_each_at_work():

@@ -295,9 +295,10 @@ class CellsView:
         """`costs` has what is still to be done of `total` cells: how long each trains, and is scored."""
         finished = total - len(costs)
         self.console, self.total, self._ended = console, total, finished
-        self._began, self._costs, self._done = time.monotonic(), costs, 0.0
+        self._began, self._costs, self._done = time.monotonic(), dict(costs), 0.0
         self._at: dict[Any, float] = {}
-        self._steps: dict[Any, int] = {}
+        self._steps: dict[Any, tuple[int, int]] = {}
+        """Of each run at work, the step it goes on from, and its last."""
         self._bars: dict[Any, Any] = {}
         self._bar: Progress | None = None
         self._told_time = console.is_terminal
@@ -313,7 +314,10 @@ class CellsView:
         if event == "end":
             self._end(cell, name, facts)
         elif event == "start":
-            self._steps[cell] = facts["steps"]
+            first, last = int((facts.get("resumed") or "0").removeprefix("step-")), facts["steps"]
+            self._steps[cell] = first, last
+            trained, scored = self._costs[cell]
+            self._costs[cell] = trained * (1 - first / last), scored  # what was done before took none of our time
             if facts.get("resumed"):
                 say(self.console, f"{name} goes on from {facts['resumed']}")
             elif not self.console.is_terminal:
@@ -321,17 +325,20 @@ class CellsView:
             if self._bar:
                 self._bars[cell] = self._bar.add_task(escape(name), total=facts["steps"], shown="")
         elif event == "log" and cell in self._steps:
-            self._at[cell] = facts["step"] / self._steps[cell]
+            first, last = self._steps[cell]
+            self._at[cell] = (facts["step"] - first) / max(last - first, 1)
             if self._bar:
                 shown = f"dev {facts['dev']:.2f}" if facts.get("dev") is not None else f"step {facts['step']:,}"
                 self._bar.update(self._bars[cell], completed=facts["step"], shown=shown)
                 self._bar.update(self._all, completed=self._ended + sum(self._at.values()), shown=self._left())
-            if not self._told_time and len(self._at) == len(self._steps):  # of several at once, each has news
+            # Of several at once each has news, and more than the start's score.
+            if not self._told_time and len(self._at) == len(self._steps) and all(self._at.values()):
                 self._told_time = True
                 say(self.console, f"about {self._left()}")
 
     def _end(self, cell: Any, name: str, outcome: dict[str, Any]) -> None:
         self._at.pop(cell, None)
+        self._steps.pop(cell, None)
         self._ended, self._done = self._ended + 1, self._done + sum(self._costs[cell])
         if self._bar and cell in self._bars:
             self._bar.remove_task(self._bars.pop(cell))

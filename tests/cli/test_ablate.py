@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from diffcse.cli.ablate import _short
+from diffcse.cli.ablate import _short, _shorter
 from diffcse.files import only_one
 from diffcse.training import ablate
 from diffcse.training.grid import grid_names
@@ -139,7 +139,7 @@ def test_ctrl_c_leaves_the_table_so_far_and_says_how_to_go_on(place, capsys, mon
 def test_a_table_without_its_reference_says_so(place, capsys, monkeypatch):
     monkeypatch.setattr(ablate, "run_cells", lambda cells, shared, **options: None)
     (place / "a.toml").write_text(GRID.replace("columns =", 'reference = "plain"\ncolumns ='))
-    note = "note     plain, with which rows are compared, is not among --only"
+    note = "note     no difference for half: compared with plain, which is not among --only"
     _, out, _ = command(capsys, *ASKED, "--only", "half")
     assert note in out
     assert "left out own" not in out
@@ -147,6 +147,17 @@ def test_a_table_without_its_reference_says_so(place, capsys, monkeypatch):
     assert note not in out
     _, out, _ = command(capsys, *ASKED)
     assert "left out own" in out
+
+
+def test_the_command_of_a_table_makes_all_its_rows(place, capsys):
+    def made():
+        return json.loads((place / "out/table.json").read_text())
+
+    command(capsys, *ASKED, "--seeds", "7", "--only", "plain")
+    assert made()["command"].endswith("--only plain")
+    command(capsys, *ASKED, "--seeds", "7", "--only", "half")
+    assert made()["command"].endswith("--only plain half"), "the table has both"
+    assert "Not asked for (--only): own" in (place / "out/table.md").read_text()
 
 
 def test_runs_of_other_settings_are_replaced_only_when_asked(place, capsys, monkeypatch):
@@ -213,6 +224,9 @@ def test_a_dry_run_shows_rows_and_what_is_missing(place, capsys):
     _, out, _ = command(capsys, "ablate", "a.toml", "--dry-run", "--set", "small=tiny", "--only", "own")
     assert "5 runs" in out
     assert "left out" not in out
+    code, _, err = command(capsys, "ablate", "a.toml", "texd.txt", "--dry-run")
+    assert code == 2
+    assert "texd.txt does not exist. Did you mean text.txt?" in err
     _, out, _ = command(capsys, "ablate", "a.toml", "--dry-run", "--only", "half", "--only", "plain", "--seeds", "1")
     assert "2 runs from" in out, "the second --only would take the first one's place"
 
@@ -255,7 +269,13 @@ def test_folders_are_named_without_where_they_lie(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     assert _short(tmp_path / "runs" / "small") == "small"
     assert _short(tmp_path / "runs" / "small" / "model") == "small/model", "or all models would have one name"
-    assert _short("../runs/small") == "small"
+    assert _short("../runs/small") == _short("~/runs/small") == "small"
+    assert _short("~backup.txt") == "~backup.txt"
+    assert _short("hub:../../x/sets") == _short("hub:/home/user/sets") == "hub:sets"
+    assert _short("hub:owner/name@main") == "hub:owner/name@main"
+    assert _shorter("method.generator='/home/user/g'") == "method.generator='g'"
+    assert _shorter("small=/home/user/g") == "small=g"
+    assert _shorter("method.edits=['insert']") == "method.edits=['insert']"
     assert _short(tmp_path / "not yet there.md") == "not yet there.md"
     assert _short("runs/small") == "runs/small", "the command is repeated as it was"
     assert _short("model") == "model"

@@ -270,6 +270,26 @@ def test_a_commit_that_was_downloaded_is_read_without_a_network_and_no_other_in_
         read_hub(f"hub:mteb/sts12-sts@{'0' * 40}", allow_partial=True)
 
 
+def test_a_release_that_asks_the_hub_for_what_is_there_is_told_not_to(hub_cache, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    jsonl(hub_cache / "datasets--mteb--sts12-sts/snapshots" / COMMIT / "test.jsonl", graded(12))
+    download, asked = huggingface_hub.snapshot_download, []
+
+    def asks(*arguments, local_files_only=False, **options):
+        asked.append(local_files_only)
+        if not local_files_only:
+            raise OfflineModeIsEnabled("Cannot reach the hub: offline mode is enabled.")
+        return download(*arguments, local_files_only=True, **options)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", asks)
+    assert len(read_hub(f"hub:mteb/sts12-sts@{COMMIT}", allow_partial=True).sts["STS12"]) == 12
+    assert asked == [False, True]
+    with pytest.raises(InputError, match="the hub cannot be reached"):
+        read_hub(f"hub:mteb/sts12-sts@{'0' * 40}", allow_partial=True)
+
+
 @pytest.mark.parametrize("revision", ["", f"@{COMMIT}"])
 def test_without_a_network_local_layouts_are_named(revision, hub_cache):
     with pytest.raises(InputError, match=r"the hub cannot be reached .* read from folders\. Known are: SentEval's"):

@@ -23,11 +23,14 @@ from diffcse.method.parts import build
 from diffcse.record import read_record
 from diffcse.training import ablate
 from diffcse.training.ablate import (
+    OWN_PAIRS,
     Shared,
     cells_of,
     changes_of,
+    column_jobs,
     is_begun,
     is_finished,
+    measured_on,
     outcome_of,
     reusable,
     rtd_losses,
@@ -362,6 +365,17 @@ def test_a_killed_cell_goes_on_and_ends_as_if_it_had_not_been(place, done, tmp_p
     _, _, whole, shared = done
     _, cells, _ = made(place, tmp_path)
 
+    def kill_early(cell, event, facts):
+        if event == "log" and facts["step"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(cells[:1], shared, report=kill_early)
+    assert list((tmp_path / "cells/plain/seed-1/checkpoints").iterdir()), (
+        "the start's scores, but nothing to go on from"
+    )
+    assert not is_begun(cells[0])
+
     def kill(cell, event, facts):
         if event == "log" and facts["step"] == 3 and "loss" in facts:
             raise KeyboardInterrupt
@@ -398,6 +412,14 @@ def test_a_failing_cell_says_why_and_the_others_go_on(place, tmp_path):
     row = table["rows"][1]
     assert (row["runs"][0]["status"], row["runs"][0]["message"]) == ("failed", failed["message"])
     assert table["columns"]["dev"]["rows"]["half"]["n"] == 0
+
+
+def test_the_pairs_that_come_along_have_a_name_of_their_own_in_the_table_alone(tmp_path):
+    (tmp_path / "pairs.tsv").write_text(OWN_PAIRS.read_text())
+    for dev, said in ((OWN_PAIRS, "bundled pairs"), (tmp_path / "pairs.tsv", "pairs")):
+        shared = Shared((), str(dev))
+        assert measured_on("dev", shared) == [said]
+        assert column_jobs(shared)["dev"][0].name == "pairs", "another name would make every finished run unfinished"
 
 
 def test_an_error_of_ours_does_not_end_the_table(place, tmp_path, monkeypatch):

@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Whoever read our output (head, less) has enough; what is left in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as stop:
+        if verb not in VERBS:  # --help, say
+            sys.exit(130)
         where, hint = f" {stop}" if stop.args else "", getattr(VERBS[verb], "ON_STOP", "")
         if any(field.name == "resume" for field in dataclasses.fields(VERBS[verb])):
             hint = " The same command with --resume goes on" + (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -15,6 +15,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from diffcse.config import Config, read_toml
 from diffcse.errors import InputError
+from diffcse.text.hub import PREFIX
 
 if TYPE_CHECKING:
     from diffcse.training.ablate import Cell, Shared
@@ -67,7 +68,9 @@ class Ablate:
     dry_run: bool = False
     """Show the rows, what each changes, what is missing, and with text what is finished in --output, and stop."""
 
-    ON_STOP: ClassVar[str] = " The same command goes on: finished runs are kept, begun ones resume."
+    ON_STOP: ClassVar[str] = (
+        " The same command goes on: finished runs are kept, begun ones resume at their last checkpoint, if any."
+    )
 
     def __call__(self, console: Console) -> None:
         if self.show_list:
@@ -147,15 +150,14 @@ class Ablate:
         for row, reason in skipped.items():
             if not self._only or row in self._only:
                 say(console, f"left out {row}: {reason}")
-        if self._only and grid.reference and grid.reference not in self._only:
-            say(
-                console,
-                f"note     {grid.reference}, with which rows are compared, is not among --only: no differences without "
-                "runs of it",
-            )
+        asked = [row for row in grid.rows if row.name in {cell.row for cell in chosen}]
+        in_table = _in_table(grid, cells, self._only)
+        for other in dict.fromkeys(other for row in asked if (other := grid.against(row)) and other not in in_table):
+            alone = ", ".join(row.name for row in asked if grid.against(row) == other)
+            say(console, f"note     no difference for {alone}: compared with {other}, which is not among --only")
         for column in lacking:
             say(console, f"note     no {column}: it needs {_needs(column)}")
-        facts = self._facts(grid, configs, shared)
+        facts = self._facts(grid, configs, shared, in_table)
         say(console, f"dev      {facts['dev']}")
         measured = [column for column in grid.columns if column not in lacking]
         todo = [cell for cell in chosen if cell not in finished and cell not in reused]
@@ -273,22 +275,25 @@ class Ablate:
             changes.append(f"method.model = {json.dumps(self.model)}")
         return given, "\n".join(changes)
 
-    def _facts(self, grid: Grid, configs: Mapping[str, Config], shared: Shared) -> dict[str, Any]:
+    def _facts(
+        self, grid: Grid, configs: Mapping[str, Config], shared: Shared, in_table: Sequence[str]
+    ) -> dict[str, Any]:
         from diffcse.training.ablate import OWN_PAIRS
 
         own = Path(shared.dev) == OWN_PAIRS
+        only = [] if len(in_table) == len(grid.rows) else [*in_table]
         models = dict.fromkeys(_short(config.method.model) for config in configs.values())
         return {
-            "command": self._command(),
+            "command": self._command(only),
             "recipe": _short(self.recipe or grid.recipe),
             "model": ", ".join(models) or "none",
             "seeds": [*self._seeds],
-            "only": self._only,
+            "only": only,
             "dev": "the toolkit's own graded pairs, no benchmark" if own else _short(shared.dev),
         }
 
-    def _command(self) -> str:
-        """What was asked, in words that say it on another machine too."""
+    def _command(self, only: Sequence[str]) -> str:
+        """What makes the table, in words that say it on another machine too."""
         words = ["diffcse", "ablate", *map(_short, self.arguments), "--seeds", *map(str, self.seeds)]
         for name in ("recipe", "model", "dev"):
             value = getattr(self, name)
@@ -297,7 +302,7 @@ class Ablate:
         words += [word for text in self.given for word in ("--set", _shorter(text))]
         words += ["--max-steps", str(self.max_steps)] if self.max_steps is not None else []
         words += ["--output", _short(str(self.output))]
-        return shlex.join([*words, *(["--only", *self._only] if self._only else [])])
+        return shlex.join([*words, *(["--only", *only] if only else [])])
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 
@@ -310,8 +315,11 @@ class Ablate:
         console: Console,
     ) -> None:
         from diffcse.terminal import say, table
-        from diffcse.training.ablate import cells_of, column_jobs, is_begun, is_finished, reusable
+        from diffcse.text.sources import find_sources
+        from diffcse.training.ablate import cells_of, column_jobs, is_begun, is_finished, measured_on, reusable
 
+        if files := [source for source in text if not source.startswith(PREFIX)]:
+            find_sources(files)  # a mistyped name is to be known now, not when it is run
         chosen: list[Cell] = []
         finished: int | None = None
         begun = 0
@@ -349,7 +357,7 @@ class Ablate:
             if row.name in skipped:
                 say(console, f"left out {row.name}: {skipped[row.name]}")
         for column, jobs in columns.items():
-            measured = f"column   {column} is measured on {', '.join(job.name for job in jobs)}"
+            measured = f"column   {column} is measured on {', '.join(measured_on(column, shared))}"
             say(console, measured if jobs else f"note     no {column}: it needs {_needs(column)}")
         if finished is not None and self.output is not None:
             others = _others(chosen)
@@ -419,6 +427,14 @@ def _others(cells: list[Cell]) -> str:
     return f"{len(others)} of the runs there had other settings or data ({'; '.join(differs)})"
 
 
+def _in_table(grid: Grid, cells: Sequence[Cell], only: Sequence[str]) -> list[str]:
+    """The rows asked for, and those that earlier commands ran."""
+    from diffcse.training.ablate import outcome_of
+
+    there = {cell.row for cell in cells if outcome_of(cell) is not None}
+    return [row.name for row in grid.rows if not only or row.name in only or row.name in there]
+
+
 def _from_where(taken: Mapping[Cell, Path], reused: list[Cell]) -> str:
     """How many runs of which tables."""
     if not reused:
@@ -478,14 +494,18 @@ def _changes(row: Row, recipe: str) -> str:
 
 
 def _short(source: object) -> str:
-    """As it was typed, but of a path from the root or upwards the name alone (of a run's `model` with the run's):
-    where a machine keeps its folders is nobody's business."""
-    path = Path(str(source)).expanduser()
-    if not path.is_absolute() and ".." not in path.parts:
-        return str(source)
-    return str(Path(*path.parts[-2:])) if path.name == "model" and len(path.parts) > 1 else path.name
+    """As it was typed, but of a path from the root, from home or upwards the name alone (of a run's `model` with the
+    run's): where a machine keeps its folders is nobody's business."""
+    text = str(source)
+    if text.startswith(PREFIX):
+        return PREFIX + _short(text.removeprefix(PREFIX))
+    path = Path(text)
+    if not path.is_absolute() and ".." not in path.parts and not text.startswith("~"):
+        return text
+    return str(Path(*path.parts[-2:])) if path.name == "model" and len(path.parts) > 1 else path.name or text
 
 
 def _shorter(text: str) -> str:
     name, _, value = text.partition("=")
-    return f"{name}={_short(value)}"
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return f"{name}={value[0]}{_short(value[1:-1])}{value[0]}" if quoted else f"{name}={_short(value)}"

@@ -284,8 +284,8 @@ def explanations(table: dict[str, Any]) -> list[str]:
     scores = [score for column in table["columns"].values() for score in column["rows"].values()]
     effects = [score["effect"] for score in scores if score["effect"] is not None]
     lines = [
-        "Ours: mean ± standard deviation over the runs; a run's weights are those of its best step by dev score, which "
-        "the untrained start, step 0, never is."
+        "Ours: mean ± standard deviation over the runs; a run's weights are those of its best step by dev score. The "
+        "untrained start, step 0, is never taken, even where it is best."
     ]
     if any(effect["low"] is not None for effect in effects):
         lines.append(

@@ -43,7 +43,7 @@ from diffcse.errors import InputError
 from diffcse.files import model_sha256, staged_folder, write_json, write_text
 from diffcse.machine import UNBOUND, all_cores, cores
 from diffcse.record import finite, read_record, versions
-from diffcse.training.checkpoints import say_at_once
+from diffcse.training.checkpoints import newest_whole, say_at_once
 from diffcse.training.grid import COLUMNS, Grid, Row
 
 if TYPE_CHECKING:
@@ -198,9 +198,14 @@ def column_jobs(shared: Shared) -> dict[str, list[Job]]:
     from diffcse.evaluation.sts import read_pairs
 
     dev, data = read_pairs(Path(shared.dev)), read_data(shared.data, shared.columns)
-    if Path(shared.dev) == OWN_PAIRS:
-        dev = dataclasses.replace(dev, name="bundled pairs")  # a file of the user's may be called pairs.tsv too
     return {name: _jobs(name, dev, data) for name in shared.columns}
+
+
+def measured_on(column: str, shared: Shared) -> list[str]:
+    """The names of what a column is measured on; of the pairs that come along not the file's: a user's may be called
+    pairs.tsv too."""
+    own = OWN_PAIRS.stem if Path(shared.dev) == OWN_PAIRS else None
+    return ["bundled pairs" if job.name == own else job.name for job in column_jobs(shared)[column]]
 
 
 def read_data(folders: Sequence[str], columns: Sequence[str]) -> Data:
@@ -282,9 +287,9 @@ def is_finished(cell: Cell, shared: Shared) -> bool:
 
 
 def is_begun(cell: Cell) -> bool:
-    """Whether the cell has a checkpoint that it goes on from."""
-    outcome = outcome_of(cell)
-    return (outcome or {}).get("status") == "running" and any(Path(cell.folder).glob("checkpoints/*"))
+    """Whether the cell is unfinished and has a checkpoint that it goes on from."""
+    status = (outcome_of(cell) or {}).get("status")
+    return status in ("running", "failed") and newest_whole(Path(cell.folder) / "checkpoints")[0] is not None
 
 
 def _has_scores(outcome: Mapping[str, Any], shared: Shared) -> bool:
@@ -779,7 +784,7 @@ def tabulate(
     for name in grid.columns:
         column = COLUMNS[name]
         scored = {row.name: _score(grid, row, name, values[name]) for row in grid.rows}
-        sets = [job.name for job in jobs[name]]
+        sets = measured_on(name, shared)
         columns[name] = {
             "label": column.label,
             "digits": column.digits,
