@@ -424,7 +424,13 @@ def test_a_folder_is_for_one_process_at_a_time(tmp_path):
         _, said = killed(code, folder)
         assert "another process is writing there" in said
         assert str(folder) in said
+    assert not folder.exists()  # nothing was written to it
+    folder.mkdir()
     assert killed(code, folder)[1].strip() == "mine"
+    assert [path.name for path in folder.iterdir()] == [".lock"], "it was there before"
+    with only_one(tmp_path / "used"):
+        (tmp_path / "used/file").touch()
+    assert (tmp_path / "used/file").exists()
 
 
 def test_a_killed_process_gives_its_folder_back(tmp_path):

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from diffcse.errors import InputError
 
 _MANIFEST = "manifest.json"
+_LOCK = ".lock"
 _FULL = ("No space left", "File too large", "quota exceeded", "file write failed", "inline_container.cc")
 
 
@@ -129,12 +130,15 @@ def staged_folder(target: Path) -> Iterator[Path]:
 def only_one(folder: Path) -> Iterator[None]:
     """Keep `folder`, made if there is none, for one process at a time. A process that dies gives it back.
 
+    A folder that was made here, and that nothing was written to, is taken away again.
+
     Raises:
         InputError: another process has it, or it cannot be written to.
     """
     with write_errors(folder):
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
+        lock = FileLock(folder / _LOCK, timeout=0)
         try:
             lock.acquire()
         except Timeout as error:
@@ -144,6 +148,10 @@ def only_one(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if made and [path.name for path in folder.iterdir()] == [_LOCK]:
+            with suppress(OSError):  # Windows: a file that is open stays
+                (folder / _LOCK).unlink()
+                folder.rmdir()
         lock.release()
 
 

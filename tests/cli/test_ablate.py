@@ -70,7 +70,7 @@ def test_from_a_grid_to_a_table_and_a_page_of_results(place, capsys):
     assert "<title>A table</title>" in (place / "out/table.html").read_text()
     # Again: nothing is run, the table is the same.
     code, out, _ = command(capsys, *ASKED, "--seeds", "7", "9")
-    assert "4 runs of 2 rows, 4 of them finished before" in out
+    assert "4 runs of 2 rows, 4 finished before" in out
     assert "4/4" not in out
     assert json.loads((place / "out/table.json").read_text()) == table
     # Another grid does not sweep these away.
@@ -91,7 +91,7 @@ def test_runs_of_another_table_are_not_run_again(place, capsys, monkeypatch):
     asked = ("ablate", "b.toml", *ASKED[2:-1], "more", "--seeds", "7", "9", "--only", "halved", "--reuse", "out")
     (place / "b.toml").write_text(GRID.replace("A table", "Another").replace('"half"', '"halved"'))
     _, out, _ = command(capsys, *asked, "--dry-run")
-    assert "more: 0 of the 2 runs finished; reused would be 2 runs of out" in out
+    assert "more: 0 of 2 runs finished; reused would be 2 runs of out" in out
     _, out, _ = command(capsys, *asked[:-2], "--seeds", "8", "--reuse", "out", "--dry-run")
     assert "reused would be no runs: none there has the same settings" in out
     monkeypatch.setattr(ablate, "run_cell", lambda *_, **__: pytest.fail("it ran"))
@@ -169,7 +169,7 @@ def test_runs_of_other_settings_are_replaced_only_when_asked(place, capsys, monk
     other = (*ASKED, "--seeds", "7", "9", "11", "--set", "method.temperature=0.1")
     code, _, err = command(capsys, *other)
     assert code == 2
-    assert "2 of the runs there had other settings or data (method.temperature was 0.05): give the options" in err
+    assert "2 runs there had other settings or data (method.temperature was 0.05): give the options" in err
     (place / "out/cells/plain/seed-9.json").write_text("{")
     err = command(capsys, *other)[2]
     assert (
@@ -181,12 +181,12 @@ def test_runs_of_other_settings_are_replaced_only_when_asked(place, capsys, monk
     code, out, _ = command(capsys, *other, "--dry-run")
     assert code == 0
     assert re.search(
-        r"output +out: 0 of the \d+ runs finished; 2 of .*temperature was 0.05; .*; this would be refused", out
+        r"output +out: 0 of \d+ runs finished; 2 runs .*temperature was 0.05; .*; this would be refused", out
     )
     (place / "text.txt").write_text("\n".join(SENTENCES[:39]))
     (place / "out/cells/plain/seed-9.json").unlink()
     _, out, _ = command(capsys, *ASKED, "--seeds", "7", "9", "--only", "plain", "--dry-run")
-    assert "0 of the 2 runs finished; 1 of the runs there had other settings or data (the text)" in out
+    assert "0 of 2 runs finished; 1 run there had other settings or data (the text)" in out
 
 
 def test_a_missing_package_is_known_before_anything_runs(place, capsys, monkeypatch):

@@ -120,21 +120,22 @@ def test_rows_that_were_not_asked_for_are_not_called_unfinished():
     lines = plain(ablation_markdown({**table, "only": ["plain", "other"]}))
     assert not any(line.startswith(("| late |", "| gone |")) for line in lines)
     assert "| broken | 0, 2 failed | – | – | – | – | – |" in lines
-    assert "- Not asked for (--only): gone, late" in lines
+    assert "- Not asked for (--only): gone; late" in lines
     assert not any(line.startswith("- gone (More)") for line in lines)
     for tick in ("gone", "late"):
         assert f'"{tick}"' not in drawn({**table, "only": ["plain", "other"]})
     assert not any("Not finished" in line for line in lines)
     table["rows"][4]["runs"].append(dict(table["rows"][0]["runs"][0]))
+    table["rows"][4]["label"] = "a late one"
     lines = plain(ablation_markdown({**table, "only": ["plain", "other"]}))
-    assert "- Not finished: late" in lines  # begun by an earlier command
+    assert "- Not finished: late: a late one (More)" in lines  # begun by an earlier command
     # The reference is what the others are compared with: it stays, though nothing was run of it.
     for run in table["rows"][0]["runs"]:
         run["status"] = "not run"
     table["columns"]["dev"]["rows"]["plain"] = score(None)
     lines = plain(ablation_markdown({**table, "only": ["other"]}))
     assert "| plain | 0 | – | – | reference | | – |" in lines
-    assert "- Not asked for (--only): plain, gone" in lines
+    assert "- Not asked for (--only): plain; gone" in lines
 
 
 def test_markdown_shows_how_the_scores_came_about():
@@ -303,15 +304,17 @@ def test_the_summary_counts_what_the_runs_bear_out():
         "nothing": (0.004, 0.003, 0.005, -1.0),  # is shown as +0.00
         "unpublished": (0.5, 0.2, 0.8, None),
     }
+    column["rows"]["unrun"] = {**score(None), "published_difference": None}
     for name, (difference, low, high, published) in cases.items():
         effect = None if difference is None else {"difference": difference, "low": low, "high": high}
         figures = {"published": published, "published_difference": published}
         column["rows"][name] = {"n": 1 if name == "single" else 3, "effect": effect, **figures}
-    rows = [{"name": name, "label": f"row {name}"} for name in cases]
+    rows = [{"name": name, "label": f"row {name}"} for name in (*cases, "unrun")]
     heads, lines = summary_rows([{"title": "T", "rows": rows, "columns": {"dev": column}}])
     assert dict(zip(heads, lines[0], strict=True)) == {
         "table": "T",
         "score": "dev",
+        "rows run": "7 of 8",
         "seeds": "1 to 3",
         "same sign": "3 of 5",
         "agree": "1",
@@ -323,7 +326,7 @@ def test_the_summary_counts_what_the_runs_bear_out():
     column["rows"]["sure"]["published_difference"] = None
     column["rows"] = {name: column["rows"][name] for name in ("base", "sure", "unpublished")}
     _, lines = summary_rows([{"title": "T", "rows": rows, "columns": {"dev": column}}])
-    assert lines == [["T", "dev", "3", "–", "–", "–", "–", "+0.80 (p = 0.08)"]]
+    assert lines == [["T", "dev", "3 of 3", "3", "–", "–", "–", "–", "+0.80 (p = 0.08)"]]
     column["agreement"] = None
     assert summary_rows([{"title": "T", "rows": rows, "columns": {"dev": column}}]) is None
 

@@ -382,7 +382,7 @@ def test_a_killed_cell_goes_on_and_ends_as_if_it_had_not_been(place, done, tmp_p
 
     with pytest.raises(KeyboardInterrupt):
         run_cells(cells[:1], shared, report=kill)
-    assert outcome_of(cells[0])["status"] == "running"
+    assert outcome_of(cells[0])["status"] == "stopped"
     assert not is_finished(cells[0], shared)
     assert [is_begun(cell) for cell in cells[:2]] == [True, False]
     events = []
@@ -642,7 +642,7 @@ run_cells([Cell(**cell) for cell in cells], Shared(**shared), parallel=2, report
     for cell in cells:
         [left] = Path(cell.folder).glob("checkpoints/step-*")  # none was due
         assert 2 < int(left.name.removeprefix("step-")) < 100000
-        assert json.loads(cell.record.read_text())["status"] == "running"
+        assert json.loads(cell.record.read_text())["status"] == "stopped"
 
 
 def test_a_process_that_starts_while_all_are_stopped_does_not_outlive_it(place, tmp_path, monkeypatch):

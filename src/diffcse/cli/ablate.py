@@ -134,9 +134,8 @@ class Ablate:
         chosen = [cell for cell in cells if not self._only or cell.row in self._only]
         taken = reusable(chosen, shared, self._reused)
         finished = [cell for cell in chosen if is_finished(cell, shared)]
-        rows = len({cell.row for cell in chosen})
-        said = f"{len(chosen)} runs of {rows} rows, {len(finished)} of them finished before" if finished else ""
-        say(console, f"grid     {grid.title}: {said or f'{len(chosen)} runs of {rows} rows'}")
+        said = f"{_counted(len(chosen), 'run')} of {_counted(len({cell.row for cell in chosen}), 'row')}"
+        say(console, f"grid     {grid.title}: {said}{f', {len(finished)} finished before' if finished else ''}")
         others = _others(chosen)
         if others and not self.replace:
             raise InputError(
@@ -352,7 +351,7 @@ class Ablate:
         changed += f", rows that do not set it themselves: {', '.join(fields)}" if fields else ""
         changed += "" if self.max_steps is None else f", all rows: training.max_steps={self.max_steps}"
         seeds = ", ".join(map(str, self._seeds))
-        say(console, f"{runs} runs from recipe {self.recipe or grid.recipe}, seeds {seeds}{changed}")
+        say(console, f"{_counted(runs, 'run')} from recipe {self.recipe or grid.recipe}, seeds {seeds}{changed}")
         for row in rows:
             if row.name in skipped:
                 say(console, f"left out {row.name}: {skipped[row.name]}")
@@ -361,7 +360,7 @@ class Ablate:
             say(console, measured if jobs else f"note     no {column}: it needs {_needs(column)}")
         if finished is not None and self.output is not None:
             others = _others(chosen)
-            found = f"{self.output}: {finished} of the {len(chosen)} runs finished"
+            found = f"{self.output}: {finished} of {_counted(len(chosen), 'run')} finished"
             found += f", {begun} begun" if begun else ""
             found += f"; reused would be {_from_where(taken, list(taken))}" if self.reuse else ""
             refused = "; this would be refused without --replace" if others and not self.replace else ""
@@ -424,7 +423,11 @@ def _others(cells: list[Cell]) -> str:
         differs.append("a setting, the text, the dev file, a model, or the version of diffcse; or the file is damaged")
     if not others:
         return ""
-    return f"{len(others)} of the runs there had other settings or data ({'; '.join(differs)})"
+    return f"{_counted(len(others), 'run')} there had other settings or data ({'; '.join(differs)})"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _in_table(grid: Grid, cells: Sequence[Cell], only: Sequence[str]) -> list[str]:
@@ -440,7 +443,7 @@ def _from_where(taken: Mapping[Cell, Path], reused: list[Cell]) -> str:
     if not reused:
         return "no runs: none there has the same settings, seed, text, dev file, and all scores"
     tables = [str(taken[cell].parents[2]) for cell in reused]
-    return ", ".join(f"{tables.count(one)} runs of {one}" for one in dict.fromkeys(tables))
+    return ", ".join(f"{_counted(tables.count(one), 'run')} of {one}" for one in dict.fromkeys(tables))
 
 
 def _check_failures(table: Mapping[str, Any], chosen: list[Cell]) -> None:

@@ -61,11 +61,11 @@ def results_markdown(tables: Mapping[str, dict[str, Any]], command: str) -> str:
 
 
 _SUMMARY = [
-    "*Same sign*: rows whose difference from the reference has the published sign. *Agree*: those of them whose",
-    "interval excludes zero; of rows without any difference, one in forty does so by chance. *Contrary*: such an",
-    "interval on the other side, with the difference. *Open*: all others, too few seeds for the size of the",
-    "difference, or none. Kendall's τ compares the order of the means with the published; p is the chance of as much",
-    "agreement or disagreement between two orders that have nothing to do with each other.",
+    "*Rows run*: of those that the grid has. *Same sign*: rows whose difference from the reference has the published",
+    "sign. *Agree*: those of them whose interval excludes zero; of rows without any difference, one in forty does so",
+    "by chance. *Contrary*: such an interval on the other side, with the difference. *Open*: all others, too few seeds",
+    "for the size of the difference, or none. Kendall's τ compares the order of the means with the published; p is the",
+    "chance of as much agreement or disagreement between two orders that have nothing to do with each other.",
 ]
 
 
@@ -96,6 +96,7 @@ def summary_rows(tables: Sequence[dict[str, Any]]) -> tuple[list[str], list[list
                 [
                     table["title"],
                     column["label"],
+                    f"{sum(score['n'] > 0 for score in column['rows'].values())} of {len(column['rows'])}",
                     " to ".join(str(n) for n in sorted({min(seeds), max(seeds)})),
                     *(
                         [
@@ -110,9 +111,8 @@ def summary_rows(tables: Sequence[dict[str, Any]]) -> tuple[list[str], list[list
                     MISSING if order.get("kendall") is None else f"{order['kendall']:+.2f}{_chance(order)}",
                 ]
             )
-    return (
-        (["table", "score", "seeds", "same sign", "agree", "contrary", "open", "Kendall's τ"], rows) if rows else None
-    )
+    heads = ["table", "score", "rows run", "seeds", "same sign", "agree", "contrary", "open", "Kendall's τ"]
+    return (heads, rows) if rows else None
 
 
 def _outcome(score: dict[str, Any], digits: int) -> str:
@@ -264,7 +264,7 @@ def notes(table: dict[str, Any]) -> list[str]:
             if run["status"] == "failed":
                 failed.setdefault(run["message"], []).append(str(run["seed"]))
         lines += [f"{said}: FAILED, seed {', '.join(seeds)}: {message}" for message, seeds in failed.items()]
-        if row["name"] not in unasked and any(run["status"] in ("running", "not run") for run in row["runs"]):
+        if row["name"] not in unasked and any(run["status"] not in ("complete", "failed") for run in row["runs"]):
             waiting.append(row["name"])
         if row["against"] not in (None, *references):
             lines.append(f"{said}: compared with “{labels[row['against']]}”")
@@ -274,9 +274,15 @@ def notes(table: dict[str, Any]) -> list[str]:
         for table_of_origin in sorted({run["taken_from"].split("/")[0] for run in row["runs"] if "taken_from" in run}):
             copied.setdefault(table_of_origin, []).append(row["label"])
     lines += [f"Runs copied from {origin} (--reuse): {', '.join(rows)}" for origin, rows in copied.items()]
-    lines += [f"Not asked for (--only): {', '.join(unasked)}"] if unasked else []
-    lines += [f"Not finished: {', '.join(waiting)}"] if waiting else []
+    lines += [f"Not asked for (--only): {_by_name(table, unasked)}"] if unasked else []
+    lines += [f"Not finished: {_by_name(table, waiting)}"] if waiting else []
     return lines
+
+
+def _by_name(table: dict[str, Any], names: Sequence[str]) -> str:
+    """What --only takes, each with the label that the table shows, where that is another."""
+    rows = {row["name"]: row for row in table["rows"]}
+    return "; ".join(name if rows[name]["label"] == name else f"{name}: {_said(rows[name])}" for name in names)
 
 
 def explanations(table: dict[str, Any]) -> list[str]:

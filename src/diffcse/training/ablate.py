@@ -289,7 +289,7 @@ def is_finished(cell: Cell, shared: Shared) -> bool:
 def is_begun(cell: Cell) -> bool:
     """Whether the cell is unfinished and has a checkpoint that it goes on from."""
     status = (outcome_of(cell) or {}).get("status")
-    return status in ("running", "failed") and newest_whole(Path(cell.folder) / "checkpoints")[0] is not None
+    return status in ("running", "stopped", "failed") and newest_whole(Path(cell.folder) / "checkpoints")[0] is not None
 
 
 def _has_scores(outcome: Mapping[str, Any], shared: Shared) -> bool:
@@ -427,6 +427,7 @@ def run_cell(
 
     Raises:
         InputError: the outcome cannot be written.
+        KeyboardInterrupt: Ctrl-C; the outcome on disk says "stopped".
     """
     config = parse_recipe(cell.recipe.encode(), cell.row)
     folder, began = Path(cell.folder), time.perf_counter()
@@ -442,6 +443,9 @@ def run_cell(
     except Exception as error:  # a table of a hundred runs does not end at one
         message = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         outcome |= {"status": "failed", "message": message, "scores": {}, "traceback": traceback.format_exc()}
+    except KeyboardInterrupt:
+        write_json(cell.record, {**outcome, "status": "stopped"})
+        raise
     outcome["seconds"] = round(time.perf_counter() - began, 1)
     write_json(cell.record, finite(outcome))
     if outcome["status"] == "complete" and not shared.keep_models:
