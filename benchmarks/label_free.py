@@ -1,7 +1,7 @@
 """Can a checkpoint be chosen without labels? Which score from plain text orders checkpoints as STS-B dev does?
 
     python benchmarks/label_free.py CORPUS STSB-dev.tsv STS13.tsv SICKR-trial.tsv --output runs --weak mini --strong DIR
-    python benchmarks/label_free.py CORPUS STSB-dev.tsv STS13.tsv SICKR-trial.tsv --output runs --bundled
+    python benchmarks/label_free.py CORPUS STSB-dev.tsv STS13.tsv --output runs --bundled --steps 300 --every 50
 
 The second from the bundled model, by its recipes' settings and by wrong ones.
 
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("corpus")
     parser.add_argument("judges", nargs="+", type=Path, help="TSVs of graded pairs; the first chooses")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--weak", default="mini", help="a start that training improves")
+    parser.add_argument("--weak", help="a start that training improves; the bundled model, if not given")
     parser.add_argument("--strong", help="a start that training mostly harms")
     parser.add_argument("--bundled", action="store_true", help="the bundled model's runs in place of theirs")
     parser.add_argument("--pooling", default="cls", choices=["cls", "mean"])
@@ -126,11 +126,15 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=20)
     parser.add_argument("--held-out", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--train", nargs="*", choices=[*RUNS, *BUNDLED], help="only train these, print nothing")
+    parser.add_argument("--train", nargs="*", help="only train these, print nothing")
     options = parser.parse_args()
+    runs = BUNDLED if options.bundled else RUNS
     if not options.bundled and options.strong is None:
         parser.error("--strong: name a second start, or give --bundled")
-    runs = BUNDLED if options.bundled else RUNS
+    if options.bundled and (options.weak or options.strong):
+        parser.error("--bundled: has one start: leave out --weak and --strong")
+    if strange := [name for name in options.train or () if name not in runs]:
+        parser.error(f"--train {strange[0]!r}: choose from {', '.join(runs)}")
 
     corpus = read_corpus([options.corpus], documents=True)
     assert corpus.following is not None
@@ -138,7 +142,7 @@ def main() -> None:
     index = random.permutation(np.flatnonzero(np.asarray(corpus.following) >= 0))[: options.held_out]
     held_out = np.unique([*index, *corpus.following[index]])
     texts = material(corpus, [int(i) for i in index], {path.stem: read_pairs(path) for path in options.judges})
-    starts = {"weak": options.weak, "strong": options.strong, "mini": "mini"}
+    starts = {"weak": options.weak or "mini", "strong": options.strong, "mini": "mini"}
     for name in runs if options.train is None else options.train:
         folder = folder_of(options.output, name)
         if not (folder / "facts.json").is_file():

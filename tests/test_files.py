@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -425,6 +426,17 @@ def test_a_folder_is_for_one_process_at_a_time(tmp_path):
         assert "another process is writing there" in said
         assert str(folder) in said
     assert not folder.exists()  # nothing was written to it
+    with pytest.raises(InputError, match="the real reason"), only_one(folder):
+        raise InputError("the real reason")
+    assert not folder.exists()
+
+    def swept() -> None:
+        with only_one(folder):
+            shutil.rmtree(folder)
+            raise InputError("the real reason")
+
+    with pytest.raises(InputError, match="the real reason"):
+        swept()
     folder.mkdir()
     assert killed(code, folder)[1].strip() == "mine"
     assert [path.name for path in folder.iterdir()] == [".lock"], "it was there before"

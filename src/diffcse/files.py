@@ -148,11 +148,13 @@ def only_one(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if made and [path.name for path in folder.iterdir()] == [_LOCK]:
-            with suppress(OSError):  # Windows: a file that is open stays
-                (folder / _LOCK).unlink()
-                folder.rmdir()
-        lock.release()
+        try:
+            with suppress(OSError):  # on Windows a file that is open stays
+                if made and [path.name for path in folder.iterdir()] == [_LOCK]:
+                    (folder / _LOCK).unlink()
+                    folder.rmdir()
+        finally:
+            lock.release()
 
 
 def clear_partials(folder: Path) -> None:

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from diffcse.cli.ablate import _short, _shorter
+from diffcse.cli.ablate import _alike, _short, _shorter
 from diffcse.files import only_one
 from diffcse.training import ablate
-from diffcse.training.grid import grid_names
+from diffcse.training.grid import grid_names, load_grid
 from tests.cli.runs import command
 from tests.models import SENTENCES, save_tiny
 
@@ -147,6 +147,42 @@ def test_a_table_without_its_reference_says_so(place, capsys, monkeypatch):
     assert note not in out
     _, out, _ = command(capsys, *ASKED)
     assert "left out own" in out
+
+
+def test_a_failed_start_leaves_nothing_in_the_way(place, capsys):
+    (place / "sets").mkdir()
+    lines = (place / "pets.tsv").read_text().splitlines()
+    whole = "".join(f"{lines[i % len(lines)]} {i}\n" for i in range(1500))
+    (place / "sets/STSB-dev.tsv").write_text(whole)
+    asked = ("--model", "tiny", "--data", "sets", "--max-steps", "2", "--seeds", "7", "--only", "plain")
+    code, _, err = command(capsys, "ablate", "a.toml", "nothing.txt", *asked, "--output", "out")
+    assert code == 2
+    assert "nothing.txt" in err
+    assert not (place / "out").exists()
+    code, _, err = command(capsys, "ablate", "a.toml", "text.txt", *asked, "--output", "out")
+    assert (code, err) == (0, "")
+    assert (place / "out/STSB-dev.tsv").is_file()
+    # What was begun before keeps its dev set.
+    assert command(capsys, "ablate", "a.toml", "nothing.txt", *asked, "--output", "out")[0] == 2
+    assert (place / "out/STSB-dev.tsv").is_file()
+
+
+def test_rows_that_a_recipe_makes_the_same_are_named(capsys):
+    _, out, _ = command(capsys, "ablate", "lambda", "--dry-run")
+    assert "the same settings" not in out
+    _, out, _ = command(
+        capsys, "ablate", "lambda", "--recipe", "mini_deletion", "--only", "0", "0.05", "50", "--dry-run"
+    )
+    assert "0, 0.05, 50: the same settings, and so the same scores; what tells them apart changes nothing" in out
+    _, out, _ = command(capsys, "ablate", "positives", "--recipe", "mini_deletion", "--dry-run")
+    assert "the same settings" not in out
+
+
+@pytest.mark.parametrize("name", grid_names())
+def test_no_shipped_table_has_a_row_twice(name):
+    grid = load_grid(name)
+    configs = {row.name: grid.config(row, given={need: need for need in grid.needs}) for row in grid.rows}
+    assert _alike(grid, configs, []) == []
 
 
 def test_the_command_of_a_table_makes_all_its_rows(place, capsys):

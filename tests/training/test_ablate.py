@@ -385,6 +385,9 @@ def test_a_killed_cell_goes_on_and_ends_as_if_it_had_not_been(place, done, tmp_p
     assert outcome_of(cells[0])["status"] == "stopped"
     assert not is_finished(cells[0], shared)
     assert [is_begun(cell) for cell in cells[:2]] == [True, False]
+    record = json.loads(cells[0].record.read_text())
+    cells[0].record.write_text(json.dumps({**record, "status": "running"}))  # as a kill leaves it
+    assert is_begun(cells[0])
     events = []
     run_cells(cells[:1], shared, report=lambda cell, event, facts: events.append((event, facts)))
     assert next(facts for event, facts in events if event == "start")["resumed"] == "step-00000002"

@@ -116,7 +116,10 @@ PUBLISHED = {
     ),
     "corrective": {"simcse": (), "corrective_short": (), "rtd": ()},
     "discriminator": dict.fromkeys(("contrast", "projected", "projected_50", "pooled", "pooled_half", "pooled_50"), ()),
-    "supervised": dict.fromkeys(("simcse", "diffcse", "diffcse_anchor", "diffcse_positive"), ()),
+    "positives": dict.fromkeys(("simcse", "copy", "delete", "insert", "rtd"), ()),
+    "supervised": dict.fromkeys(
+        ("simcse", "simcse_batchnorm", "diffcse_tanh", "diffcse", "diffcse_anchor", "diffcse_positive"), ()
+    ),
 }
 """The paper's figures, in the order of the columns that have one: written down a second time."""
 
@@ -168,7 +171,13 @@ def test_the_fidelity_rows_change_one_thing_each_and_the_last_all():
 
 def test_only_named_columns_look_at_test_sets():
     test = {name: [c for c in load_grid(name).columns if "test" in c] for name in grid_names()}
-    assert {name for name, columns in test.items() if columns} == {"main", "retrieval", "corrective"}
+    assert {name for name, columns in test.items() if columns} == {
+        "main",
+        "retrieval",
+        "corrective",
+        "positives",
+        "supervised",
+    }
 
 
 def test_a_grid_is_read_in_order_recipe_base_changes_row():
@@ -212,9 +221,10 @@ def test_a_row_may_have_fields_for_one_recipe(written):
 
 
 def test_the_row_rtd_has_the_settings_that_its_note_names():
-    grid, recipe = load_grid("corrective"), load_recipe("mini_difference")
-    config = grid.config(grid.row("rtd"))
-    assert (config.method, config.training, config.text) == (recipe.method, recipe.training, recipe.text)
+    for name in ("corrective", "positives"):
+        grid, recipe = load_grid(name), load_recipe("mini_difference")
+        config = grid.config(grid.row("rtd"))
+        assert (config.method, config.training, config.text) == (recipe.method, recipe.training, recipe.text)
 
 
 def test_with_recipe_is_refused_where_its_lines_could_not_be_named():
@@ -317,6 +327,28 @@ def test_the_cost_counts_steps_tasks_and_what_is_measured():
     assert twice[0] == 3 * once[0]  # epochs
     assert cost(dataclasses.replace(load_grid("pooler"), recipe="diffcse_bert_base_sts"), 2) == "–"
     assert set(COLUMNS) >= {column for name in grid_names() for column in load_grid(name).columns}
+
+
+def test_the_recipe_of_deletions_is_the_row_that_was_measured():
+    grid, recipe = load_grid("positives"), load_recipe("mini_deletion")
+    config = grid.config(grid.row("delete"))
+    assert (config.method, config.training, config.text) == (recipe.method, recipe.training, recipe.text)
+    edits = load_grid("edits")
+    same = edits.config(edits.row("positive_delete"))
+    assert (config.method, config.training, config.text) == (same.method, same.training, same.text)
+
+
+def test_the_difference_term_alone_tells_the_supervised_rows_apart():
+    grid = load_grid("supervised")
+    simcse, diffcse = (
+        grid.config(grid.row(name), recipe="mini_difference").method for name in ("simcse", "diffcse_tanh")
+    )
+    changed = {
+        field.name
+        for field in dataclasses.fields(simcse)
+        if getattr(simcse, field.name) != getattr(diffcse, field.name)
+    }
+    assert changed == {"difference"}
 
 
 def test_the_recipe_that_won_is_the_row_that_was_measured():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from rich.console import Console
 from tyro.conf import Positional, UseAppendAction, arg
 
-from diffcse.config import Config, read_toml
+from diffcse.config import Config, read_toml, to_dict
 from diffcse.errors import InputError
 from diffcse.text.hub import PREFIX
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _MOST = 20
 _FIRST = 42
+_DEV = "STSB-dev.tsv"
 _OWN_OPTIONS = {"training.seed": "--seeds", "training.dev": "--dev FILE"}
 """Fields that every cell gets from an option, whatever else is set."""
 
@@ -128,8 +130,9 @@ class Ablate:
         from diffcse.training.grid import seconds_of
 
         _check_grid(output / "grid.toml", grid)
-        shared = self._shared(grid, text, output)
-        cells = cells_of(grid, configs, shared, self._seeds, output)
+        with _withdrawn(output):
+            shared = self._shared(grid, text, output)
+            cells = cells_of(grid, configs, shared, self._seeds, output)
         lacking = [name for name, jobs in column_jobs(shared).items() if not jobs]
         chosen = [cell for cell in cells if not self._only or cell.row in self._only]
         taken = reusable(chosen, shared, self._reused)
@@ -149,6 +152,8 @@ class Ablate:
         for row, reason in skipped.items():
             if not self._only or row in self._only:
                 say(console, f"left out {row}: {reason}")
+        for note in _alike(grid, configs, self._only):
+            say(console, f"note     {note}")
         asked = [row for row in grid.rows if row.name in {cell.row for cell in chosen}]
         in_table = _in_table(grid, cells, self._only)
         for other in dict.fromkeys(other for row in asked if (other := grid.against(row)) and other not in in_table):
@@ -194,7 +199,7 @@ class Ablate:
             if pairs is not None:
                 from diffcse.files import write_text
 
-                dev = output / "STSB-dev.tsv"
+                dev = output / _DEV
                 lines = zip(pairs.scores, pairs.first, pairs.second, strict=True)
                 write_text(dev, "".join(f"{float(score)!r}\t{first}\t{second}\n" for score, first, second in lines))
         return Shared(text, str(dev or OWN_PAIRS), self.data, grid.columns, self.keep_models)
@@ -355,6 +360,8 @@ class Ablate:
         for row in rows:
             if row.name in skipped:
                 say(console, f"left out {row.name}: {skipped[row.name]}")
+        for note in _alike(grid, configs, self._only):
+            say(console, f"note     {note}")
         for column, jobs in columns.items():
             measured = f"column   {column} is measured on {', '.join(measured_on(column, shared))}"
             say(console, measured if jobs else f"note     no {column}: it needs {_needs(column)}")
@@ -428,6 +435,36 @@ def _others(cells: list[Cell]) -> str:
 
 def _counted(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+@contextmanager
+def _withdrawn(output: Path) -> Iterator[None]:
+    """Take the dev set that the data brought away again, where nothing was begun and a mistake ends the block: in its
+    way the folder would be refused the next time."""
+    try:
+        yield
+    except InputError:
+        if not (output / "grid.toml").exists():
+            (output / _DEV).unlink(missing_ok=True)
+        raise
+
+
+def _alike(grid: Grid, configs: Mapping[str, Config], only: Sequence[str]) -> list[str]:
+    """Which rows are the same runs under several names: some recipes leave a grid nothing to compare."""
+    plain = to_dict(Config())["method"]
+    same: dict[str, list[str]] = {}
+    for name, config in configs.items():
+        if grid.row(name).trained and (not only or name in only):
+            values = to_dict(config)
+            method = values["method"] | {idle: plain[idle] for idle in config.method.unused()}
+            key = json.dumps([method, values["text"], values["training"]])
+            same.setdefault(key, []).append(name)
+    return [
+        f"{', '.join(names)}: the same settings, and so the same scores; what tells them apart changes nothing with "
+        "this --recipe, --model or --set"
+        for names in same.values()
+        if len(names) > 1
+    ]
 
 
 def _in_table(grid: Grid, cells: Sequence[Cell], only: Sequence[str]) -> list[str]:

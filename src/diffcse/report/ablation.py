@@ -280,9 +280,10 @@ def notes(table: dict[str, Any]) -> list[str]:
 
 
 def _by_name(table: dict[str, Any], names: Sequence[str]) -> str:
-    """What --only takes, each with the label that the table shows, where that is another."""
-    rows = {row["name"]: row for row in table["rows"]}
-    return "; ".join(name if rows[name]["label"] == name else f"{name}: {_said(rows[name])}" for name in names)
+    """What --only takes, and in brackets the labels that the table shows, where those are others."""
+    labels = {row["name"]: row["label"] for row in table["rows"]}
+    others = [labels[name] for name in names if labels[name] != name]
+    return ", ".join(names) + (f" ({'; '.join(others)})" if others else "")
 
 
 def explanations(table: dict[str, Any]) -> list[str]:
