@@ -178,6 +178,37 @@ def test_rows_that_a_recipe_makes_the_same_are_named(capsys):
     assert "the same settings" not in out
 
 
+def test_rows_that_are_the_same_run_are_named_in_the_table(place, capsys):
+    same = GRID.replace("method.mask_ratio = 0.5", "training.batch_size = 8").replace(
+        'name = "plain"', 'name = "plain"\npublished.dev = 80'
+    )
+    (place / "a.toml").write_text(same)
+    command(capsys, *ASKED, "--seeds", "7")
+    assert json.loads((place / "out/table.json").read_text())["alike"] == [["plain", "half"]]
+    assert "- plain, half: the same settings, and so the same scores" in (place / "out/table.md").read_text()
+    assert "the same settings" in (place / "out/table.html").read_text()
+    command(capsys, "ablate", "results", "out", "--output", "page.md")
+    assert "Of 0 differences" not in (place / "page.md").read_text()
+
+
+def test_a_row_that_a_recipe_forbids_can_be_left_out(capsys):
+    asked = ("ablate", "objective", "--recipe", "mini_deletion", "--dry-run")
+    code, _, err = command(capsys, *asked)
+    assert code == 2
+    assert "(row 'no_contrast') (with --recipe mini_deletion; --only leaves rows out)" in err
+    code, out, _ = command(capsys, *asked, "--only", "diffcse")
+    assert code == 0
+    assert "no_contrast" not in out
+
+
+def test_a_run_is_no_table(place, capsys):
+    (place / "run").mkdir()
+    (place / "run/run.json").write_text("{}")
+    code, _, err = command(capsys, "ablate", "results", "run", "--output", "page.md")
+    assert code == 2
+    assert "run: is one run; results reads the folders of diffcse ablate, and diffcse compare reads runs" in err
+
+
 @pytest.mark.parametrize("name", grid_names())
 def test_no_shipped_table_has_a_row_twice(name):
     grid = load_grid(name)

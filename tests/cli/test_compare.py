@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from diffcse.cli.compare import _kind
 from diffcse.encoder.load import load
 from diffcse.evaluation.sts import read_pairs, score_sts
 from tests.cli.runs import command, make_run
@@ -119,3 +120,10 @@ def test_mistakes_are_one_line(capsys, tmp_path, arguments, message):
     assert code == 2
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_method_with_edited_views_is_not_called_simcse_alone():
+    plain = {"difference": "none", "positives": "dropout", "edit_role": "difference"}
+    assert _kind({"method": plain}) == "SimCSE"
+    assert _kind({"method": {**plain, "edit_role": "positive"}}) == "SimCSE (an edited copy as one more positive)"
+    assert _kind({"method": {"difference": "rtd"}}) == "DiffCSE"

@@ -231,7 +231,7 @@ def test_nothing_published_needs_no_column():
     assert drawn(table).count(">published<") == 0
     table = made()
     table["paper"] = ""  # a grid of one's own need not say where its figures are from
-    assert "*With another text, model or steps compare orders, not scores.*" in ablation_markdown(table)
+    assert "*With another dev set, text, model or steps compare orders, not scores.*" in ablation_markdown(table)
 
 
 def test_the_page_holds_the_table_and_plots():
@@ -269,7 +269,7 @@ def test_results_are_all_tables_one_level_down():
     headings = [line for line in text.splitlines() if line.startswith("#")]
     assert headings == [
         "# Results",
-        "## Where the paper is borne out",
+        "## How far the paper's differences show here",
         "## A table",
         "### dev (pets)",
         "### STS",
@@ -281,6 +281,7 @@ def test_results_are_all_tables_one_level_down():
     ]
     assert "`diffcse ablate results a b`" in text
     assert text.count("`diffcse ablate a text.txt --seeds 2`") == 2
+    assert "these are runs of 300 steps from mini. Of 2 differences that it publishes 2 are found beyond" in text
 
 
 def test_tables_of_one_title_are_told_apart_by_their_folders():
@@ -309,10 +310,12 @@ def test_the_summary_counts_what_the_runs_bear_out():
         effect = None if difference is None else {"difference": difference, "low": low, "high": high}
         figures = {"published": published, "published_difference": published}
         column["rows"][name] = {"n": 1 if name == "single" else 3, "effect": effect, **figures}
-    rows = [{"name": name, "label": f"row {name}"} for name in (*cases, "unrun")]
-    heads, lines = summary_rows([{"title": "T", "rows": rows, "columns": {"dev": column}}])
+    rows = [{"name": name, "label": f"row {name}", "against": "base"} for name in (*cases, "unrun")]
+    table = {"title": "T", "recipe": "mini_cpu", "rows": rows, "columns": {"dev": column}}
+    heads, lines = summary_rows([table])
     assert dict(zip(heads, lines[0], strict=True)) == {
         "table": "T",
+        "recipe": "mini_cpu",
         "score": "dev",
         "rows run": "7 of 8",
         "seeds": "1 to 3",
@@ -322,13 +325,18 @@ def test_the_summary_counts_what_the_runs_bear_out():
         "open": "3",
         "Kendall's τ": "+0.80 (p = 0.08)",
     }
+    # A row that is the same run as its reference says nothing of a difference.
+    heads, lines = summary_rows([{**table, "alike": [["base", "sure"], ["wrong", "luck"]]}])
+    assert dict(zip(heads, lines[0], strict=True)) | {"same sign": "2 of 4", "agree": "0"} == dict(
+        zip(heads, lines[0], strict=True)
+    )
     # A reference without a published figure: no differences, but an order.
     column["rows"]["sure"]["published_difference"] = None
     column["rows"] = {name: column["rows"][name] for name in ("base", "sure", "unpublished")}
-    _, lines = summary_rows([{"title": "T", "rows": rows, "columns": {"dev": column}}])
-    assert lines == [["T", "dev", "3 of 3", "3", "–", "–", "–", "–", "+0.80 (p = 0.08)"]]
+    _, lines = summary_rows([table])
+    assert lines == [["T", "mini_cpu", "dev", "3 of 3", "3", "–", "–", "–", "–", "+0.80 (p = 0.08)"]]
     column["agreement"] = None
-    assert summary_rows([{"title": "T", "rows": rows, "columns": {"dev": column}}]) is None
+    assert summary_rows([table]) is None
 
 
 def test_the_page_in_docs_is_that_of_the_tables_in_docs():

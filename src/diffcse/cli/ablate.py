@@ -16,6 +16,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from diffcse.config import Config, read_toml, to_dict
 from diffcse.errors import InputError
+from diffcse.report.ablation import ALIKE
 from diffcse.text.hub import PREFIX
 
 if TYPE_CHECKING:
@@ -152,16 +153,16 @@ class Ablate:
         for row, reason in skipped.items():
             if not self._only or row in self._only:
                 say(console, f"left out {row}: {reason}")
-        for note in _alike(grid, configs, self._only):
-            say(console, f"note     {note}")
+        alike = _alike(grid, configs, in_table := _in_table(grid, cells, self._only))
+        for names in alike:
+            say(console, f"note     {', '.join(names)}: {ALIKE}")
         asked = [row for row in grid.rows if row.name in {cell.row for cell in chosen}]
-        in_table = _in_table(grid, cells, self._only)
         for other in dict.fromkeys(other for row in asked if (other := grid.against(row)) and other not in in_table):
             alone = ", ".join(row.name for row in asked if grid.against(row) == other)
             say(console, f"note     no difference for {alone}: compared with {other}, which is not among --only")
         for column in lacking:
             say(console, f"note     no {column}: it needs {_needs(column)}")
-        facts = self._facts(grid, configs, shared, in_table)
+        facts = self._facts(grid, configs, shared, in_table) | {"alike": alike}
         say(console, f"dev      {facts['dev']}")
         measured = [column for column in grid.columns if column not in lacking]
         todo = [cell for cell in chosen if cell not in finished and cell not in reused]
@@ -242,7 +243,14 @@ class Ablate:
         given, changes = self._given(grid)
         configs, skipped = {}, {}
         for row in grid.rows:
-            config = grid.config(row, recipe=self.recipe or "", given=given, changes=changes)
+            try:
+                config = grid.config(row, recipe=self.recipe or "", given=given, changes=changes)
+            except InputError as error:
+                if self._only and row.name not in self._only:
+                    skipped[row.name] = str(error)  # nobody asked for it
+                    continue
+                base = f" (with --recipe {self.recipe}; --only leaves rows out)" if self.recipe else ""
+                raise InputError(f"{error}{base}") from error
             if self.max_steps is not None:
                 config = replace(config, training=replace(config.training, max_steps=self.max_steps))
             missing = [name for name in row.placeholders(self.recipe or grid.recipe) if name not in given]
@@ -360,8 +368,8 @@ class Ablate:
         for row in rows:
             if row.name in skipped:
                 say(console, f"left out {row.name}: {skipped[row.name]}")
-        for note in _alike(grid, configs, self._only):
-            say(console, f"note     {note}")
+        for names in _alike(grid, configs, self._only):
+            say(console, f"note     {', '.join(names)}: {ALIKE}")
         for column, jobs in columns.items():
             measured = f"column   {column} is measured on {', '.join(measured_on(column, shared))}"
             say(console, measured if jobs else f"note     no {column}: it needs {_needs(column)}")
@@ -449,7 +457,7 @@ def _withdrawn(output: Path) -> Iterator[None]:
         raise
 
 
-def _alike(grid: Grid, configs: Mapping[str, Config], only: Sequence[str]) -> list[str]:
+def _alike(grid: Grid, configs: Mapping[str, Config], only: Sequence[str]) -> list[list[str]]:
     """Which rows are the same runs under several names: some recipes leave a grid nothing to compare."""
     plain = to_dict(Config())["method"]
     same: dict[str, list[str]] = {}
@@ -459,12 +467,7 @@ def _alike(grid: Grid, configs: Mapping[str, Config], only: Sequence[str]) -> li
             method = values["method"] | {idle: plain[idle] for idle in config.method.unused()}
             key = json.dumps([method, values["text"], values["training"]])
             same.setdefault(key, []).append(name)
-    return [
-        f"{', '.join(names)}: the same settings, and so the same scores; what tells them apart changes nothing with "
-        "this --recipe, --model or --set"
-        for names in same.values()
-        if len(names) > 1
-    ]
+    return [names for names in same.values() if len(names) > 1]
 
 
 def _in_table(grid: Grid, cells: Sequence[Cell], only: Sequence[str]) -> list[str]:
@@ -503,6 +506,10 @@ def _read_table(folder: Path) -> dict[str, Any]:
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
+        if (folder / "run.json").is_file():
+            raise InputError(
+                f"{folder}: is one run; results reads the folders of diffcse ablate, and diffcse compare reads runs"
+            ) from error
         raise InputError(f"{file}: cannot be read: {error.strerror}. Give folders of diffcse ablate") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: not JSON: {error}") from error

@@ -233,6 +233,9 @@ def _kind(config: dict[str, Any]) -> str:
     plain = positives in (None, "dropout")
     # Without dropout's views it is no SimCSE any more.
     name = {"none": "SimCSE" if plain else "contrast", "rtd": "DiffCSE"}.get(difference, f"DiffCSE ({difference})")
+    role = _get(config, "method.edit_role")
+    if role not in (None, "difference"):
+        return f"{name} (an edited copy as one more {role})"
     return name if plain else f"{name} ({positives} sentences)" if positives == "next" else f"{name} (both positives)"
 
 

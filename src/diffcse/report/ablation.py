@@ -24,6 +24,11 @@ from diffcse.report.parts import (
     template_and_plotly,
 )
 
+ALIKE = (
+    "the same settings, and so the same scores; what tells them apart changes nothing with this --recipe, --model or "
+    "--set"
+)
+"""Of rows that are one run under several names."""
 _MARKS = {"better": "▲", "worse": "▼", "tie": "=", None: ""}
 
 
@@ -56,8 +61,45 @@ def results_markdown(tables: Mapping[str, dict[str, Any]], command: str) -> str:
     ]
     lines = ["# Results", "", f"Written by `{command}` from the records of the runs.", ""]
     if found := summary_rows(named):
-        lines += ["## Where the paper is borne out", "", *markdown_table(*found), *_SUMMARY, ""]
+        lines += [f"## {_SUMMARY_TITLE}", "", *_in_short(named), "", *markdown_table(*found), *_SUMMARY, ""]
     return "\n".join(lines) + "\n" + "\n".join(ablation_markdown(table, level=2) for table in named)
+
+
+_SUMMARY_TITLE = "How far the paper's differences show here"
+
+
+def _in_short(tables: Sequence[dict[str, Any]]) -> list[str]:
+    """What was compared with the paper, and how much of that can be told, in a sentence each."""
+    outcomes = [
+        _outcome(score, column["digits"])
+        for table in tables
+        for column in table["columns"].values()
+        for score in _against_the_paper(table, column).values()
+    ]
+    agree, contrary, unsure = (outcomes.count(one) for one in ("agree", "contrary", "open"))
+    runs = [run for table in tables for row in table["rows"] for run in row["runs"]]
+    steps = sorted({run["steps"] for run in runs if run.get("steps")})
+    models = dict.fromkeys(name for table in tables for name in table["model"].split(", "))
+    some = f" of {steps[0]:,} to {steps[-1]:,} steps" if len(steps) > 1 else f" of {steps[0]:,} steps" if steps else ""
+    return [
+        f"The paper has BERT-base; these are runs{some} from {', '.join(models)}. Of {len(outcomes)} differences that "
+        f"it publishes {agree} are found beyond the luck of the seeds, {contrary} the other way round, and {unsure} "
+        "cannot be told.",
+        "A difference between two rows is that of all settings in which they differ, and rows of one name can differ "
+        "between tables: each table says its recipe.",
+    ]
+
+
+def _against_the_paper(table: dict[str, Any], column: dict[str, Any]) -> dict[str, Any]:
+    """Scores with a difference of ours and of the paper, by row; not of a row that is the same run as its reference."""
+    against = {row["name"]: row["against"] for row in table["rows"]}
+    return {
+        name: score
+        for name, score in column["rows"].items()
+        if score["published_difference"]
+        and score["effect"] is not None
+        and not any({name, against[name]} <= {*names} for names in table.get("alike", ()))
+    }
 
 
 _SUMMARY = [
@@ -75,11 +117,7 @@ def summary_rows(tables: Sequence[dict[str, Any]]) -> tuple[list[str], list[list
     for table in tables:
         labels = {row["name"]: row["label"] for row in table["rows"]}
         for column in table["columns"].values():
-            scores = {
-                name: score
-                for name, score in column["rows"].items()
-                if score["published_difference"] and score["effect"] is not None
-            }
+            scores = _against_the_paper(table, column)
             order = column["agreement"] or {}
             if not scores and order.get("kendall") is None:
                 continue
@@ -95,6 +133,7 @@ def summary_rows(tables: Sequence[dict[str, Any]]) -> tuple[list[str], list[list
             rows.append(
                 [
                     table["title"],
+                    table["recipe"],
                     column["label"],
                     f"{sum(score['n'] > 0 for score in column['rows'].values())} of {len(column['rows'])}",
                     " to ".join(str(n) for n in sorted({min(seeds), max(seeds)})),
@@ -111,7 +150,7 @@ def summary_rows(tables: Sequence[dict[str, Any]]) -> tuple[list[str], list[list
                     MISSING if order.get("kendall") is None else f"{order['kendall']:+.2f}{_chance(order)}",
                 ]
             )
-    heads = ["table", "score", "rows run", "seeds", "same sign", "agree", "contrary", "open", "Kendall's τ"]
+    heads = ["table", "recipe", "score", "rows run", "seeds", "same sign", "agree", "contrary", "open", "Kendall's τ"]
     return (heads, rows) if rows else None
 
 
@@ -251,6 +290,7 @@ def agreement(column: dict[str, Any]) -> str | None:
 def notes(table: dict[str, Any]) -> list[str]:
     """What a reader must know of single rows: left out, failed, compared with another, remarks."""
     lines = [table["note"]] if table["note"] else []
+    lines += [f"{_by_name(table, names)}: {ALIKE}" for names in table.get("alike", ())]
     labels = {row["name"]: row["label"] for row in table["rows"]}
     references = [row["name"] for row in table["rows"] if row["against"] is None]
     waiting: list[str] = []
@@ -307,7 +347,7 @@ def explanations(table: dict[str, Any]) -> list[str]:
         )
     if any(score["published"] is not None for score in scores):
         source = f"Published: {table['paper']}. " if table["paper"] else ""
-        lines.append(f"{source}With another text, model or steps compare orders, not scores.")
+        lines.append(f"{source}With another dev set, text, model or steps compare orders, not scores.")
     return lines
 
 

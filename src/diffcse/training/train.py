@@ -414,6 +414,8 @@ def _public(source: str | None) -> str | None:
 def _card(config: Config, corpus: Corpus | Examples, size: int, steps: int, judged: str | None) -> str:
     method = "SimCSE" if config.method.difference == "none" else "DiffCSE"
     method = f"supervised {method}" if config.text.supervised else method
+    role = config.method.edit_role
+    beside = "" if role == "difference" else f", with an edited copy of each sentence as one more {role}"
     # Folders of this machine are nobody's business: names are enough.
     config = dataclasses.replace(
         config,
@@ -435,7 +437,7 @@ pipeline_tag: sentence-similarity
 tags: [sentence-transformers, sentence-similarity, {method.split()[-1].lower()}]
 ---
 
-# A sentence encoder trained by {method}
+# A sentence encoder trained by {method}{beside}
 
 Trained {"on labelled pairs" if pairs else "without labels"} from `{config.method.model}` on {size:,} {what}
 (SHA-256 of the text `{corpus.sha256[:16]}…`), {steps:,} steps of {batch} {what} cut at
