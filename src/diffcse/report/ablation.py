@@ -312,7 +312,7 @@ def notes(table: dict[str, Any]) -> list[str]:
     copied: dict[str, list[str]] = {}
     for row in table["rows"]:
         for table_of_origin in sorted({run["taken_from"].split("/")[0] for run in row["runs"] if "taken_from" in run}):
-            copied.setdefault(table_of_origin, []).append(row["label"])
+            copied.setdefault(table_of_origin, []).append(_said(row))
     lines += [f"Runs copied from {origin} (--reuse): {', '.join(rows)}" for origin, rows in copied.items()]
     lines += [f"Not asked for (--only): {_by_name(table, unasked)}"] if unasked else []
     lines += [f"Not finished: {_by_name(table, waiting)}"] if waiting else []
