@@ -156,7 +156,9 @@ def test_every_shipped_cell_is_a_valid_run_that_differs_from_the_others(name, re
 
 
 def test_a_recipe_that_a_row_contradicts_is_refused():
-    with pytest.raises(InputError, match=r'^objective.toml:.* method.pairing = "next" .*\(row .next.\)$'):
+    with pytest.raises(
+        InputError, match=r'^objective.toml:.* method.pairing = "next" .*\(row .next., with --recipe mini_documents\)$'
+    ):
         load_grid("objective").config(load_grid("objective").row("next"), recipe="mini_documents")
 
 

@@ -476,6 +476,17 @@ def test_the_card_names_no_folder_of_this_machine(tiny, tmp_path):
     assert str(tmp_path) not in card
 
 
+def test_the_card_says_that_edited_copies_were_views(tiny, tmp_path):
+    titles = []
+    for role in ("difference", "positive"):
+        method = {"difference": "none", "edits": ("delete",), "edit_role": role}
+        run(config(tiny, method=method, max_steps=1), CORPUS, tmp_path / role)
+        card = (tmp_path / role / "model" / "README.md").read_text()
+        titles.append(next(line for line in card.splitlines() if line.startswith("# ")))
+    plain = "# A sentence encoder trained by SimCSE"
+    assert titles == [plain, f"{plain}, with an edited copy of each sentence as one more positive"]
+
+
 def test_a_document_column_that_nothing_reads_is_told(tiny, tmp_path):
     settings = dataclasses.replace(config(tiny, max_steps=1), text=Text(document="page"))
     assert "text.document" in run(settings, CORPUS, tmp_path / "out").record.warnings[0]

@@ -249,8 +249,7 @@ class Ablate:
                 if self._only and row.name not in self._only:
                     skipped[row.name] = str(error)  # nobody asked for it
                     continue
-                base = f" (with --recipe {self.recipe}; --only leaves rows out)" if self.recipe else ""
-                raise InputError(f"{error}{base}") from error
+                raise
             if self.max_steps is not None:
                 config = replace(config, training=replace(config.training, max_steps=self.max_steps))
             missing = [name for name in row.placeholders(self.recipe or grid.recipe) if name not in given]

@@ -186,7 +186,7 @@ class Grid(GridHead):
                 more = _filled(row.with_recipe[name], given or {})
                 config = override(config, more, _block_for(row.text, name), self.source)
         except InputError as error:
-            raise InputError(f"{error} (row {row.name!r})") from None
+            raise InputError(f"{error} (row {row.name!r}{f', with --recipe {recipe}' if recipe else ''})") from None
         return dataclasses.replace(config, name=row.name, reproduces="", hardware="")
 
 
