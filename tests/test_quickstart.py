@@ -9,7 +9,7 @@ from rich.console import Console
 import diffcse.quickstart as quickstart
 from diffcse.errors import InputError
 from diffcse.evaluation.floors import TfIdf
-from diffcse.evaluation.sts import read_pairs
+from diffcse.evaluation.sts import OWN_PAIRS, read_pairs
 from diffcse.record import read_record
 from diffcse.text.corpus import Corpus
 from diffcse.text.stdlib import read_stdlib
@@ -95,7 +95,7 @@ def test_verdicts_are_words_of_the_intervals(result):
 
 
 def test_what_rounds_to_nothing_is_said_so():
-    pairs = read_pairs(quickstart.PAIRS)
+    pairs = read_pairs(OWN_PAIRS)
     encode = TfIdf([*pairs.first, *pairs.second])
     row = quickstart._row("x", encode, encode, pairs, list(pairs.first[:9]), list(pairs.second[:9]))
     for verdict in quickstart._verdicts(

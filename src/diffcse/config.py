@@ -384,7 +384,8 @@ class Training:
     packing: bool = True
     """Compute no padding, where the architecture can do without: the same numbers, faster."""
     dev: str | None = None
-    """TSV of graded pairs (score, sentence, sentence). Its Spearman picks the best step."""
+    """TSV of graded pairs (score, sentence, sentence), or "pairs", 399 that come along. Its Spearman picks the best
+    step."""
     select: Select = "auto"
     """What picks the step that is kept: the dev file (labels), sentences held out from the text (label_free), or
     nothing (last). auto: the dev file if there is one, else held-out sentences."""

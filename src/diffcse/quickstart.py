@@ -30,7 +30,7 @@ from diffcse.evaluation.embeddings import Encode
 from diffcse.evaluation.floors import TfIdf
 from diffcse.evaluation.geometry import alignment, uniformity
 from diffcse.evaluation.retrieval import RetrievalScore, score_retrieval
-from diffcse.evaluation.sts import PairSet, StsScore, read_pairs, score_sts
+from diffcse.evaluation.sts import OWN_PAIRS, PairSet, StsScore, read_pairs, score_sts
 from diffcse.files import write_text
 from diffcse.method.inspect import ConditionalGain, conditional_gain, judge
 from diffcse.record import Record, read_record
@@ -40,7 +40,6 @@ from diffcse.text.stdlib import Docstring, read_stdlib, retrieval_pairs
 from diffcse.training.collate import Collate
 from diffcse.training.train import Trained, check_output, run
 
-PAIRS = Path(__file__).parent / "assets" / "pairs" / "pairs.tsv"
 CONTRAST, DIFFERENCE = "mini_documents", "mini_difference"
 """Recipes: what pulls sentences together here, and what the difference term is made with; they agree in all else."""
 ALIKE = 4.0
@@ -107,7 +106,7 @@ def quickstart(output: Path, *, steps: int | None, seed: int, resume: bool, cons
     }
 
     _heading(console, "3  Measurement", "on held-out modules, and on graded sentence pairs of our own")
-    pairs = read_pairs(PAIRS)
+    pairs = read_pairs(OWN_PAIRS)
     rows = _rows(trained, pairs, queries, documents)
     console.print(
         table(

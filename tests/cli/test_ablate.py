@@ -294,6 +294,11 @@ def test_a_dry_run_shows_rows_and_what_is_missing(place, capsys):
     _, out, _ = command(capsys, "ablate", "a.toml", "--dry-run", "--set", "small=tiny", "--only", "own")
     assert "5 runs" in out
     assert "left out" not in out
+    _, named, _ = command(capsys, "ablate", "a.toml", "--dry-run", "--dev", "pairs")
+    assert "column   dev is measured on bundled pairs" in named
+    (place / "pairs").mkdir()
+    code, _, err = command(capsys, "ablate", "a.toml", "--dry-run", "--dev", "pairs")
+    assert (code, "write ./pairs" in err) == (2, True)
     code, _, err = command(capsys, "ablate", "a.toml", "texd.txt", "--dry-run")
     assert code == 2
     assert "texd.txt does not exist. Did you mean text.txt?" in err

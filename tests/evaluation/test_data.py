@@ -4,7 +4,7 @@ import pytest
 
 from diffcse.errors import InputError
 from diffcse.evaluation.data import find_data, find_sets, read_texts
-from diffcse.evaluation.sts import split_of, text_variant
+from diffcse.evaluation.sts import OWN_PAIRS, named_pairs, read_pairs, split_of, text_variant
 from tests.evaluation import folders
 
 
@@ -18,6 +18,18 @@ def test_all_layouts_at_once(tmp_path):
     assert list(data.searches()) == ["tiny", "STSB-dev"]
     assert list(data.shapes()) == ["STSB-dev"]
     assert data.names() == ["STSB-dev", "pets", "TREC", "tiny"]
+
+
+def test_the_pairs_that_come_along_go_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = read_pairs(OWN_PAIRS)
+    assert find_data(["pairs"], groups=("sts",)).sts["pairs"].sha256 == find_sets("pairs")["pairs"].sha256 == own.sha256
+    assert named_pairs("pairs") == OWN_PAIRS
+    folders.tsv(tmp_path / "pairs", "pets")
+    for read in (named_pairs, find_sets, lambda name: find_data([name])):
+        with pytest.raises(InputError, match=r"write \./pairs"):
+            read("pairs")
+    assert list(find_data(["./pairs"]).sts) == list(find_data([tmp_path / "pairs"]).sts) == ["pets"]
 
 
 def test_only_what_is_asked_for_is_read(tmp_path):

@@ -16,14 +16,13 @@ import torch
 from diffcse.config import load_recipe
 from diffcse.encoder.load import load
 from diffcse.errors import InputError
-from diffcse.evaluation.sts import read_pairs, score_sts
+from diffcse.evaluation.sts import OWN_PAIRS, read_pairs, score_sts
 from diffcse.machine import UNBOUND
 from diffcse.method.inspect import conditional_gain
 from diffcse.method.parts import build
 from diffcse.record import read_record
 from diffcse.training import ablate
 from diffcse.training.ablate import (
-    OWN_PAIRS,
     Shared,
     cells_of,
     changes_of,

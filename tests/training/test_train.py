@@ -314,6 +314,12 @@ def test_card_names_no_folder_of_this_machine(tiny, dev, tmp_path):
         assert file.is_dir() or str(tmp_path.parent).encode() not in file.read_bytes(), file
 
 
+def test_the_pairs_that_come_along_are_a_dev_set(tiny, tmp_path):
+    record = run(config(tiny, dev="pairs", max_steps=1), CORPUS, tmp_path / "out").record
+    assert record.scores["dev"]["file"] == "pairs"
+    assert -100 <= record.scores["dev"]["last"] <= 100
+
+
 def test_logged_shares_are_weighted_by_tokens():
     from diffcse.method.objective import Terms
     from diffcse.training.trainer import _Meter

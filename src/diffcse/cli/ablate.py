@@ -45,8 +45,9 @@ class Ablate:
     """What every row starts from, in place of the grid's own."""
     model: str | None = None
     """Checkpoint every row starts from, in place of the recipe's."""
-    dev: Path | None = None
-    """TSV of graded pairs that chooses each run's best step. Without: STSB-dev of --data, or pairs that come along."""
+    dev: str | None = None
+    """TSV of graded pairs that chooses each run's best step. Without: STSB-dev of --data, or "pairs", which come
+    along."""
     data: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="DIR|hub:ID")] = ()
     """Folder with the sets of the other columns, as `diffcse evaluate` takes them."""
     given: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="NAME=VALUE")] = ()
@@ -192,9 +193,10 @@ class Ablate:
         return markdown
 
     def _shared(self, grid: Grid, text: tuple[str, ...], output: Path) -> Shared:
-        from diffcse.training.ablate import OWN_PAIRS, Shared, read_data
+        from diffcse.evaluation.sts import OWN_PAIRS, named_pairs
+        from diffcse.training.ablate import Shared, read_data
 
-        dev = self.dev
+        dev = named_pairs(self.dev) if self.dev is not None else None
         if dev is None and self.data:
             pairs = read_data(self.data, grid.columns).sts.get("STSB-dev")
             if pairs is not None:
@@ -289,7 +291,7 @@ class Ablate:
     def _facts(
         self, grid: Grid, configs: Mapping[str, Config], shared: Shared, in_table: Sequence[str]
     ) -> dict[str, Any]:
-        from diffcse.training.ablate import OWN_PAIRS
+        from diffcse.evaluation.sts import OWN_PAIRS
 
         own = Path(shared.dev) == OWN_PAIRS
         only = [] if len(in_table) == len(grid.rows) else [*in_table]

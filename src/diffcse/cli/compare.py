@@ -25,7 +25,8 @@ class Compare:
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN...", help_behavior_hint="")]
     """Runs of `diffcse train`, or JSON files of `diffcse evaluate`. NAME=RUN names its method."""
     data: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="DIR|hub:ID")] = ()
-    """Folder with STS sets, or hub:mteb, to score the runs' encoders on pair by pair. Without: recorded dev scores."""
+    """Folder with STS sets, hub:mteb or "pairs", to score the runs' encoders on pair by pair. Without: recorded dev
+    scores."""
     sets: UseAppendAction[tuple[str, ...]] = ()
     """Only this set, such as STS12."""
     baseline: str | None = None

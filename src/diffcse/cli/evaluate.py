@@ -28,7 +28,8 @@ class Evaluate:
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL...", help_behavior_hint="")]
     """Model folders, runs of `diffcse train`, hub ids, "mini"; or embeddings: x.npy (with x.txt), x.parquet."""
     data: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="DIR|hub:ID")] = ()
-    """Folder with the sets: SentEval's downstream, *.tsv of graded pairs, BEIR collections; or hub:mteb."""
+    """Folder with the sets: SentEval's downstream, *.tsv of graded pairs, BEIR collections; hub:mteb; or "pairs",
+    which come along."""
     tasks: Tasks = "sts"
     """What to measure."""
     sets: UseAppendAction[tuple[str, ...]] = ()
@@ -59,7 +60,8 @@ class Evaluate:
     def __call__(self, console: Console) -> None:
         if not self.data and not self.text:
             raise InputError(
-                "no data: give --data DIR, a folder in SentEval's, BEIR's or the *.tsv layout, or --data hub:mteb"
+                "no data: give --data DIR, a folder in SentEval's, BEIR's or the *.tsv layout, --data hub:mteb, or "
+                "--data pairs, graded pairs that come along"
             )
         if not self.models and not self.list_sentences:
             raise InputError("no model: give a model folder, e.g. diffcse evaluate out/model --data sts")

@@ -7,8 +7,8 @@ there, is it whole, and in which text. A folder given may be
 - a folder of `*.tsv`: score, sentence 1, sentence 2 and perhaps subset; a file's stem names its set,
 - a search collection in BEIR's layout, or a folder of such,
 
-and `hub:...` in a folder's place names data sets of the Hugging Face hub (see `hub`). Where two of these hold the same
-set, the one given first counts, and a note says so.
+and in a folder's place `hub:...` names data sets of the Hugging Face hub (see `hub`), "pairs" the graded pairs that
+come along. Where two of these hold the same set, the one given first counts, and a note says so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from diffcse.evaluation.beir import Collection, is_collection, pairs_as_collecti
 from diffcse.evaluation.downstream import TransferTask, downstream_root, read_downstream_sts, read_downstream_transfer
 from diffcse.evaluation.hub import ALL, Origin, is_hub, read_hub
 from diffcse.evaluation.lines import hash_files, read_bytes, split_lines
-from diffcse.evaluation.sts import PAIRS_IN, SEVEN, PairSet, check_count, read_pairs, split_of
+from diffcse.evaluation.sts import OWN_PAIRS, PAIRS_IN, SEVEN, PairSet, check_count, named_pairs, read_pairs, split_of
 from diffcse.text.hub import Unreachable
 
 TSV_LAYOUT = "score<TAB>sentence 1<TAB>sentence 2, and optionally <TAB>subset"
@@ -32,7 +32,7 @@ _FOLDERS = (
     "Known are: SentEval's downstream folder (STS/, SICK/, CR/, ...), *.tsv files of "
     f"{TSV_LAYOUT}, and BEIR's corpus.jsonl, queries.jsonl, qrels/test.tsv"
 )
-LAYOUTS = f"{_FOLDERS}; and {ALL} for data sets of the hub"
+LAYOUTS = f'{_FOLDERS}; {ALL} for data sets of the hub; and "pairs" for the graded pairs that come along'
 
 
 class HoldsNothing(InputError):
@@ -108,7 +108,7 @@ def find_data(
         if is_hub(folder):
             _read_hub(str(folder), groups, only, allow_partial, data)
         else:
-            _read_folder(Path(folder), groups, only, allow_partial, data)
+            _read_folder(_folder(folder), groups, only, allow_partial, data)
     order = {name: i for i, name in enumerate(PAIRS_IN)}  # as tables have it, sets of one's own behind
     data.sts = dict(sorted(data.sts.items(), key=lambda item: order.get(item[0], len(order))))
     for path in map(Path, texts):
@@ -133,7 +133,7 @@ def find_sets(directory: str | Path, *, allow_partial: bool = False) -> dict[str
     if is_hub(directory):
         with _local_layouts():
             return read_hub(str(directory), transfer=False, training=True, allow_partial=allow_partial).sts
-    directory = Path(directory)
+    directory = _folder(directory)
     sets = _read_sts(_listed(directory)[0], directory, (), allow_partial, training=True)
     if not sets:
         raise InputError(f"{directory}: holds no graded pairs. {LAYOUTS}. It holds {_holds(directory)}")
@@ -151,6 +151,11 @@ def read_texts(path: Path) -> TextSet:
     if len(set(sentences)) < 2:
         raise InputError(f"{path}: holds fewer than 2 different sentences; geometry is between sentences")
     return TextSet(path.name, sentences, hash_files([(path.name, data)]))
+
+
+def _folder(source: str | Path) -> Path:
+    path = named_pairs(source)
+    return path.parent if path == OWN_PAIRS else path
 
 
 def _read_hub(spelling: str, groups: set[str], only: Sequence[str], allow_partial: bool, data: Data) -> None:

@@ -54,6 +54,9 @@ SEVEN = ("STS12", "STS13", "STS14", "STS15", "STS16", "STSB-test", "SICKR-test")
 
 TextVariant = Literal["natural", "lower-cased", "tokenised", "tokenised, lower-cased"]
 
+OWN_PAIRS = Path(__file__).parent.parent / "assets" / "pairs" / "pairs.tsv"
+"""Graded pairs that come along: documentation of programs, no benchmark. Their name is "pairs"."""
+
 _FIELDS = ("score", "sentence 1", "sentence 2", "subset")
 _LAYOUT = "score<TAB>sentence 1<TAB>sentence 2, and optionally <TAB>subset"
 _FEWEST = 3  # any two pairs correlate perfectly, one way or the other
@@ -129,6 +132,19 @@ def score_cosines(values: np.ndarray, pair_set: PairSet) -> StsScore:
         wmean=_average(subsets.values(), [c.n for c in subsets.values()]),
         cosines=values,
     )
+
+
+def named_pairs(source: str | Path) -> Path:
+    """`source` as a path, with the name "pairs" standing for the file of `OWN_PAIRS`.
+
+    Raises:
+        InputError: a file or folder here has that name.
+    """
+    if source != OWN_PAIRS.stem:  # a Path of that name is a file
+        return Path(source)
+    if Path(source).exists():
+        raise InputError('"pairs" is the name of the graded pairs that come along, and also here: write ./pairs for it')
+    return OWN_PAIRS
 
 
 def read_pairs(path: str | Path) -> PairSet:

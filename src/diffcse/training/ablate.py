@@ -56,8 +56,6 @@ METHOD = 3
 """Raised where the same Config no longer trains the same encoder (a new bundled model too): finished cells are then run
 again."""
 SCHEMA = "diffcse-ablation/1"
-OWN_PAIRS = Path(__file__).parent.parent / "assets" / "pairs" / "pairs.tsv"
-"""The dev set that comes along."""
 
 Report = Callable[["Cell", str, dict[str, Any]], None]
 """Told (cell, event, facts): the events of `training.train.run`, and "end" with the cell's outcome."""
@@ -112,7 +110,7 @@ def cells_of(
     """
     from diffcse.evaluation.sts import read_pairs
 
-    dev = read_pairs(Path(shared.dev))
+    dev = read_pairs(shared.dev)
     texts: dict[tuple[Text, bool], str] = {}
     folders: dict[str, str] = {}
     cells = []
@@ -197,13 +195,15 @@ def column_jobs(shared: Shared) -> dict[str, list[Job]]:
     """What each column is measured on; nothing where the data given do not hold it. Read once in a process."""
     from diffcse.evaluation.sts import read_pairs
 
-    dev, data = read_pairs(Path(shared.dev)), read_data(shared.data, shared.columns)
+    dev, data = read_pairs(shared.dev), read_data(shared.data, shared.columns)
     return {name: _jobs(name, dev, data) for name in shared.columns}
 
 
 def measured_on(column: str, shared: Shared) -> list[str]:
     """The names of what a column is measured on; of the pairs that come along not the file's: a user's may be called
     pairs.tsv too."""
+    from diffcse.evaluation.sts import OWN_PAIRS
+
     own = OWN_PAIRS.stem if Path(shared.dev) == OWN_PAIRS else None
     return ["bundled pairs" if job.name == own else job.name for job in column_jobs(shared)[column]]
 

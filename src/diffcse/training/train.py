@@ -21,7 +21,7 @@ from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.load import load, stated_pooling
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
-from diffcse.evaluation.sts import read_pairs
+from diffcse.evaluation.sts import named_pairs, read_pairs
 from diffcse.files import clear_partials, staged_folder, write_errors, write_text
 from diffcse.machine import tuned
 from diffcse.method.edits import longest_copy
@@ -79,7 +79,7 @@ def run(
     """
     _one_process()
     output = Path(output)
-    dev = None if config.training.dev is None else read_pairs(Path(config.training.dev))
+    dev = None if config.training.dev is None else read_pairs(named_pairs(config.training.dev))
     record_file = output / "run.json"
     check_output(output, resume=resume, begun=record_file.name)
     if not isinstance(corpus, (Corpus, Examples)):
