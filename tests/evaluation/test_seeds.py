@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffcse.evaluation.seeds import AVERAGE, Run, bootstrap_difference, compare_methods, effect, spread
+from diffcse.evaluation.seeds import (
+    AVERAGE,
+    FEW,
+    Run,
+    Scatter,
+    _cochran,
+    bootstrap_difference,
+    compare_methods,
+    effect,
+    scatter,
+    spread,
+)
 
 
 def test_draws_are_those_of_a_loop():
@@ -122,6 +133,106 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(seeds):
     assert covered >= 108
     if seeds == 1:
         assert covered <= 119
+
+
+# ---- scatter of many methods ---------------------------------------------------------------------------------------
+
+
+def table(sds, seeds, rng, shift=0.2):
+    """Methods m0, m1, ... of true score 0: what their seed does to all of them, and noise of each method's `sds`."""
+    shared = rng.normal(size=seeds) * shift
+    return {f"m{i}": dict(enumerate(rng.normal(size=seeds) * sd + shared)) for i, sd in enumerate(sds)}
+
+
+def test_scatter_is_the_residual_of_methods_by_seeds():
+    runs = table([0.1] * 5, 3, np.random.default_rng(0))
+    methods = {name: sum(each.values()) / 3 for name, each in runs.items()}
+    seeds = {seed: sum(each[seed] for each in runs.values()) / 5 for seed in range(3)}
+    overall = sum(methods.values()) / 5
+    squares = sum(
+        (score - methods[name] - seeds[seed] + overall) ** 2
+        for name, each in runs.items()
+        for seed, score in each.items()
+    )
+    found = scatter(runs)
+    assert (found.methods, found.freedom) == (frozenset(runs), 8)
+    assert found.variance == pytest.approx(squares / 8, rel=1e-6)
+
+
+def test_scatter_of_two_methods_is_that_of_their_differences():
+    runs = table([0.1, 0.2], 3, np.random.default_rng(1))
+    a, b = runs.values()
+    alone, among = effect(a, b), effect(a, b, among=scatter(runs))
+    assert (among.low, among.high, among.p_seeds) == pytest.approx((alone.low, alone.high, alone.p_seeds), rel=1e-6)
+    assert not among.pooled
+
+
+def test_gaps_do_not_shift_the_scatter():
+    """Seed 2 is twenty points above the others, and half of the methods lack it."""
+    runs = {"a": {1: 60.0, 2: 80.1}, "b": {1: 61.0, 2: 81.0, 3: 61.2}, "c": {1: 59.0, 3: 59.1}, "d": {7: 99.0}}
+    found = scatter(runs)
+    assert (found.methods, found.freedom) == ({"a", "b", "c"}, 7 - 3 - 3 + 1)
+    assert found.variance < 0.01
+
+
+def test_a_method_that_scatters_otherwise_is_set_aside():
+    rng = np.random.default_rng(2)
+    runs = table([0.1] * 7, 2, rng) | {"wild": {0: 50.0, 1: 60.0}}
+    found = scatter(runs)
+    assert found.methods == frozenset(runs) - {"wild"}
+    assert math.sqrt(found.variance) == pytest.approx(0.1, rel=0.6)
+    # ISO 5725-2, table 4: laboratories p, results n (freedom n - 1), 1 %.
+    critical = [_cochran(p, n - 1) for p, n in ((3, 2), (5, 2), (10, 2), (5, 3))]
+    assert critical == pytest.approx([0.993, 0.928, 0.718, 0.788], abs=1e-3)
+
+
+def test_without_methods_that_share_seeds_there_is_no_scatter():
+    assert scatter({}) is None
+    assert scatter({"a": {1: 1.0, 2: 2.0}}) is None
+    assert scatter({"a": {None: 1.0}, "b": {1: 2.0, 2: 3.0}, "c": {5: 1.0}}) is None
+    assert scatter({"a": {1: 1.0, 2: 2.0}, "b": {3: 1.0, 4: 2.0}}) is None
+    same = {name: {1: 1.0, 2: 1.3} for name in "abc"}
+    assert scatter(same) == Scatter(frozenset("abc"), 0.0, 2)
+    alike = effect({1: 2.0, 2: 2.3}, same["a"], among=scatter(same))
+    assert math.isnan(alike.low), "that no run varied is no certainty"
+
+
+def test_two_seeds_that_agree_by_luck_are_no_certainty_any_more():
+    rng = np.random.default_rng(3)
+    runs = table([0.1] * 8, 2, rng) | {"lucky": {0: 0.0, 1: 0.0}}
+    runs["lucky"] = {seed: score + 0.065 for seed, score in runs["m0"].items()}
+    own, pooled = effect(runs["lucky"], runs["m0"]), effect(runs["lucky"], runs["m0"], among=scatter(runs))
+    assert math.isnan(own.low) or own.low > 0
+    assert pooled.low < 0 < pooled.high
+    assert pooled.pooled
+    assert pooled.error_seeds == pytest.approx(math.sqrt(scatter(runs).variance))
+    # Own spread where there are seeds enough.
+    many = table([0.1] * 4, FEW + 1, rng)
+    assert effect(many["m1"], many["m0"], among=scatter(many)) == effect(many["m1"], many["m0"])
+
+
+@pytest.mark.parametrize(
+    ("sds", "least", "most"),
+    [
+        pytest.param([0.1] * 8, 0.92, 0.98, id="alike"),
+        pytest.param([0.1] * 7 + [2.0], 0.90, 0.98, id="one wild"),
+        pytest.param([0.3] + [0.1] * 7, 0.66, 0.92, id="reference three times as wild, as the docstring warns"),
+    ],
+)
+def test_intervals_from_scatter_hold_the_truth_as_often_as_said(sds, least, most):
+    rng = np.random.default_rng(4)
+    held, widths = [], []
+    for _ in range(100):
+        runs = table(sds, 2, rng)
+        among = scatter(runs)
+        for name in list(runs)[1:]:
+            alike = among is not None and {name, "m0"} <= among.methods
+            found, own = effect(runs[name], runs["m0"], among=among if alike else None), effect(runs[name], runs["m0"])
+            held.append(found.low <= 0 <= found.high)
+            widths.append((found.high - found.low, own.high - own.low))
+    assert least <= np.mean(held) <= most
+    pooled, alone = np.median(widths, axis=0)
+    assert pooled < alone / 2.5, "it would not be worth its assumption"
 
 
 def made(method, seed, value, checkpoint="last", rng=None):

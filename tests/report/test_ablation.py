@@ -114,6 +114,14 @@ def test_markdown_says_everything():
     assert "the paper's table 4" in lines[-1]
 
 
+def test_where_the_spread_is_that_of_all_rows_the_table_says_so():
+    table = made()
+    assert "residual of rows" not in ablation_markdown(table)
+    table["columns"]["dev"]["rows"]["other"]["effect"]["pooled"] = True
+    for text in (ablation_markdown(table), drawn(table)):
+        assert "from all rows together (residual of rows × seeds)" in " ".join(text.split())
+
+
 def test_rows_that_were_not_asked_for_are_not_called_unfinished():
     table = made()
     assert any(line.startswith("| late |") for line in plain(ablation_markdown(table)))

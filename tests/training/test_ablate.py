@@ -526,6 +526,30 @@ def test_differences_are_between_runs_of_one_seed(place, tmp_path):
     assert score["verdict"] == "tie"  # it would read "+0.00 better"
 
 
+def test_of_two_seeds_all_rows_together_tell_how_far_runs_vary(place, tmp_path):
+    rows = {f"r{i}": (noise, -noise) for i, noise in enumerate((0.05, -0.03, 0.04, -0.06, 0.02))}
+    more = "".join(f'\n[[rows]]\nname = "{name}"\nmethod.mask_ratio = 0.{i + 1}\n' for i, name in enumerate(rows))
+    more += '\n[[rows]]\nname = "wild"\nmethod.mask_ratio = 0.7\n'
+    noises = {"plain": (0.0, 0.0), "half": (0.05, 0.05), "wild": (20.0, -20.0), **rows}
+    values = {(name, seed): 50.0 + seed + pair[seed - 1] for name, pair in noises.items() for seed in (1, 2)}
+    values["r4", 1], values["r4", 2] = (values["r4", seed] + 1.0 for seed in (1, 2))
+    grid, cells, shared = made(place, tmp_path, columns='["dev"]', more=more)
+    written(cells, shared, values)
+    found = table_of(grid, cells, shared)["columns"]["dev"]["rows"]
+    # Both seeds gave "half" the same small lead: alone they would make it certain, or nothing known at all.
+    assert (found["half"]["effect"]["pooled"], found["half"]["verdict"]) == (True, "tie")
+    assert found["half"]["effect"]["low"] < 0 < found["half"]["effect"]["high"]
+    # A lead of many times the scatter.
+    assert (found["r4"]["effect"]["pooled"], found["r4"]["verdict"]) == (True, "better")
+    # By hand, "wild" aside: residuals of rows x seeds are ±(noise - mean noise); 7 rows, 2 seeds, 6 degrees.
+    noise = [(first - second) / 2 for name, (first, second) in noises.items() if name != "wild"]
+    mean = sum(noise) / 7
+    error = math.sqrt(2 * sum((one - mean) ** 2 for one in noise) / 6)
+    assert found["r4"]["effect"]["error_seeds"] == pytest.approx(error, rel=1e-6)
+    assert found["r4"]["effect"]["low"] == pytest.approx(1 - 2.446912 * error, rel=1e-6)
+    assert (found["wild"]["effect"]["pooled"], found["wild"]["verdict"]) == (False, "tie")
+
+
 def test_equal_scores_have_no_order():
     rows = [{"mean": 92.19706439 + 1e-13 * n, "published": 80.0 + n} for n in range(4)]
     assert ablate._agreement(rows) is None

@@ -337,8 +337,14 @@ def explanations(table: dict[str, Any]) -> list[str]:
     if any(effect["low"] is not None for effect in effects):
         lines.append(
             "Differences are from the reference, between runs of the same seed; the interval holds the luck of the "
-            "seeds alone (paired t-test). ▲ better, ▼ worse: it excludes zero; = it does not. With many rows some will "
-            "look real by chance."
+            "seeds alone (paired t-test). ▲ better, ▼ worse: it excludes zero; = it does not: whether there is a "
+            "difference cannot be told. With many rows some will look real by chance."
+        )
+    if any(effect.get("pooled") for effect in effects):
+        lines.append(
+            "Rows with two or three seeds in common with their reference: how far runs vary is taken from all rows "
+            "together (residual of rows × seeds), as two runs say next to nothing of it. That holds where rows vary "
+            "alike; those that clearly do not (Cochran's test, 1 %) keep their own."
         )
     if effects and any(effect["low"] is None for effect in effects):
         lines.append(

@@ -44,10 +44,11 @@ from diffcse.files import model_sha256, staged_folder, write_json, write_text
 from diffcse.machine import UNBOUND, all_cores, cores
 from diffcse.record import finite, read_record, versions
 from diffcse.training.checkpoints import newest_whole, say_at_once
-from diffcse.training.grid import COLUMNS, Grid, Row
+from diffcse.training.grid import COLUMNS, Column, Grid, Row
 
 if TYPE_CHECKING:
     from diffcse.evaluation.data import Data
+    from diffcse.evaluation.seeds import Scatter
     from diffcse.evaluation.sts import PairSet
     from diffcse.evaluation.suite import Job
     from diffcse.method.objective import DiffCSE
@@ -775,6 +776,8 @@ def tabulate(
         skipped: row -> why it has no cells.
         facts: what else to say of the command: its words, seeds.
     """
+    from diffcse.evaluation.seeds import scatter
+
     jobs = column_jobs(shared)
     outcomes = {(cell.row, cell.seed): outcome_of(cell) for cell in cells}
     values: dict[str, dict[str, dict[int | None, float]]] = {name: {} for name in grid.columns}
@@ -787,7 +790,8 @@ def tabulate(
     columns = {}
     for name in grid.columns:
         column = COLUMNS[name]
-        scored = {row.name: _score(grid, row, name, values[name]) for row in grid.rows}
+        among = scatter(values[name])
+        scored = {row.name: _score(grid, row, name, values[name], among) for row in grid.rows}
         sets = measured_on(name, shared)
         columns[name] = {
             "label": column.label,
@@ -837,8 +841,10 @@ def _row(grid: Grid, row: Row, cells: Sequence[Cell], skipped: Mapping[str, str]
     }
 
 
-def _score(grid: Grid, row: Row, column: str, values: Mapping[str, dict[int | None, float]]) -> dict[str, Any]:
-    from diffcse.evaluation.seeds import effect, spread
+def _score(
+    grid: Grid, row: Row, column: str, values: Mapping[str, dict[int | None, float]], among: Scatter | None
+) -> dict[str, Any]:
+    from diffcse.evaluation.seeds import spread
 
     ours, against = values.get(row.name, {}), grid.against(row)
     theirs = values.get(against, {}) if against else {}
@@ -849,16 +855,25 @@ def _score(grid: Grid, row: Row, column: str, values: Mapping[str, dict[int | No
     found |= {"published": published, "effect": None, "verdict": None}
     found["published_difference"] = None if published is None or other is None else published - other
     if ours and theirs:
-        one = effect(ours, theirs).to_dict()
-        found["effect"] = one
-        lower_is_better = COLUMNS[column].lower_is_better
-        if one["low"] is not None and lower_is_better is not None:
-            # A difference that is shown as zero is none, however alike the seeds.
-            seen = abs(one["difference"]) >= 0.5 * 10 ** -COLUMNS[column].digits
-            clear = seen and (one["low"] > 0 or one["high"] < 0)
-            up = (one["difference"] > 0) != lower_is_better
-            found["verdict"] = ("better" if up else "worse") if clear else "tie"
+        alike = among is not None and {row.name, against} <= among.methods
+        found |= judged(ours, theirs, COLUMNS[column], among if alike else None)
     return found
+
+
+def judged(
+    ours: Mapping[int | None, float], theirs: Mapping[int | None, float], column: Column, among: Scatter | None
+) -> dict[str, Any]:
+    """`effect`, and `verdict`: better, worse, tie, or None where nothing tells."""
+    from diffcse.evaluation.seeds import effect
+
+    one, verdict = effect(ours, theirs, among=among).to_dict(), None
+    if one["low"] is not None and column.lower_is_better is not None:
+        # A difference that is shown as zero is none, however alike the seeds.
+        seen = abs(one["difference"]) >= 0.5 * 10**-column.digits
+        clear = seen and (one["low"] > 0 or one["high"] < 0)
+        up = (one["difference"] > 0) != column.lower_is_better
+        verdict = ("better" if up else "worse") if clear else "tie"
+    return {"effect": one, "verdict": verdict}
 
 
 def _agreement(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
