@@ -346,6 +346,8 @@ def test_folders_are_named_without_where_they_lie(tmp_path, monkeypatch):
     assert _short(tmp_path / "runs" / "small" / "model") == "small/model", "or all models would have one name"
     assert _short("../runs/small") == _short("~/runs/small") == "small"
     assert _short("~backup.txt") == "~backup.txt"
+    assert _short("/home/user/pairs") == "./pairs", "the bare name is that of the pairs that come along"
+    assert (_short("pairs"), _short("mini"), _short("../mini")) == ("pairs", "mini", "./mini")
     assert _short("hub:../../x/sets") == _short("hub:/home/user/sets") == "hub:sets"
     assert _short("hub:owner/name@main") == "hub:owner/name@main"
     assert _shorter("method.generator='/home/user/g'") == "method.generator='g'"

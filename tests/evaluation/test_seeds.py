@@ -138,10 +138,15 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(seeds):
 # ---- scatter of many methods ---------------------------------------------------------------------------------------
 
 
-def table(sds, seeds, rng, shift=0.2):
+def table(sds, seeds, rng):
     """Methods m0, m1, ... of true score 0: what their seed does to all of them, and noise of each method's `sds`."""
-    shared = rng.normal(size=seeds) * shift
+    shared = rng.normal(size=seeds) * 0.2
     return {f"m{i}": dict(enumerate(rng.normal(size=seeds) * sd + shared)) for i, sd in enumerate(sds)}
+
+
+def near(scores, rng):
+    """A copy but for the last digits."""
+    return {seed: score + rng.normal() * 0.005 for seed, score in scores.items()}
 
 
 def test_scatter_is_the_residual_of_methods_by_seeds():
@@ -155,7 +160,7 @@ def test_scatter_is_the_residual_of_methods_by_seeds():
         for seed, score in each.items()
     )
     found = scatter(runs)
-    assert (found.methods, found.freedom) == (frozenset(runs), 8)
+    assert (found.counted, found.freedom) == ({name: name for name in runs}, 8)
     assert found.variance == pytest.approx(squares / 8, rel=1e-6)
 
 
@@ -171,19 +176,35 @@ def test_gaps_do_not_shift_the_scatter():
     """Seed 2 is twenty points above the others, and half of the methods lack it."""
     runs = {"a": {1: 60.0, 2: 80.1}, "b": {1: 61.0, 2: 81.0, 3: 61.2}, "c": {1: 59.0, 3: 59.1}, "d": {7: 99.0}}
     found = scatter(runs)
-    assert (found.methods, found.freedom) == ({"a", "b", "c"}, 7 - 3 - 3 + 1)
+    assert (set(found.counted), found.freedom) == ({"a", "b", "c"}, 7 - 3 - 3 + 1)
     assert found.variance < 0.01
+    # Seeds that nobody shares tell nothing, and take nothing away.
+    alone = {f"alone{i}": {10 * i: 50.0, 10 * i + 1: 59.0} for i in range(1, 9)}
+    assert scatter(runs | alone) == found
 
 
-def test_a_method_that_scatters_otherwise_is_set_aside():
-    rng = np.random.default_rng(2)
-    runs = table([0.1] * 7, 2, rng) | {"wild": {0: 50.0, 1: 60.0}}
-    found = scatter(runs)
-    assert found.methods == frozenset(runs) - {"wild"}
-    assert math.sqrt(found.variance) == pytest.approx(0.1, rel=0.6)
-    # ISO 5725-2, table 4: laboratories p, results n (freedom n - 1), 1 %.
+def test_methods_that_scatter_otherwise_are_set_aside_and_do_not_hide_each_other():
+    runs = table([0.1] * 7, 2, np.random.default_rng(2))
+    one = {"wild": {0: 50.0, 1: 60.0}}
+    found = scatter(runs | one)
+    assert set(found.counted) == set(runs)
+    assert found == scatter(runs)
+    assert scatter(runs | one | {"wilder": {0: 70.0, 1: 57.0}}) == found
+    # ISO 5725-2, table 4: laboratories p, results n (freedom n - 1), 5 %.
     critical = [_cochran(p, n - 1) for p, n in ((3, 2), (5, 2), (10, 2), (5, 3))]
-    assert critical == pytest.approx([0.993, 0.928, 0.718, 0.788], abs=1e-3)
+    assert critical == pytest.approx([0.967, 0.841, 0.602, 0.684], abs=1e-3)
+
+
+def test_near_copies_count_once():
+    rng = np.random.default_rng(3)
+    runs = table([0.1] * 4, 2, rng)
+    copies = {f"c{i}": near(runs["m1"], rng) for i in range(2)} | {"same": dict(runs["m1"])}
+    found = scatter(runs | copies)
+    assert (found.variance, found.freedom) == (scatter(runs).variance, 3)
+    assert {found.counted[name] for name in copies} == {"m1"}
+    assert found.tells("m0", "c1")
+    assert not found.tells("m1", "c1"), "what a copy differs by varies less than runs do"
+    assert not found.tells("m1", "unknown")
 
 
 def test_without_methods_that_share_seeds_there_is_no_scatter():
@@ -191,48 +212,67 @@ def test_without_methods_that_share_seeds_there_is_no_scatter():
     assert scatter({"a": {1: 1.0, 2: 2.0}}) is None
     assert scatter({"a": {None: 1.0}, "b": {1: 2.0, 2: 3.0}, "c": {5: 1.0}}) is None
     assert scatter({"a": {1: 1.0, 2: 2.0}, "b": {3: 1.0, 4: 2.0}}) is None
-    same = {name: {1: 1.0, 2: 1.3} for name in "abc"}
-    assert scatter(same) == Scatter(frozenset("abc"), 0.0, 2)
-    alike = effect({1: 2.0, 2: 2.3}, same["a"], among=scatter(same))
+    assert scatter({name: {1: 1.0, 2: 1.3} for name in "abc"}) is None, "one run thrice"
+    rigid = {name: {1: 1.0 + i, 2: 1.3 + i} for i, name in enumerate("abc")}
+    assert scatter(rigid) == Scatter({name: name for name in "abc"}, 0.0, 2)
+    alike = effect(rigid["a"], rigid["b"], among=scatter(rigid))
     assert math.isnan(alike.low), "that no run varied is no certainty"
+    runs = table([0.1] * 4, 2, np.random.default_rng(5))
+    assert scatter(runs | {"broken": {0: math.nan, 1: 1.0}}) == scatter(runs)
 
 
 def test_two_seeds_that_agree_by_luck_are_no_certainty_any_more():
     rng = np.random.default_rng(3)
-    runs = table([0.1] * 8, 2, rng) | {"lucky": {0: 0.0, 1: 0.0}}
+    runs = table([0.1] * 8, 2, rng)
     runs["lucky"] = {seed: score + 0.065 for seed, score in runs["m0"].items()}
+    runs["lucky"][0] += 1e-4
     own, pooled = effect(runs["lucky"], runs["m0"]), effect(runs["lucky"], runs["m0"], among=scatter(runs))
-    assert math.isnan(own.low) or own.low > 0
+    assert own.low > 0
     assert pooled.low < 0 < pooled.high
     assert pooled.pooled
     assert pooled.error_seeds == pytest.approx(math.sqrt(scatter(runs).variance))
-    # Own spread where there are seeds enough.
+    # Its own spread where that is the larger, and where there are seeds enough.
+    apart = {0: runs["m0"][0] + 3.0, 1: runs["m0"][1] + 1.0}
+    assert effect(apart, runs["m0"], among=scatter(runs)).error_seeds == pytest.approx(1.0)
     many = table([0.1] * 4, FEW + 1, rng)
     assert effect(many["m1"], many["m0"], among=scatter(many)) == effect(many["m1"], many["m0"])
 
 
 @pytest.mark.parametrize(
-    ("sds", "least", "most"),
+    ("seeds", "sds", "least", "width"),
     [
-        pytest.param([0.1] * 8, 0.92, 0.98, id="alike"),
-        pytest.param([0.1] * 7 + [2.0], 0.90, 0.98, id="one wild"),
-        pytest.param([0.3] + [0.1] * 7, 0.66, 0.92, id="reference three times as wild, as the docstring warns"),
+        pytest.param(2, [0.1] * 8, [0.9] * 7, 0.4, id="alike"),
+        pytest.param(3, [0.1] * 4, [0.9] * 3, 0.85, id="alike, three seeds"),
+        pytest.param(2, [0.1] * 7 + [0.5], [0.9] * 6 + [0.7], 0.4, id="one varies five times as much"),
+        pytest.param(2, [0.1] * 6 + [1.0] * 2, [0.86] * 5 + [0.72] * 2, 0.45, id="two vary ten times as much"),
+        pytest.param(2, [0.3] + [0.1] * 7, [0.72] * 7, 0.4, id="the reference three times, as the docstring warns"),
+        pytest.param(2, "copies", [0.86] * 6, 1.01, id="three methods and copies of each"),
+        pytest.param(2, "weights", [0.86] * 2, 1.01, id="eight weights too small to be felt, and two that are"),
     ],
 )
-def test_intervals_from_scatter_hold_the_truth_as_often_as_said(sds, least, most):
+def test_intervals_from_scatter_hold_the_truth_as_often_as_said(seeds, sds, least, width):
+    """Row by row; 120 trials leave a rate of 0.95 above 0.9, and one of 0.82 above 0.7, in more than 98 of 100."""
     rng = np.random.default_rng(4)
     held, widths = [], []
-    for _ in range(100):
-        runs = table(sds, 2, rng)
+    for _ in range(120):
+        runs = table([0.1] * 3 if isinstance(sds, str) else sds, seeds, rng)
+        if sds == "copies":
+            runs |= {f"{name}{i}": near(runs[name], rng) for name in ("m0", "m1", "m2") for i in range(2)}
+        elif sds == "weights":
+            runs |= {f"m0{i}": near(runs["m0"], rng) for i in range(8)}
         among = scatter(runs)
-        for name in list(runs)[1:]:
-            alike = among is not None and {name, "m0"} <= among.methods
-            found, own = effect(runs[name], runs["m0"], among=among if alike else None), effect(runs[name], runs["m0"])
-            held.append(found.low <= 0 <= found.high)
-            widths.append((found.high - found.low, own.high - own.low))
-    assert least <= np.mean(held) <= most
+        names = [name for name in runs if not name.startswith("m0")]
+        each = [effect(runs[name], runs["m0"], among=among if among.tells(name, "m0") else None) for name in names]
+        held.append([found.low <= 0 <= found.high for found in each])
+        widths += [
+            (found.high - found.low, own.high - own.low)
+            for name, found in zip(names, each, strict=True)
+            for own in [effect(runs[name], runs["m0"])]
+        ]
+    rates = np.mean(held, axis=0)
+    assert (rates >= least[: len(rates)]).all(), rates
     pooled, alone = np.median(widths, axis=0)
-    assert pooled < alone / 2.5, "it would not be worth its assumption"
+    assert pooled < width * alone, "it would not be worth its assumption"
 
 
 def made(method, seed, value, checkpoint="last", rng=None):

@@ -15,6 +15,7 @@ from diffcse.config import Config, Method, Text, Training, to_dict
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
+from diffcse.evaluation.sts import OWN_PAIRS, read_pairs
 from diffcse.method import draws
 from diffcse.method.parts import build
 from diffcse.record import read_record
@@ -316,8 +317,11 @@ def test_card_names_no_folder_of_this_machine(tiny, dev, tmp_path):
 
 def test_the_pairs_that_come_along_are_a_dev_set(tiny, tmp_path):
     record = run(config(tiny, dev="pairs", max_steps=1), CORPUS, tmp_path / "out").record
-    assert record.scores["dev"]["file"] == "pairs"
-    assert -100 <= record.scores["dev"]["last"] <= 100
+    assert record.data["dev_sha256"] == read_pairs(OWN_PAIRS).sha256
+    # A path that ends in that name stays a path where folders are left out.
+    (tmp_path / "pairs").write_text(OWN_PAIRS.read_text())
+    run(config(tiny, dev=str(tmp_path / "pairs"), max_steps=1), CORPUS, tmp_path / "other")
+    assert 'dev = "./pairs"' in (tmp_path / "other/model/README.md").read_text()
 
 
 def test_logged_shares_are_weighted_by_tokens():

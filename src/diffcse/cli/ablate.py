@@ -46,9 +46,9 @@ class Ablate:
     model: str | None = None
     """Checkpoint every row starts from, in place of the recipe's."""
     dev: str | None = None
-    """TSV of graded pairs that chooses each run's best step. Without: STSB-dev of --data, or "pairs", which come
-    along."""
-    data: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="DIR|hub:ID")] = ()
+    """TSV of graded pairs that chooses each run's best step, or "pairs", 399 that come along. Without: STSB-dev of
+    --data, if it is there, else these."""
+    data: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="DIR|hub:ID|pairs")] = ()
     """Folder with the sets of the other columns, as `diffcse evaluate` takes them."""
     given: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="NAME=VALUE")] = ()
     """What a grid needs (small=FOLDER), or a field of all rows that do not set it themselves
@@ -550,6 +550,8 @@ def _short(source: object) -> str:
     path = Path(text)
     if not path.is_absolute() and ".." not in path.parts and not text.startswith("~"):
         return text
+    if path.name in ("mini", "pairs"):
+        return f"./{path.name}"  # the bare name means what comes along
     return str(Path(*path.parts[-2:])) if path.name == "model" and len(path.parts) > 1 else path.name or text
 
 

@@ -24,7 +24,7 @@ class Compare:
 
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN...", help_behavior_hint="")]
     """Runs of `diffcse train`, or JSON files of `diffcse evaluate`. NAME=RUN names its method."""
-    data: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="DIR|hub:ID")] = ()
+    data: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="DIR|hub:ID|pairs")] = ()
     """Folder with STS sets, hub:mteb or "pairs", to score the runs' encoders on pair by pair. Without: recorded dev
     scores."""
     sets: UseAppendAction[tuple[str, ...]] = ()

@@ -27,7 +27,7 @@ class Evaluate:
 
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL...", help_behavior_hint="")]
     """Model folders, runs of `diffcse train`, hub ids, "mini"; or embeddings: x.npy (with x.txt), x.parquet."""
-    data: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="DIR|hub:ID")] = ()
+    data: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="DIR|hub:ID|pairs")] = ()
     """Folder with the sets: SentEval's downstream, *.tsv of graded pairs, BEIR collections; hub:mteb; or "pairs",
     which come along."""
     tasks: Tasks = "sts"

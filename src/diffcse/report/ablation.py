@@ -70,21 +70,22 @@ _SUMMARY_TITLE = "How far the paper's differences show here"
 
 def _in_short(tables: Sequence[dict[str, Any]]) -> list[str]:
     """What was compared with the paper, and how much of that can be told, in a sentence each."""
-    outcomes = [
-        _outcome(score, column["digits"])
-        for table in tables
-        for column in table["columns"].values()
-        for score in _against_the_paper(table, column).values()
-    ]
+    outcomes, distinct = [], set()
+    for table in tables:
+        for name, column in table["columns"].items():
+            for row, score in _against_the_paper(table, column).items():
+                outcomes.append(_outcome(score, column["digits"]))
+                distinct.add((table["paper"], name, row, score["published_difference"]))
     agree, contrary, unsure = (outcomes.count(one) for one in ("agree", "contrary", "open"))
     runs = [run for table in tables for row in table["rows"] for run in row["runs"]]
     steps = sorted({run["steps"] for run in runs if run.get("steps")})
     models = dict.fromkeys(name for table in tables for name in table["model"].split(", "))
     some = f" of {steps[0]:,} to {steps[-1]:,} steps" if len(steps) > 1 else f" of {steps[0]:,} steps" if steps else ""
     return [
-        f"The paper has BERT-base; these are runs{some} from {', '.join(models)}. Of {len(outcomes)} differences that "
-        f"it publishes {agree} are found beyond the luck of the seeds, {contrary} the other way round, and {unsure} "
-        "cannot be told.",
+        f"The paper has BERT-base; these are runs{some} from {', '.join(models)}. Comparisons with its differences "
+        f"({len(distinct)} published, some in several tables): {len(outcomes)}, of which {agree} find its direction "
+        f"beyond the luck of the seeds, {contrary} the contrary, and {unsure} cannot tell.",
+        "Rows of one table share their reference, and its luck: where one is mistaken, others are likely to be.",
         "A difference between two rows is that of all settings in which they differ, and rows of one name can differ "
         "between tables: each table says its recipe.",
     ]
@@ -337,14 +338,15 @@ def explanations(table: dict[str, Any]) -> list[str]:
     if any(effect["low"] is not None for effect in effects):
         lines.append(
             "Differences are from the reference, between runs of the same seed; the interval holds the luck of the "
-            "seeds alone (paired t-test). ▲ better, ▼ worse: it excludes zero; = it does not: whether there is a "
+            "seeds alone (Student's t). ▲ better, ▼ worse: it excludes zero; = it does not: whether there is a "
             "difference cannot be told. With many rows some will look real by chance."
         )
     if any(effect.get("pooled") for effect in effects):
         lines.append(
             "Rows with two or three seeds in common with their reference: how far runs vary is taken from all rows "
-            "together (residual of rows × seeds), as two runs say next to nothing of it. That holds where rows vary "
-            "alike; those that clearly do not (Cochran's test, 1 %) keep their own."
+            "together (residual of rows × seeds, near copies counted once), as two runs say next to nothing of it. "
+            "That holds where rows vary alike: those that clearly do not (Cochran's test, 5 %) keep the interval from "
+            "their own differences, but not all are found out."
         )
     if effects and any(effect["low"] is None for effect in effects):
         lines.append(

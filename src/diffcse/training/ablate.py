@@ -855,8 +855,8 @@ def _score(
     found |= {"published": published, "effect": None, "verdict": None}
     found["published_difference"] = None if published is None or other is None else published - other
     if ours and theirs:
-        alike = among is not None and {row.name, against} <= among.methods
-        found |= judged(ours, theirs, COLUMNS[column], among if alike else None)
+        told = among is not None and among.tells(row.name, against or "")
+        found |= judged(ours, theirs, COLUMNS[column], among if told else None)
     return found
 
 

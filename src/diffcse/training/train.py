@@ -21,7 +21,7 @@ from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.load import load, stated_pooling
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
-from diffcse.evaluation.sts import named_pairs, read_pairs
+from diffcse.evaluation.sts import OWN_PAIRS, named_pairs, read_pairs
 from diffcse.files import clear_partials, staged_folder, write_errors, write_text
 from diffcse.machine import tuned
 from diffcse.method.edits import longest_copy
@@ -408,7 +408,11 @@ def _what(config: Config) -> str:
 
 
 def _public(source: str | None) -> str | None:
-    return Path(source).name if source is not None and Path(source).exists() else source
+    """Of a path its name alone; where that is what something that comes along is called, so that it stays a path."""
+    if source is None or not Path(source).exists():
+        return source
+    name = Path(source).name
+    return f"./{name}" if name in ("mini", OWN_PAIRS.stem) else name
 
 
 def _card(config: Config, corpus: Corpus | Examples, size: int, steps: int, judged: str | None) -> str:
