@@ -527,26 +527,35 @@ def test_differences_are_between_runs_of_one_seed(place, tmp_path):
 
 
 def test_of_two_seeds_all_rows_together_tell_how_far_runs_vary(place, tmp_path):
-    rows = {f"r{i}": (noise, -noise) for i, noise in enumerate((0.05, -0.03, 0.04, -0.06, 0.02))}
-    more = "".join(f'\n[[rows]]\nname = "{name}"\nmethod.mask_ratio = 0.{i + 1}\n' for i, name in enumerate(rows))
+    # Row -> half the difference of its two seeds, and its lead.
+    rows = {"plain": (0.0, 0.0), "half": (0.05, 0.3), "wild": (20.0, 0.0)}
+    rows |= {f"r{i}": (noise, 0.5 * i) for i, noise in enumerate((0.05, -0.03, 0.04, -0.06, 0.02), start=1)}
+    more = "".join(f'\n[[rows]]\nname = "r{i}"\nmethod.mask_ratio = 0.{i}\n' for i in range(1, 6))
     more += '\n[[rows]]\nname = "wild"\nmethod.mask_ratio = 0.7\n'
-    noises = {"plain": (0.0, 0.0), "half": (0.05, 0.05), "wild": (20.0, -20.0), **rows}
-    values = {(name, seed): 50.0 + seed + pair[seed - 1] for name, pair in noises.items() for seed in (1, 2)}
-    values["r4", 1], values["r4", 2] = (values["r4", seed] + 1.0 for seed in (1, 2))
+    values = {}
+    for name, (noise, lead) in rows.items():
+        values |= {(name, 1): 51.0 + lead + noise, (name, 2): 52.0 + lead - noise}
+    values["half", 1] = values["half", 2] - 1  # the same lead in both
     grid, cells, shared = made(place, tmp_path, columns='["dev"]', more=more)
     written(cells, shared, values)
     found = table_of(grid, cells, shared)["columns"]["dev"]["rows"]
-    # Both seeds gave "half" the same small lead: alone they would make it certain, or nothing known at all.
-    assert (found["half"]["effect"]["pooled"], found["half"]["verdict"]) == (True, "tie")
-    assert found["half"]["effect"]["low"] < 0 < found["half"]["effect"]["high"]
-    # A lead of many times the scatter.
-    assert (found["r4"]["effect"]["pooled"], found["r4"]["verdict"]) == (True, "better")
+
     # By hand, "wild" aside: residuals of rows x seeds are ±(noise - mean noise); 7 rows, 2 seeds, 6 degrees.
-    noise = [(first - second) / 2 for name, (first, second) in noises.items() if name != "wild"]
-    mean = sum(noise) / 7
-    error = math.sqrt(2 * sum((one - mean) ** 2 for one in noise) / 6)
-    assert found["r4"]["effect"]["error_seeds"] == pytest.approx(error, rel=1e-6)
-    assert found["r4"]["effect"]["low"] == pytest.approx(1 - 2.446912 * error, rel=1e-6)
+    noises = [0.0 if name == "half" else noise for name, (noise, _) in rows.items() if name != "wild"]
+    mean = sum(noises) / 7
+    variance = 2 * sum((noise - mean) ** 2 for noise in noises) / 6
+    effect = found["r5"]["effect"]
+    assert (effect["pooled"], found["r5"]["verdict"]) == (True, "better")
+    # Two seeds of one row and two of the other: the error of their difference.
+    assert effect["error_seeds"] == pytest.approx(math.sqrt(2 * variance / 2), rel=1e-6)
+    assert effect["low"] == pytest.approx(effect["difference"] - 2.446912 * effect["error_seeds"], rel=1e-6)
+    # Both seeds gave "half" the same lead: alone they would be certain, or know nothing.
+    same = found["half"]["effect"]
+    assert same["error_seeds"] == pytest.approx(effect["error_seeds"])
+    assert 0 < same["low"] < same["difference"] < same["high"]
+    # r4's two leads lie further apart than the scatter of all: the larger error counts.
+    assert found["r4"]["effect"]["error_seeds"] == pytest.approx(0.06)
+    # A row that varies by itself keeps its own, larger error.
     assert (found["wild"]["effect"]["pooled"], found["wild"]["verdict"]) == (False, "tie")
 
 
