@@ -298,6 +298,37 @@ def test_methods_by_seeds():
     assert found == compare_methods(runs, gold, resamples=100)
 
 
+def test_of_few_seeds_all_methods_together_tell_how_far_runs_vary():
+    scores = {"base": (50.0, 52.0), "b": (51.0, 53.1), "c": (50.5, 52.4), "d": (53.0, 54.8)}
+    runs = [
+        Run(name, seed, "last", {"A": value}, {}) for name, pair in scores.items() for seed, value in enumerate(pair)
+    ]
+    (part,) = compare_methods(runs, {})["checkpoints"].values()
+    by_seed = {name: dict(enumerate(pair)) for name, pair in scores.items()}
+    among = scatter(by_seed)
+    for each in part["effects"]:
+        expected = effect(by_seed[each["method"]], by_seed["base"], among=among).to_dict()
+        assert each["sets"]["A"] == expected
+        assert expected["pooled"]
+    # By hand: residuals are ±(half the difference of the seeds - its mean); 4 methods, 2 seeds, 3 degrees.
+    halves = np.array([1.0, 1.05, 0.95, 0.9])
+    error = math.sqrt(2 * ((halves - halves.mean()) ** 2).sum() / 3)
+    assert part["effects"][0]["sets"]["A"]["error_seeds"] == pytest.approx(error)
+    # Two methods have nothing but their own differences.
+    (part,) = compare_methods(runs[:4], {})["checkpoints"].values()
+    alone = effect(by_seed["b"], by_seed["base"]).to_dict()
+    assert part["effects"][0]["sets"]["A"] == pytest.approx(alone)
+
+
+def test_runs_that_know_no_seed_pair_with_nothing():
+    runs = [Run("a", None, "given", {"A": value}, {}) for value in (50.0, 51.0, 52.0)]
+    runs += [Run("b", None, "given", {"A": value}, {}) for value in (51.0, 52.0, 53.0)]
+    (part,) = compare_methods(runs, {})["checkpoints"].values()
+    found = part["effects"][0]["sets"]["A"]
+    assert found["seeds"] == 0
+    assert found["p_seeds"] == pytest.approx(stats.ttest_ind([51, 52, 53], [50, 51, 52], equal_var=False).pvalue)
+
+
 def test_checkpoints_stay_apart_and_mistakes_are_named():
     runs = [made("a", 1, 1.0, "best"), made("b", 1, 2.0, "best"), made("a", 1, 3.0), made("b", 1, 4.0)]
     found = compare_methods(runs, {}, baseline="b")

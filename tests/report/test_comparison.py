@@ -13,6 +13,7 @@ def effect(difference=1.25, low=0.5, high=2.0, probability=0.9987, pairs=0.3, se
     return {
         "difference": difference, "low": low, "high": high, "probability": probability,
         "error_pairs": pairs, "error_seeds": seeds, "p_seeds": p, "seeds": 3 if seeds else 0,
+        "pooled": False,
     }  # fmt: skip
 
 
@@ -58,6 +59,7 @@ def test_markdown_says_everything():
     assert "- ours is 1.25 points above plain on STS12: the interval excludes zero" in lines
     assert "- Note: something to know" in lines
     assert "t-test over seeds" in text
+    assert "taken from all methods" not in text
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,7 @@ def test_markdown_says_everything():
         (effect(low=None, high=None, probability=None, pairs=None, seeds=None, p=None), "nothing says how sure"),
         (effect(seeds=None, p=None), "One seed of a method"),
         (effect(pairs=None), "the luck of the seeds alone"),
+        ({**effect(), "pooled": True}, "taken from all methods together"),
         (effect(probability=0.99999), "> 99.9 %"),
     ],
 )

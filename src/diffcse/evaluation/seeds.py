@@ -321,6 +321,8 @@ def compare_methods(
     Args:
         gold: set -> (n,) human scores, for sets whose runs carry cosines.
 
+    Of three methods or more with two or three common seeds, `scatter` tells how far runs vary, set by set.
+
     Returns:
         Plain JSON values: `methods`, `baseline`, and for each checkpoint `sets`, `methods` (mean, sd, values by seed)
         and `effects`.
@@ -353,24 +355,33 @@ def _compare_one(
         if len(set(known)) < len(known):
             raise ValueError(f"{name}: two runs with the same seed; write NAME=RUN to tell two methods apart")
     sets = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
-    rows = []
+    parts = {**{one: [one] for one in sets}, **({AVERAGE: sets} if len(sets) > 1 else {})}
+    rows: list[dict[str, Any]] = []
+    seeded: dict[str, dict[str, dict[int | None, float]]] = {one: {} for one in parts}
     for name, each in by_method.items():
-        columns = {one: [run.scores[one] for run in each] for one in sets}
-        if len(sets) > 1:
-            columns[AVERAGE] = [float(np.mean([run.scores[one] for one in sets])) for run in each]
-        seeds = [run.seed for run in each]
-        scores = {one: {**spread(values), "values": values} for one, values in columns.items()}
-        rows.append({"method": name, "seeds": seeds, "scores": scores})
+        scores: dict[str, Any] = {}
+        for one, names in parts.items():
+            values = [float(np.mean([run.scores[part] for part in names])) for run in each]
+            scores[one] = {**spread(values), "values": values}
+            seeded[one][name] = {run.seed: value for run, value in zip(each, values, strict=True)}
+        rows.append({"method": name, "seeds": [run.seed for run in each], "scores": scores})
+    among = {one: scatter(methods) for one, methods in seeded.items()}
     effects = []
     for name, each in by_method.items():
         if name != baseline and baseline in by_method:
-            found = _effects(each, by_method[baseline], sets, gold, resamples)
+            telling = {one: found if found and found.tells(name, baseline) else None for one, found in among.items()}
+            found = _effects(each, by_method[baseline], sets, gold, telling, resamples)
             effects.append({"method": name, "against": baseline, "sets": found})
-    return {"sets": [*sets, *([AVERAGE] if len(sets) > 1 else [])], "methods": rows, "effects": effects}
+    return {"sets": [*parts], "methods": rows, "effects": effects}
 
 
 def _effects(
-    ours: Sequence[Run], theirs: Sequence[Run], sets: list[str], gold: Mapping[str, np.ndarray], resamples: int
+    ours: Sequence[Run],
+    theirs: Sequence[Run],
+    sets: list[str],
+    gold: Mapping[str, np.ndarray],
+    among: Mapping[str, Scatter | None],
+    resamples: int,
 ) -> dict[str, Any]:
     common = {run.seed for run in ours} & {run.seed for run in theirs} - {None}
     if len(common) >= 2:
@@ -383,7 +394,7 @@ def _effects(
             a, b = (np.stack([run.cosines[name] for run in runs]) for runs in (ours, theirs))
             draws = bootstrap_difference(gold[name], a, b, resamples=resamples, seed=number)
             all_draws.append(draws)
-        found[name] = effect(_by_seed(ours, name), _by_seed(theirs, name), draws).to_dict()
+        found[name] = effect(_by_seed(ours, name), _by_seed(theirs, name), draws, among[name]).to_dict()
     if len(sets) > 1:
         # Sets are drawn independently of each other, so the mean of their draws is a draw of their mean.
         draws = np.mean(all_draws, axis=0) if len(all_draws) == len(sets) else None
@@ -391,7 +402,7 @@ def _effects(
             {seed: float(np.mean([values[name] for name in sets])) for seed, values in _all_by_seed(runs).items()}
             for runs in (ours, theirs)
         ]
-        found[AVERAGE] = effect(means[0], means[1], draws).to_dict()
+        found[AVERAGE] = effect(means[0], means[1], draws, among[AVERAGE]).to_dict()
     return found
 
 
@@ -400,5 +411,5 @@ def _by_seed(runs: Sequence[Run], name: str) -> dict[Any, float]:
 
 
 def _all_by_seed(runs: Sequence[Run]) -> dict[Any, dict[str, float]]:
-    """Scores by seed; runs without one are told apart by place and pair with nothing."""
-    return {(-1 - i if run.seed is None else run.seed): run.scores for i, run in enumerate(runs)}
+    """Scores by seed; runs without one are told apart by method and place, and so pair with nothing."""
+    return {((run.method, i) if run.seed is None else run.seed): run.scores for i, run in enumerate(runs)}

@@ -106,6 +106,13 @@ def explanations(found: dict[str, Any]) -> list[str]:
         lines.append("Runs of the same seed are compared with each other; seeds that one method lacks are left out.")
     elif any(seeds):
         lines.append("The methods share fewer than two seeds, so runs are not paired (Welch's test).")
+    if any(one["pooled"] for one in effects):
+        lines.append(
+            "Of two or three seeds in common, how far runs vary is taken from all methods together (residual of "
+            "methods × seeds, near copies counted once), as two runs say next to nothing of it. That holds where "
+            "methods vary alike: those that clearly do not (Cochran's test, 5 %) keep the interval from their own "
+            "differences, but not all are found out."
+        )
     lines.append(
         "The probability is that of a true difference of the sign seen; 50 % is no knowledge. With many methods or "
         "sets some will look real by chance."
