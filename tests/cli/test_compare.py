@@ -78,6 +78,112 @@ def test_json_files_and_names(capsys, tmp_path, runs):
     assert "which do not say how the weights were chosen" in out
 
 
+def scores(path, *, run=None, fingerprint="0" * 64, name="e (mean)", **tasks):
+    """What `evaluate --json` writes, as far as compare reads it: set -> score, or the task itself."""
+    given = {
+        key.replace("_", "/"): {
+            "group": key.partition("_")[0], "name": key.partition("_")[2], "metric": "spearman", "split": "test",
+            "data": {"sha256": "ab"}, **(task if isinstance(task, dict) else {"value": task}),
+        }
+        for key, task in tasks.items()
+    }  # fmt: skip
+    encoder = {"name": name, "kind": "model", "fingerprint": fingerprint, "pooling": "mean"}
+    result = {"encoder": encoder | ({"run": run} if run else {}), "tasks": given}
+    path.write_text(json.dumps({"schema": "diffcse-evaluation/1", "results": [result]}))
+    return path
+
+
+def test_a_json_file_knows_its_method_and_not_only_its_recipe(capsys, tmp_path, runs):
+    folders.tsv(tmp_path / "data", "pets", n=30)
+    files = []
+    for run in runs:
+        files.append(tmp_path / f"{run.name}.json")
+        assert command(capsys, "evaluate", run, "--data", tmp_path / "data", "--json", files[-1])[0] == 0
+    code, _, err = command(capsys, "compare", *files, "--json", tmp_path / "c.json")
+    assert code == 0, err
+    found = json.loads((tmp_path / "c.json").read_text())
+    assert [source["seed"] for source in found["sources"]] == [1, 2, 1, 2]
+    plain, _, ours, _ = (source["method"] for source in found["sources"])
+    assert found["methods"] == [plain, ours], "one recipe changed by an option is another method"
+    assert (plain, ours) == ("mini_cpu", f"mini_cpu ({files[2]})")
+
+
+def test_encoders_of_no_run_are_one_method_only_where_they_are_one_encoder(capsys, tmp_path):
+    files = [scores(tmp_path / f"{i}.json", sts_pets=60.0 - i, fingerprint=f"{i}" * 64) for i in range(2)]
+    code, out, err = command(capsys, "compare", *files)
+    assert code == 0, err
+    assert f"e (mean) ({files[1]}) is 1.00 points below e (mean) on pets; nothing says how sure" in out
+
+
+def test_runs_on_other_texts_are_other_methods(capsys, tmp_path):
+    runs = [make_run(tmp_path / f"r{seed}", seed) for seed in (1, 2)]
+    record = json.loads((runs[1] / "run.json").read_text())
+    record["data"]["sha256"] = "cd"
+    (runs[1] / "run.json").write_text(json.dumps(record))
+    code, out, err = command(capsys, "compare", *runs)
+    assert code == 0, err
+    assert f"| DiffCSE ({runs[1]}) " in out
+
+
+def test_a_name_given_takes_in_no_other_run(capsys, tmp_path):
+    runs = [make_run(tmp_path / f"r{seed}", seed, difference="none") for seed in (1, 2)]
+    code, out, _ = command(capsys, "compare", f"SimCSE={runs[0]}", runs[1])
+    assert code == 0
+    assert f"# SimCSE ({runs[1]}) against SimCSE" in out
+
+
+def test_scores_that_are_no_score_of_one_thing_are_not_compared(capsys, tmp_path):
+    a = scores(tmp_path / "a.json", sts_pets=60.0, transfer_MR={"value": 80.0, "probe": "logistic"})
+    other = scores(tmp_path / "b.json", sts_pets={"value": 61.0, "data": {"sha256": "cd"}})
+    code, _, err = command(capsys, "compare", f"a={a}", f"b={other}")
+    assert (code, f"pets: {a} and {other} measured it on other data" in err) == (2, True)
+    dev = scores(tmp_path / "c.json", sts_pets=61.0, transfer_MR={"value": 82.0, "probe": "adam-fast", "split": "dev"})
+    code, _, err = command(capsys, "compare", f"a={a}", f"c={dev}")
+    assert (code, "transfer/MR" in err, "in another way" in err) == (2, True, True)
+    code, out, _ = command(capsys, "compare", f"a={a}", f"c={dev}", "--sets", "pets")
+    assert (code, "c is 1.00 points above a on pets" in out) == (0, True)
+    first, second = (make_run(tmp_path / f"r{seed}", seed, rtd_weight=seed) for seed in (1, 2))
+    for run, sha in ((first, "english"), (second, "german")):
+        record = json.loads((run / "run.json").read_text())
+        record["data"]["dev_sha256"] = sha
+        (run / "run.json").write_text(json.dumps(record))
+    code, _, err = command(capsys, "compare", first, second)
+    assert (code, "measured it on other data" in err) == (2, True)
+
+
+def test_unlike_scores_have_no_average_together(capsys, tmp_path):
+    values = {"sts_a": 60.0, "sts_b": 70.0, "transfer_MR": 80.0, "transfer_CR": 82.0}
+    a = scores(tmp_path / "a.json", **values)
+    b = scores(tmp_path / "b.json", **{key: value + 1 for key, value in values.items()})
+    code, out, err = command(capsys, "compare", f"a={a}", f"b={b}", "--json", tmp_path / "c.json")
+    assert code == 0, err
+    (part,) = json.loads((tmp_path / "c.json").read_text())["checkpoints"].values()
+    assert part["headlines"] == ["average STS", "average transfer"]
+    assert part["methods"][0]["scores"]["average STS"]["mean"] == 65
+    assert "b is 1.00 points above a on the average of the transfer sets" in out
+
+
+def test_a_set_that_chose_is_named_whatever_its_file(capsys, tmp_path, runs):
+    folders.tsv(tmp_path / "data", "pets", n=30)
+    folders.tsv(tmp_path / "data", "birds", n=30, seed=1)
+    note = "pets chose the best steps, so its scores under “best” are too high"
+    assert note in command(capsys, "compare", *runs)[1]
+    out = command(capsys, "compare", *runs, "--data", tmp_path / "data")[1]
+    assert note in out
+    assert "birds chose" not in out
+
+
+def test_checkpoints_that_share_no_set_are_left_out(capsys, tmp_path):
+    runs = [make_run(tmp_path / f"r{i}", 1, rtd_weight=i) for i in (1, 2)]
+    extra = make_run(tmp_path / "r3", 1, rtd_weight=3)
+    record = json.loads((extra / "run.json").read_text())
+    record["scores"]["dev"] |= {"file": "other.tsv", "selects": False}
+    (extra / "run.json").write_text(json.dumps(record))
+    code, out, err = command(capsys, "compare", *runs, extra)
+    assert code == 0, err
+    assert "“After the last step” is left out: its runs share no set" in out
+
+
 def test_a_run_without_dev_set_has_a_last_step_alone(capsys, tmp_path):
     runs = [make_run(tmp_path / f"r{seed}", seed, dev=False) for seed in (1, 2)]
     folders.tsv(tmp_path / "data", "pets", n=30)
@@ -107,7 +213,14 @@ def test_names_come_from_what_differs(capsys, tmp_path):
         (["a=RUN", "a=RUN"], "a: two runs with the same seed"),
         (["RUN", "b=RUN", "--baseline", "c"], "no run of the baseline 'c'"),
         (["RUN", "b=RUN", "--sets", "STS12"], "its dev score is on pets; give --data DIR"),
+        (["RUN", "b=RUN", "--sets", "pets", "--sets", "STS12"], "its dev score is on pets; give --data DIR"),
         (["RUN", "b=RUN", "--resamples", "5"], "at least 100"),
+        (["RUN", "b=RUN", "--resamples", "500"], "--resamples changes nothing without --data"),
+        (["RUN", "b=RUN", "--no-cache"], "--no-cache changes nothing without --data"),
+        (["RUN", "b=SCORES"], "holds scores, "),
+        (["SCORES", "b=SCORES", "--data", "EMPTY"], "--data scores the encoders of run folders"),
+        (["SCORES", "b=SCORES", "--sets", "pets", "--sets", "STS99"], "has no STS99; there are: pets"),
+        (["AVERAGE", "b=AVERAGE"], "a set is called average"),
     ],
 )
 def test_mistakes_are_one_line(capsys, tmp_path, arguments, message):
@@ -115,6 +228,8 @@ def test_mistakes_are_one_line(capsys, tmp_path, arguments, message):
     (tmp_path / "empty").mkdir()
     folders.write(tmp_path / "text.json", "nothing")
     names = {"RUN": str(run), "EMPTY": str(tmp_path / "empty"), "TEXT": str(tmp_path / "text.json")}
+    names["SCORES"] = str(scores(tmp_path / "scores.json", sts_pets=60.0))
+    names["AVERAGE"] = str(scores(tmp_path / "average.json", sts_average=60.0))
     filled = ["=".join(names.get(part, part) for part in a.split("=")) for a in arguments]
     code, _, err = command(capsys, "compare", *filled)
     assert code == 2

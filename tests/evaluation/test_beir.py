@@ -1,12 +1,14 @@
 """BEIR's layout, and the DiffCSE paper's search on graded pairs."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from diffcse.errors import InputError
 from diffcse.evaluation.beir import pairs_as_collection, read_collection
+from diffcse.evaluation.data import find_data
 from diffcse.evaluation.sts import PairSet
 from tests.evaluation import folders
 
@@ -24,6 +26,14 @@ def test_reads_what_is_there(tmp_path):
     assert found.excluded == (frozenset(), frozenset())
     assert found.unjudged == 1
     assert found.sentences() == ["water", "crown", "On the sea", "a king", "bread"]
+
+
+def test_a_text_is_one_line_and_a_collection_has_a_name(tmp_path, monkeypatch):
+    folder = folders.collection(tmp_path / "c", {"d1": "the\nsea \t is wide"}, {"q1": "water\r\n"}, [("q1", "d1", 1)])
+    assert read_collection(folder).sentences() == ["water", "the sea is wide"]
+    monkeypatch.chdir(folder)
+    assert read_collection(Path()).name == "c"
+    assert [*find_data([Path()], groups=("retrieval",)).collections] == ["c"]
 
 
 def test_a_query_that_is_a_document_does_not_find_itself(tmp_path):

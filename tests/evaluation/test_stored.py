@@ -62,6 +62,7 @@ def test_bad_tables_are_named(tmp_path):
         StoredEmbeddings(parquet(tmp_path, text=["a"]))
     with pytest.raises(InputError, match="all of one length"):
         StoredEmbeddings(parquet(tmp_path, sentence=["a", "b"], embedding=[[1.0], [1.0, 2.0]]))
+    assert StoredEmbeddings(parquet(tmp_path, text=["a", "b"], embedding=[[1.0], [2.0]]))(["b"]).tolist() == [[2.0]]
     (tmp_path / "v.parquet").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"v\.parquet: cannot be read"):
         StoredEmbeddings(tmp_path / "v.parquet")

@@ -61,7 +61,9 @@ def check(found):
 def test_everything_is_as_the_schema_says(data, tmp_path):
     model = load(save_tiny(tmp_path / "m", "bert"), pooling="mean")
     rows = [
-        encoder_candidate("tiny", model, run={"recipe": "mini_cpu", "seed": 3, "train_sha256": "0"}),
+        encoder_candidate(
+            "tiny", model, run={"recipe": "mini_cpu", "method_sha256": "0" * 64, "seed": 3, "train_sha256": "0"}
+        ),
         callable_candidate("words", folders.bag_of_words),
         *floor_candidates(("tiny", model)),
     ]
@@ -93,6 +95,33 @@ def test_the_same_again_is_the_same_bytes(data, tmp_path):
     assert {t["split"] for t in found["results"][0]["tasks"].values() if t["group"] == "transfer"} == {"dev"}
     # Bags of words have too many columns for the trained probe.
     assert not [key for key in found["results"][1]["tasks"] if key.startswith("transfer")]
+
+
+def test_what_is_to_choose_by_holds_nothing_of_the_test_side(data):
+    (job,) = (job for job in jobs_of(data, ("transfer",), ADAM_FAST) if job.name == "MRPC")
+    record, _ = job.run(folders.bag_of_words)
+    task = data.transfer["MRPC"]
+    assert (record["split"], record["n"], record["f1"]) == ("dev", len(task.train), None)
+    assert record["majority"] == pytest.approx(100 * max(np.bincount(task.train.labels)) / len(task.train))
+    (job,) = (job for job in jobs_of(data, ("transfer",), PROBE) if job.name == "MRPC")
+    record, _ = job.run(folders.bag_of_words)
+    assert record["f1"] is not None
+    assert record["majority"] == pytest.approx(100 * max(np.bincount(task.test.labels)) / len(task.test))
+
+
+def test_a_job_names_every_sentence_it_needs(data, monkeypatch):
+    monkeypatch.setattr(suite, "GEOMETRY_AT_MOST", 5)
+    for job in jobs_of(data, suite.GROUPS, PROBE):
+        named = {*job.sentences}
+
+        def encode(sentences, named=named, job=job):
+            assert named.issuperset(sentences), job.key
+            return folders.bag_of_words(sentences)
+
+        record, _ = job.run(encode)
+        if job.key == "geometry/STSB-dev":
+            assert (record["n"], record["positive_pairs"] > 3) == (5, True)
+    assert "geometry/STSB-dev" in {job.key for job in jobs_of(data, ("geometry",), PROBE)}
 
 
 def test_each_sentence_is_embedded_once(data):

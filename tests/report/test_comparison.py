@@ -32,6 +32,7 @@ def made(one=None, name="ours"):
         "checkpoints": {
             "best": {
                 "sets": ["STS12"],
+                "headlines": ["STS12"],
                 "methods": methods,
                 "effects": [{"method": name, "against": "plain", "sets": {"STS12": one}}],
             }
@@ -41,6 +42,30 @@ def made(one=None, name="ours"):
         "notes": ["something to know"],
         "versions": {"python": "3.12"},
     }
+
+
+def test_what_is_said_of_some_methods_names_them():
+    found = made()
+    (part,) = found["checkpoints"].values()
+    part["headlines"] = ["average STS"]
+    several = [
+        {"method": name, "against": "plain", "sets": {"average STS": one}}
+        for name, one in (
+            ("ours", effect()),
+            ("theirs", effect(seeds=None, p=None)),
+            ("other", {**effect(), "seeds": 0}),
+        )
+    ]
+    part["effects"] = several
+    text = comparison_markdown(found)
+    assert "*ours, other: intervals hold both kinds of luck" in text
+    assert "*theirs: one seed of a method: intervals hold the luck of the sentence pairs alone" in text
+    assert "*ours: runs of the same seed are compared" in text
+    assert "*other: the methods share fewer than two seeds" in text
+    assert "ours is 1.25 points above plain on the average of the STS sets" in text
+    level = {**effect(difference=0.0), "low": None, "high": None, "probability": None}
+    part["effects"] = [{"method": "ours", "against": "plain", "sets": {"average STS": level}}]
+    assert "ours and plain are level on the average of the STS sets; nothing says" in comparison_markdown(found)
 
 
 def drawn(found):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json as json_format
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from rich.console import Console
 from tyro.conf import Positional, UseAppendAction, arg
 
 from diffcse.errors import InputError
-from diffcse.record import chosen_by
+from diffcse.record import chosen_by, method_hash, without_seed
 
 if TYPE_CHECKING:
     from diffcse.evaluation.data import Data
@@ -50,31 +50,42 @@ class Compare:
         if self.resamples < 100:
             raise InputError(f"--resamples {self.resamples}: at least 100, or intervals mean nothing")
         from diffcse.evaluation.data import Data, find_data
-        from diffcse.evaluation.seeds import compare_methods
+        from diffcse.evaluation.seeds import AVERAGE, compare_methods
         from diffcse.files import write_json, write_text
         from diffcse.record import finite, versions
-        from diffcse.report.comparison import comparison_markdown, comparison_page
+        from diffcse.report.comparison import CHECKPOINTS, comparison_markdown, comparison_page
         from diffcse.terminal import say
 
+        sources = [_Source.of(text) for text in self.runs]
+        self._check_choices(sources)
         data = Data()
         if self.data:
             data = find_data(self.data, groups=("sts",), only=self.sets, allow_partial=self.allow_partial)
-        sources = [_Source.of(text) for text in self.runs]
         _name_methods(sources)
         runs, notes = [], list(data.notes)
+        measured: _Measured = {}
         for source in sources:
-            runs += self._scored(source, data, notes, console)
+            runs += self._scored(source, data, measured, notes, console)
+        compared = set().union(*_shared(runs).values())
+        kinds = {name: _one_measure(name, measured[name]) for name in measured if name in compared}
+        if any(name.startswith(AVERAGE) for name in compared):
+            raise InputError(f"a set is called {AVERAGE}..., as the mean over sets is here: rename its file")
         try:
             found = compare_methods(
                 runs,
                 {name: pairs.scores for name, pairs in data.sts.items()},
                 baseline=self.baseline,
+                kinds=kinds,
                 resamples=self.resamples,
             )
         except ValueError as error:
             raise InputError(str(error)) from error
-        if not any(each["sets"] for each in found["checkpoints"].values()):
+        empty = [which for which, each in found["checkpoints"].items() if not each["sets"]]
+        if len(empty) == len(found["checkpoints"]):
             raise InputError("the runs share no set: nothing can be compared. Give --data DIR to score them all on one")
+        for which in empty:
+            del found["checkpoints"][which]
+            notes.append(f"“{CHECKPOINTS[which][0]}” is left out: its runs share no set")
         whole = {
             "schema": "diffcse-comparison/1",
             **found,
@@ -95,24 +106,58 @@ class Compare:
             write_json(self.json, whole)
             say(console, f"written  {self.json}")
 
-    def _scored(self, source: _Source, data: Data, notes: list[str], console: Console) -> list[Run]:
+    def _check_choices(self, sources: list[_Source]) -> None:
+        files = [source.label for source in sources if source.report is not None]
+        if files and len(files) < len(sources):
+            folder = next(source.label for source in sources if source.report is None)
+            raise InputError(
+                f"{files[0]} holds scores, {folder} is a run: they cannot be compared with each other. Give a JSON "
+                f"file of each: diffcse evaluate {folder} --data DIR --json FILE"
+            )
+        if files and self.data:
+            raise InputError(f"--data scores the encoders of run folders, and {files[0]} holds scores: leave it out")
+        if not self.data:
+            for name, value, usual in (
+                ("--resamples", self.resamples, 1000),
+                ("--allow-partial", self.allow_partial, False),
+                ("--no-cache", self.cache, True),
+            ):
+                if value != usual:
+                    raise InputError(f"{name} changes nothing without --data")
+
+    def _scored(
+        self, source: _Source, data: Data, measured: _Measured, notes: list[str], console: Console
+    ) -> list[Run]:
         from diffcse.evaluation.seeds import Run
 
+        def note_measure(name: str, kind: str, what: tuple[Any, ...]) -> None:
+            measured.setdefault(name, {}).setdefault((kind, what), source.label)
+
         if source.report is not None:
-            tasks = source.result["tasks"].values()
-            scores = {_short(task): task["value"] for task in tasks if task["group"] != "geometry"}
-            if self.sets:
-                scores = {name: value for name, value in scores.items() if name in self.sets}
-            return [Run(source.method, source.seed, "given", scores, {})]
+            tasks = {_short(task): task for task in source.result["tasks"].values() if task["group"] != "geometry"}
+            missing = [name for name in self.sets if name not in tasks]
+            if missing:
+                raise InputError(
+                    f"{source.label}: has no {', '.join(missing)}; there are: {', '.join(tasks) or 'none'}"
+                )
+            tasks = {name: task for name, task in tasks.items() if not self.sets or name in self.sets}
+            for name, task in tasks.items():
+                facts = [task["data"]["sha256"], *(task.get(key) for key in ("metric", "split", "probe"))]
+                kind = {"sts": "STS"}.get(task["group"], task["group"])
+                note_measure(name, kind if kind != "retrieval" else f"{kind} {task['metric']}", tuple(facts))
+            return [Run(source.method, source.seed, "given", {n: task["value"] for n, task in tasks.items()}, {})]
         dev = source.record.scores.get("dev")
         if not data.sts:
             if not dev:
                 raise InputError(f"{source.label}: recorded no dev score: give --data DIR to score its encoder")
             name = Path(dev["file"]).stem
-            if self.sets and name not in self.sets:
+            if {*self.sets} - {name}:
                 raise InputError(f"{source.label}: its dev score is on {name}; give --data DIR for other sets")
             # A highest score of many that chose nothing is no score of any model.
             wanted = ("best", "last") if chosen_by(source.record.scores) == "dev" else ("last",)
+            if "best" in wanted:
+                notes.append(_too_high(name))
+            note_measure(name, "STS", (source.record.data.get("dev_sha256"),))
             return [
                 Run(source.method, source.seed, which, {name: dev[which]}, {})
                 for which in wanted
@@ -126,11 +171,10 @@ class Compare:
 
         cache = ResultCache(default_cache_dir() if self.cache else None)
         chose = source.record.data.get("dev_sha256")
-        notes += [
-            f"{name} chose the best steps, so its scores under “best” are too high; those under “last” are not"
-            for name, pairs in data.sts.items()
-            if chose == pairs.sha256 and chosen_by(source.record.scores) == "dev"
-        ]
+        if chosen_by(source.record.scores) == "dev":
+            # The same set can be another file: SentEval's sts-dev.csv and STSB-dev.tsv.
+            named = Path(dev["file"]).stem if dev else None
+            notes += [_too_high(n) for n, pairs in data.sts.items() if chose == pairs.sha256 or n == named]
         chose_step = {"dev": "best", "label_free": "held_out"}.get(chosen_by(source.record.scores) or "")
         folders = {chose_step: "model", "last": "last"} if chose_step else {"last": "model"}
         made = []
@@ -169,6 +213,19 @@ class _Source:
     method: str = ""
     seed: int | None = None
 
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Equal for the runs of one method: the name given to it, or the recipe without its seed, and the text."""
+        if self.named is not None:
+            return ("named", self.named)
+        if self.record is not None:
+            return ("method", method_hash(self.record.config), self.record.data.get("sha256"))
+        encoder = self.result["encoder"]
+        run = encoder.get("run")
+        if run is None:
+            return ("encoder", encoder["fingerprint"] or self.label)
+        return ("method", run.get("method_sha256", run["recipe"]), run["train_sha256"], encoder.get("pooling"))
+
     @classmethod
     def of(cls, text: str) -> _Source:
         """`text` is a path, or a method's name, "=" and a path."""
@@ -191,6 +248,35 @@ class _Source:
         return cls(str(path), path, named, report=report, result=results[0], seed=run.get("seed"))
 
 
+_Measured: TypeAlias = dict[str, dict[tuple[str, tuple[Any, ...]], str]]
+"""Set -> (kind of score, what it is of and how it is taken) -> the first source that has it so."""
+
+
+def _shared(runs: list[Run]) -> dict[str, set[str]]:
+    """Checkpoint -> the sets that all its runs have a score on."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        found[run.checkpoint] = found.get(run.checkpoint, {*run.scores}) & {*run.scores}
+    return found
+
+
+def _one_measure(name: str, found: dict[tuple[str, tuple[Any, ...]], str]) -> str:
+    """The kind of score of the set `name`, which all sources must have taken alike."""
+    (kind, first), *others = found
+    if others:
+        labels = list(found.values())
+        what = "on other data" if others[0][1][0] != first[0] else "in another way"
+        raise InputError(
+            f"{name}: {labels[0]} and {labels[1]} measured it {what}, which no difference can be taken of. Measure all "
+            "alike (run folders: --data DIR), or choose other sets with --sets"
+        )
+    return kind
+
+
+def _too_high(name: str) -> str:
+    return f"{name} chose the best steps, so its scores under “best” are too high; those under “last” are not"
+
+
 def _read_report(path: Path) -> Any:
     try:
         report = json_format.loads(path.read_text(encoding="utf-8"))
@@ -211,12 +297,12 @@ def _name_methods(sources: list[_Source]) -> None:
     """Give each source its method's name: as asked, or what sets its recipe apart. Seeds of one method share it."""
     from diffcse.config import differences
 
-    configs = {id(s): _without_seed(s.record.config) for s in sources if s.record is not None and s.named is None}
+    configs = {id(s): without_seed(s.record.config) for s in sources if s.record is not None and s.named is None}
     changing: dict[str, set[str]] = {}
     for kind in {_kind(config) for config in configs.values()}:
         # A recipe without the difference term has fields that mean nothing there: like is compared with like.
         alike = [config for config in configs.values() if _kind(config) == kind]
-        changing[kind] = {key for config in alike[1:] for key in differences(alike[0], config)} - {"name"}
+        changing[kind] = {key for config in alike[1:] for key in differences(alike[0], config)}
     for source in sources:
         if source.named is not None:
             source.method = source.named
@@ -227,6 +313,15 @@ def _name_methods(sources: list[_Source]) -> None:
             config = configs[id(source)]
             values = [f"{key.rpartition('.')[2]} {_get(config, key)}" for key in sorted(changing[_kind(config)])]
             source.method = ", ".join([_kind(config), *values])
+    # A name says less than a recipe and its text: runs are of one method only where these are one.
+    taken = {source.named: source.identity for source in sources if source.named is not None}
+    by_identity: dict[Any, str] = {}
+    for source in sources:
+        if source.named is None:
+            if source.identity not in by_identity:
+                free = taken.setdefault(source.method, source.identity) == source.identity
+                by_identity[source.identity] = source.method if free else f"{source.method} ({source.label})"
+            source.method = by_identity[source.identity]
 
 
 def _kind(config: dict[str, Any]) -> str:
@@ -245,13 +340,3 @@ def _get(config: dict[str, Any], key: str) -> Any:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
-
-
-_NO_METHOD = ("seed", "dev", "log_every", "checkpoint_every", "keep_training_parts")
-"""Training fields that leave the method what it is."""
-
-
-def _without_seed(config: dict[str, Any]) -> dict[str, Any]:
-    training = {key: value for key, value in config.get("training", {}).items() if key not in _NO_METHOD}
-    kept = {key: value for key, value in config.items() if key not in ("reproduces", "hardware")}
-    return {**kept, "training": training}

@@ -74,7 +74,7 @@ def read_collection(folder: Path) -> Collection:
         raise InputError(f"{paths[2]}: no judgement above 0, so there is nothing to find")
     asked = [name for name in questions if name in judged]
     return Collection(
-        name=folder.name,
+        name=folder.resolve().name,
         queries=tuple(questions[name] for name in asked),
         documents=tuple(corpus.values()),
         relevant=tuple(judged[name] for name in asked),
@@ -125,7 +125,8 @@ def _read_texts(path: Path, data: bytes) -> dict[str, str]:
             raise InputError(f'{where}: "_id", "text" and "title" must be strings')
         if name in texts:
             raise InputError(f"{where}: the id {name!r} is there already")
-        texts[name] = f"{title} {text}".strip()
+        # A sentence is one line everywhere else, in a list of sentences too.
+        texts[name] = " ".join(f"{title} {text}".split())
     return texts
 
 

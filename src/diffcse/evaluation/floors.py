@@ -126,7 +126,7 @@ def read_vectors(
     is looked up in lower case.
 
     Raises:
-        InputError: unreadable, a line of another width, or a value that is no finite number.
+        InputError: unreadable, a line of fewer numbers than those before, or a value that is no finite number.
     """
     path = Path(path)
     wanted = {form for sentence in sentences for word in _split(sentence) for form in (word, word.lower())}
@@ -137,9 +137,11 @@ def read_vectors(
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             for i, raw in enumerate(file, start=1):
                 fields = raw.decode(errors="replace").rstrip().split(" ")
-                if i == 1 and len(fields) == 2:
+                if (i == 1 and len(fields) == 2) or fields == [""]:
                     continue
                 width = width or len(fields) - 1
+                if len(fields) <= width:
+                    raise InputError(f"{path}, line {i}: has {len(fields) - 1} numbers, the lines before {width}")
                 # Some files have words with blanks in them: the numbers are counted from the end.
                 word = " ".join(fields[:-width])
                 if word not in wanted or word in places:

@@ -65,10 +65,8 @@ def score_geometry(encode: Encode, sentences: Sequence[str], pairs: PairSet | No
         InputError: as `embed_once` does.
     """
     distinct = list(dict.fromkeys(sentences))
-    alike = [] if pairs is None else [i for i, score in enumerate(pairs.scores) if score > ALIKE]
-    first = [pairs.first[i] for i in alike] if pairs is not None else []
-    second = [pairs.second[i] for i in alike] if pairs is not None else []
-    x, a, b = embed_once(encode, distinct, first, second)
+    alike = [] if pairs is None else alike_pairs(pairs)
+    x, a, b = embed_once(encode, distinct, [first for first, _ in alike], [second for _, second in alike])
     shares = spectrum(x)
     return Geometry(
         n=len(distinct),
@@ -81,6 +79,12 @@ def score_geometry(encode: Encode, sentences: Sequence[str], pairs: PairSet | No
         spectrum=tuple(float(share) for share in shares[:SHOWN]),
         directions_90=int(np.searchsorted(np.cumsum(shares), 0.9) + 1) if shares.any() else 0,
     )
+
+
+def alike_pairs(pairs: PairSet) -> list[tuple[str, str]]:
+    """The pairs graded above `ALIKE`, which alignment is over."""
+    rows = zip(pairs.first, pairs.second, pairs.scores, strict=True)
+    return [(first, second) for first, second, score in rows if score > ALIKE]
 
 
 def alignment(x: EmbeddingMatrix, y: EmbeddingMatrix) -> float:

@@ -58,7 +58,8 @@ class Effect:
     seeds: int
     """Pairs of runs with one seed; 0 where the methods share fewer than two seeds and Welch's test is used."""
     pooled: bool = False
-    """Whether `error_seeds` goes by the scatter of more methods than these two."""
+    """Whether the seeds' part goes by the scatter of more methods than these two: its degrees of freedom do, and its
+    error unless the two's own is the larger."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what is not finite is None."""
@@ -314,18 +315,24 @@ class Run:
 
 
 def compare_methods(
-    runs: Sequence[Run], gold: Mapping[str, np.ndarray], *, baseline: str | None = None, resamples: int = 1000
+    runs: Sequence[Run],
+    gold: Mapping[str, np.ndarray],
+    *,
+    baseline: str | None = None,
+    kinds: Mapping[str, str] | None = None,
+    resamples: int = 1000,
 ) -> dict[str, Any]:
     """Every method against `baseline` (the first method if not given), on every set and on their average.
 
     Args:
         gold: set -> (n,) human scores, for sets whose runs carry cosines.
+        kinds: set -> what its score is. Sets of different kinds have no average together, each kind has its own.
 
     Of three methods or more with two or three common seeds, `scatter` tells how far runs vary, set by set.
 
     Returns:
-        Plain JSON values: `methods`, `baseline`, and for each checkpoint `sets`, `methods` (mean, sd, values by seed)
-        and `effects`.
+        Plain JSON values: `methods`, `baseline`, and for each checkpoint `sets`, `headlines` (the averages, and sets
+        that are in none), `methods` (mean, sd, values by seed) and `effects`.
 
     Raises `ValueError` on an unknown baseline, or two runs of one method with the same seed and checkpoint.
     """
@@ -337,16 +344,21 @@ def compare_methods(
     for checkpoint in ("best", "held_out", "last", "given"):
         there = [run for run in runs if run.checkpoint == checkpoint]
         if there:
-            checkpoints[checkpoint] = _compare_one(there, methods, gold, baseline, resamples)
+            checkpoints[checkpoint] = _compare_one(there, methods, gold, baseline, kinds or {}, resamples)
     return {"methods": methods, "baseline": baseline, "resamples": resamples, "checkpoints": checkpoints}
 
 
 AVERAGE = "average"
-"""The name under which the mean over all sets stands beside them."""
+"""The name under which the mean over all sets stands beside them; that of one kind of several is "average KIND"."""
 
 
 def _compare_one(
-    runs: Sequence[Run], methods: list[str], gold: Mapping[str, np.ndarray], baseline: str, resamples: int
+    runs: Sequence[Run],
+    methods: list[str],
+    gold: Mapping[str, np.ndarray],
+    baseline: str,
+    kinds: Mapping[str, str],
+    resamples: int,
 ) -> dict[str, Any]:
     by_method = {name: [run for run in runs if run.method == name] for name in methods}
     by_method = {name: each for name, each in by_method.items() if each}
@@ -355,7 +367,8 @@ def _compare_one(
         if len(set(known)) < len(known):
             raise ValueError(f"{name}: two runs with the same seed; write NAME=RUN to tell two methods apart")
     sets = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
-    parts = {**{one: [one] for one in sets}, **({AVERAGE: sets} if len(sets) > 1 else {})}
+    averages = _averages(sets, kinds)
+    parts = {one: [one] for one in sets} | averages
     rows: list[dict[str, Any]] = []
     seeded: dict[str, dict[str, dict[int | None, float]]] = {one: {} for one in parts}
     for name, each in by_method.items():
@@ -370,15 +383,18 @@ def _compare_one(
     for name, each in by_method.items():
         if name != baseline and baseline in by_method:
             telling = {one: found if found and found.tells(name, baseline) else None for one, found in among.items()}
-            found = _effects(each, by_method[baseline], sets, gold, telling, resamples)
+            found = _effects(each, by_method[baseline], sets, averages, gold, telling, resamples)
             effects.append({"method": name, "against": baseline, "sets": found})
-    return {"sets": [*parts], "methods": rows, "effects": effects}
+    averaged = {one for names in averages.values() for one in names}
+    headlines = [one for one in parts if one not in averaged]
+    return {"sets": [*parts], "headlines": headlines, "methods": rows, "effects": effects}
 
 
 def _effects(
     ours: Sequence[Run],
     theirs: Sequence[Run],
     sets: list[str],
+    averages: Mapping[str, list[str]],
     gold: Mapping[str, np.ndarray],
     among: Mapping[str, Scatter | None],
     resamples: int,
@@ -387,23 +403,35 @@ def _effects(
     if len(common) >= 2:
         ours, theirs = ([run for run in runs if run.seed in common] for runs in (ours, theirs))
     found: dict[str, Any] = {}
-    all_draws = []
+    all_draws = {}
     for number, name in enumerate(sets):
         draws = None
         if name in gold and all(name in run.cosines for run in (*ours, *theirs)):
             a, b = (np.stack([run.cosines[name] for run in runs]) for runs in (ours, theirs))
             draws = bootstrap_difference(gold[name], a, b, resamples=resamples, seed=number)
-            all_draws.append(draws)
+            all_draws[name] = draws
         found[name] = effect(_by_seed(ours, name), _by_seed(theirs, name), draws, among[name]).to_dict()
-    if len(sets) > 1:
+    for average, names in averages.items():
         # Sets are drawn independently of each other, so the mean of their draws is a draw of their mean.
-        draws = np.mean(all_draws, axis=0) if len(all_draws) == len(sets) else None
+        draws = np.mean([all_draws[one] for one in names], axis=0) if all_draws.keys() >= set(names) else None
         means = [
-            {seed: float(np.mean([values[name] for name in sets])) for seed, values in _all_by_seed(runs).items()}
+            {seed: float(np.mean([values[name] for name in names])) for seed, values in _all_by_seed(runs).items()}
             for runs in (ours, theirs)
         ]
-        found[AVERAGE] = effect(means[0], means[1], draws, among[AVERAGE]).to_dict()
+        found[average] = effect(means[0], means[1], draws, among[average]).to_dict()
     return found
+
+
+def _averages(sets: list[str], kinds: Mapping[str, str]) -> dict[str, list[str]]:
+    """Name of an average -> the sets, two or more of one kind, that it is of."""
+    by_kind: dict[str, list[str]] = {}
+    for name in sets:
+        by_kind.setdefault(kinds.get(name, ""), []).append(name)
+    return {
+        AVERAGE if len(by_kind) == 1 else f"{AVERAGE} {kind}": names
+        for kind, names in by_kind.items()
+        if len(names) > 1
+    }
 
 
 def _by_seed(runs: Sequence[Run], name: str) -> dict[Any, float]:

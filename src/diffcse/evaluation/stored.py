@@ -1,8 +1,8 @@
 """Embeddings that were made elsewhere, judged like any encoder.
 
 Two files hold them: `vectors.npy`, (n, d), beside `vectors.txt` with the n sentences, one a line; or one
-`vectors.parquet` with the columns `sentence` and `embedding`. `diffcse evaluate --list-sentences FILE` writes the
-sentences that the tasks ask for.
+`vectors.parquet` with the columns `sentence` (or `text`, as `diffcse embed` writes) and `embedding`. `diffcse evaluate
+--list-sentences FILE` writes the sentences that the tasks ask for.
 """
 
 from __future__ import annotations
@@ -80,10 +80,13 @@ def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
     except ImportError as error:
         raise InputError(f"{path}: reading .parquet needs pyarrow: pip install pyarrow, or give a .npy file") from error
     try:
-        table = pyarrow.parquet.read_table(path, columns=["sentence", "embedding"])
+        # `diffcse embed` calls the column "text".
+        names = pyarrow.parquet.read_schema(path).names
+        column = "text" if "sentence" not in names and "text" in names else "sentence"
+        table = pyarrow.parquet.read_table(path, columns=[column, "embedding"])
     except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
         raise InputError(f'{path}: cannot be read with the columns "sentence" and "embedding": {error}') from error
-    sentences = table.column("sentence").to_pylist()
+    sentences = table.column(column).to_pylist()
     vectors = table.column("embedding").to_pylist()
     widths = {len(vector) if isinstance(vector, list) else None for vector in vectors}
     if not all(isinstance(sentence, str) for sentence in sentences) or len(widths) != 1 or None in widths:

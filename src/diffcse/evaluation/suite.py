@@ -32,13 +32,13 @@ from diffcse.evaluation.data import Data, TextSet, find_data
 from diffcse.evaluation.downstream import EXAMPLES_IN, TransferTask
 from diffcse.evaluation.embeddings import EmbeddingMatrix, Encode, as_matrix
 from diffcse.evaluation.floors import Sif, TfIdf, input_embeddings, read_vectors
-from diffcse.evaluation.geometry import score_geometry
+from diffcse.evaluation.geometry import alike_pairs, score_geometry
 from diffcse.evaluation.probes import LOGISTIC, PROBES, Probe, Trained
 from diffcse.evaluation.retrieval import score_collection
 from diffcse.evaluation.stored import SUFFIXES, StoredEmbeddings
 from diffcse.evaluation.sts import PAIRS_IN, SEVEN, PairSet, score_sts, split_of, text_variant
 from diffcse.evaluation.transfer import score_transfer
-from diffcse.record import finite, read_record, versions
+from diffcse.record import finite, method_hash, read_record, versions
 
 SCHEMA = "diffcse-evaluation/1"
 """Raised when a field is removed or changes its meaning."""
@@ -160,7 +160,12 @@ def _run_facts(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     record = read_record(file)
-    return {"recipe": record.config.get("name"), "seed": record.seed, "train_sha256": record.data.get("sha256")}
+    return {
+        "recipe": record.config.get("name"),
+        "method_sha256": method_hash(record.config),  # options change a recipe and leave its name
+        "seed": record.seed,
+        "train_sha256": record.data.get("sha256"),
+    }
 
 
 # ---- what is measured ----------------------------------------------------------------------------------------------
@@ -238,8 +243,8 @@ def _transfer_job(task: TransferTask, probe: Probe) -> Job:
             "value": score.dev_accuracy if dev else score.accuracy,
             "dev_accuracy": score.dev_accuracy,
             "test_accuracy": score.accuracy,
-            "f1": score.f1,
-            "majority": score.majority,
+            "f1": None if dev else score.f1,  # it is over the test examples, which are not to choose by
+            "majority": score.dev_majority if dev else score.majority,
             "protocol": score.protocol,
             "strengths": plain["strengths"],
             "probe": probe.name,
@@ -276,13 +281,15 @@ def _geometry_job(source: PairSet | TextSet) -> Job:
     if len(sentences) > GEOMETRY_AT_MOST:
         places = np.linspace(0, len(sentences) - 1, GEOMETRY_AT_MOST).astype(int)
         sentences = [sentences[place] for place in places]
+    # Alignment is over all pairs that are alike, also where some of their sentences are not among those taken.
+    needed = [*sentences, *(part for pair in alike_pairs(pairs) for part in pair)] if pairs is not None else sentences
 
     def run(encode: Encode) -> tuple[dict[str, Any], None]:
         score = score_geometry(encode, sentences, pairs)
         record = {"split": split_of(source.name), "metric": "uniformity", "value": score.uniformity, **score.to_dict()}
         return record, None
 
-    return Job("geometry", source.name, source.sha256, sentences, run, {"at_most": GEOMETRY_AT_MOST})
+    return Job("geometry", source.name, source.sha256, list(dict.fromkeys(needed)), run, {"at_most": GEOMETRY_AT_MOST})
 
 
 def _complete(name: str, n: int) -> bool:

@@ -52,6 +52,8 @@ class TransferScore:
     """Chosen: one, or one for each outer fold."""
     majority: float
     """Accuracy of always answering the commonest class of the test examples."""
+    dev_majority: float
+    """The same of the examples that the dev accuracy is over."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -99,6 +101,7 @@ def score_transfer(
         f1=100 * float(f1_score(test_y, guesses)) if task.test.second is not None else None,
         strengths=(strengths[chosen],),
         majority=_majority(test_y),
+        dev_majority=_majority(train_y if dev is None else dev[1]),
     )
 
 
@@ -140,6 +143,7 @@ def _nested(
         f1=None,
         strengths=tuple(chosen),
         majority=_majority(y),
+        dev_majority=_majority(y),
     )
 
 

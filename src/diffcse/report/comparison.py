@@ -52,61 +52,57 @@ def comparison_markdown(found: dict[str, Any]) -> str:
 
 
 def verdicts(part: dict[str, Any]) -> list[str]:
-    """Each method's difference on the average (or the one set), in words."""
-    lines = []
-    for each in part["effects"]:
-        name = part["sets"][-1]
-        found = each["sets"].get(name)
-        if found is None:
-            continue
-        where = f"on {name}" if name != "average" else "on the average of the sets"
-        size = f"{abs(found['difference']):.2f} points"
-        ahead = "above" if found["difference"] > 0 else "below"
-        if found["probability"] is None:
-            lines.append(f"{each['method']} is {size} {ahead} {each['against']} {where}; nothing says how sure that is")
-        elif found["low"] > 0 or found["high"] < 0:
-            lines.append(f"{each['method']} is {size} {ahead} {each['against']} {where}: the interval excludes zero")
-        else:
-            lines.append(
-                f"{each['method']} and {each['against']} cannot be told apart {where} ({signed(found['difference'])})"
-            )
-    return lines
+    """Each method's difference on every average (or set that is in none), in words."""
+    return [
+        _verdict(each["method"], each["against"], name, each["sets"][name])
+        for each in part["effects"]
+        for name in part["headlines"]
+    ]
+
+
+def _verdict(method: str, against: str, name: str, found: dict[str, Any]) -> str:
+    kind = name.removeprefix("average")
+    where = f"on {name}" if kind == name else f"on the average of the{kind} sets"
+    size = f"{abs(found['difference']):.2f} points"
+    ahead = "above" if found["difference"] > 0 else "below"
+    if found["probability"] is None and size.startswith("0.00"):
+        return f"{method} and {against} are level {where}; nothing says how sure that is"
+    if found["probability"] is None:
+        return f"{method} is {size} {ahead} {against} {where}; nothing says how sure that is"
+    if found["low"] > 0 or found["high"] < 0:
+        return f"{method} is {size} {ahead} {against} {where}: the interval excludes zero"
+    return f"{method} and {against} cannot be told apart {where} ({signed(found['difference'])})"
 
 
 def explanations(found: dict[str, Any]) -> list[str]:
-    """How to read the intervals of this very comparison."""
+    """How to read the intervals of this very comparison: of which methods what is known."""
     effects = [
-        one for part in found["checkpoints"].values() for each in part["effects"] for one in each["sets"].values()
+        (each["method"], one)
+        for part in found["checkpoints"].values()
+        for each in part["effects"]
+        for one in each["sets"].values()
     ]
     if not effects:
         return []
-    lines = []
-    seeds = [one["error_seeds"] is not None for one in effects]
-    pairs = [one["error_pairs"] is not None for one in effects]
-    if all(seeds) and all(pairs):
-        lines.append(
-            "Intervals hold both kinds of luck, that of the seeds (t-test over seeds) and that of the sentence pairs "
-            f"(paired bootstrap, {found['resamples']:,} draws)."
-        )
-    elif all(pairs):
-        lines.append(
-            "One seed of a method: intervals hold the luck of the sentence pairs alone. Other seeds may well turn a "
-            "difference around; train at least three."
-        )
-    elif all(seeds):
-        lines.append(
-            "Intervals hold the luck of the seeds alone, because pairs were not scored: give --data DIR for both."
-        )
-    else:
-        lines.append(
-            "Where no interval stands, a method has one seed and its pairs were not scored: nothing says how the "
-            "difference would vary. Give --data DIR, or more seeds."
-        )
-    if any(one["seeds"] for one in effects):
-        lines.append("Runs of the same seed are compared with each other; seeds that one method lacks are left out.")
-    elif any(seeds):
-        lines.append("The methods share fewer than two seeds, so runs are not paired (Welch's test).")
-    if any(one["pooled"] for one in effects):
+    known = {
+        (True, True): "Intervals hold both kinds of luck, that of the seeds (t-test over seeds) and that of the "
+        f"sentence pairs (paired bootstrap, {found['resamples']:,} draws).",
+        (False, True): "One seed of a method: intervals hold the luck of the sentence pairs alone. Other seeds may "
+        "well turn a difference around; train at least three.",
+        (True, False): "Intervals hold the luck of the seeds alone, because pairs were not scored: give run folders "
+        "and --data DIR for both.",
+        (False, False): "Where no interval stands, a method has one seed and its pairs were not scored: nothing says "
+        "how the difference would vary. Give run folders and --data DIR, or more seeds.",
+    }
+    lines = _said(
+        [(name, known[one["error_seeds"] is not None, one["error_pairs"] is not None]) for name, one in effects]
+    )
+    paired = {
+        True: "Runs of the same seed are compared with each other; seeds that one method lacks are left out.",
+        False: "The methods share fewer than two seeds, so runs are not paired (Welch's test).",
+    }
+    lines += _said([(name, paired[one["seeds"] > 0]) for name, one in effects if one["error_seeds"] is not None])
+    if any(one["pooled"] for _, one in effects):
         lines.append(
             "Of two or three seeds in common, how far runs vary is taken from all methods together (residual of "
             "methods × seeds, near copies counted once), as two runs say next to nothing of it. That holds where "
@@ -118,6 +114,16 @@ def explanations(found: dict[str, Any]) -> list[str]:
         "sets some will look real by chance."
     )
     return lines
+
+
+def _said(sentences: list[tuple[str, str]]) -> list[str]:
+    """Each sentence once, with the methods it is said of where not all are alike."""
+    methods: dict[str, dict[str, None]] = {}
+    for method, sentence in sentences:
+        methods.setdefault(sentence, {})[method] = None
+    if len(methods) <= 1:
+        return [*methods]
+    return [f"{', '.join(each)}: {sentence[0].lower()}{sentence[1:]}" for sentence, each in methods.items()]
 
 
 def comparison_page(found: dict[str, Any]) -> str:
