@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import doctest
+import hashlib
 import pickle
 import shutil
 from pathlib import Path
@@ -103,6 +104,7 @@ def test_prose_is_split_and_each_cell_is_a_document(tmp_path: Path) -> None:
     corpus = read_corpus([file], **read)
     assert list(corpus) == ["One.", "Two.", "Still two?", "Yes.", "Three.", "Four."]
     assert corpus.following.tolist() == [1, 2, 3, -1, -1, -1]
+    assert corpus.following_sha256 == hashlib.sha256(corpus.following.astype("<i8").tobytes()).hexdigest()
     assert (corpus.counts.lines, corpus.counts.empty, corpus.counts.duplicates) == (4, 1, 1)
     assert corpus.counts.documents == 3
     read["text"] = Text(split_sentences=True, document="page")

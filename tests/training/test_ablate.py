@@ -21,6 +21,7 @@ from diffcse.machine import UNBOUND
 from diffcse.method.inspect import conditional_gain
 from diffcse.method.parts import build
 from diffcse.record import read_record
+from diffcse.text.corpus import Corpus
 from diffcse.training import ablate
 from diffcse.training.ablate import (
     Shared,
@@ -341,6 +342,18 @@ def test_other_data_are_another_cell(place, tmp_path, what):
     shared = Shared((str(text),), str(dev), columns=grid.columns)
     others = cells_of(grid, {row.name: grid.config(row) for row in grid.rows}, shared, (1, 2), tmp_path)
     assert not {cell.identity for cell in cells} & {cell.identity for cell in others}
+
+
+def test_other_documents_are_another_cell_where_they_are_read(place, tmp_path):
+    grid, lines = made(place, tmp_path, more='method.positives = "next"')[0], SENTENCES[:40]
+    found = []
+    for name, text in (("one", "\n".join(lines)), ("two", "\n".join([*lines[:20], "", *lines[20:]]))):
+        (tmp_path / f"{name}.txt").write_text(text)
+        shared = Shared((str(tmp_path / f"{name}.txt"),), str(place / "dev.tsv"), columns=grid.columns)
+        found.append(cells_of(grid, {row.name: grid.config(row) for row in grid.rows}, shared, (1,), tmp_path))
+    assert [one.identity == other.identity for one, other in zip(*found, strict=True)] == [True, False]
+    # What reads no documents keeps the identity that finished tables know it by.
+    assert found[0][0].data["the text"] == Corpus.from_sentences(lines).sha256
 
 
 @pytest.mark.parametrize(("part", "rest"), [("model", ""), ("generator", ""), ("model", "trained = false")])

@@ -962,6 +962,31 @@ def test_a_column_of_a_table_is_pretrained_on(tmp_path):
     assert made.record.data["sentences"] == len(TEXT)
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_other_documents_are_another_run(tmp_path, complete):
+    config = tiny(next_weight=0.1, max_steps=10)
+    begun(config, tmp_path / "out", complete=complete, corpus=DOCUMENTS)
+    other = Corpus.from_sentences([line for line in LINES if line], documents=True)
+    assert other.sha256 == DOCUMENTS.sha256
+    with pytest.raises(InputError, match="the same sentences in other documents"):
+        pretrain(config, other, tmp_path / "out", resume=True)
+    assert pretrain(config, DOCUMENTS, tmp_path / "out", resume=True).record.status == "complete"
+
+
+def test_what_of_the_files_was_read_is_recorded_and_the_same_on_resume(tmp_path):
+    file = tmp_path / "text.csv"
+    file.write_text("text,page\n" + "".join(f"{sentence},{i // 9}\n" for i, sentence in enumerate(TEXT)))
+    config, out = tiny(next_weight=0.1, max_steps=1), tmp_path / "out"
+    read = pretrain(config, [file], out, text=Text(document="page")).record.data["text"]
+    assert read == {"column": "text", "document": "page", "split_sentences": False, "language": "en"}
+    with pytest.raises(InputError, match=r"other settings \(text.document was \"page\"\)"):
+        pretrain(config, [file], out, resume=True)
+    record = json.loads((out / "run.json").read_text())
+    del record["data"]["text"], record["data"]["following_sha256"]  # as a run from before they were recorded
+    (out / "run.json").write_text(json.dumps(record))
+    pretrain(config, [file], out, resume=True)
+
+
 def test_many_passes_over_little_text_are_told(tmp_path):
     few = Corpus.from_sentences(TEXT[:40])
     made = pretrain(tiny(max_steps=45, batch_tokens=256, held_out=4, vocabulary=80), few, tmp_path / "out")

@@ -1,5 +1,6 @@
 """Training from corpus to folder: what it leaves, that it is the loop it claims to be, and what it refuses."""
 
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -234,6 +235,24 @@ def refuse(match, settings, folder, corpus=CORPUS, **options):
         run(settings, corpus, folder, **options)
 
 
+def begin(settings, folder, corpus=CORPUS, *, complete=False):
+    """A run of `settings`, or one that was killed at its first log entry."""
+
+    def kill(event, facts):
+        if event == "log" and not complete:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        run(settings, corpus, folder, report=kill)
+    assert (read_record(folder / "run.json").status == "complete") == complete
+
+
+def edit_data(folder, change):
+    record = json.loads((folder / "run.json").read_text())
+    change(record["data"])
+    (folder / "run.json").write_text(json.dumps(record))
+
+
 def test_refusals_leave_nothing_behind(tiny, tmp_path):
     out = tmp_path / "out"
     refuse(
@@ -449,6 +468,27 @@ def test_neighbours_are_read_from_files_and_train(tiny, tmp_path):
     for name, method in (("next", {"positives": "next"}), ("both", {"pairing": "both"})):
         log = run(config(tiny, method=method, max_steps=2), [text], tmp_path / name).record.log
         assert all(entry["difference"] > 0 for entry in log if "loss" in entry)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_other_documents_are_another_run(tiny, tmp_path, complete):
+    one, out = tmp_path / "one.txt", tmp_path / "out"
+    one.write_text("\n".join(SENTENCES) + "\n")
+    cut = tmp_path / "cut.txt"
+    cut.write_text("\n".join(SENTENCES).replace(SENTENCES[40], f"\n{SENTENCES[40]}") + "\n")
+    settings = config(tiny, method={"positives": "next"}, max_steps=2)
+    begin(settings, out, [one], complete=complete)
+    assert "following_sha256" in read_record(out / "run.json").data
+    refuse("the same sentences in other documents", settings, out, [cut], resume=True)
+    edit_data(out, lambda data: data.pop("following_sha256"))  # as a run from before it was recorded
+    run(settings, [cut], out, resume=True)
+
+
+def test_documents_are_nothing_to_a_run_that_reads_none(tiny, tmp_path):
+    documents = Corpus.from_sentences([line for sentence in SENTENCES for line in (sentence, "")], documents=True)
+    run(config(tiny, max_steps=1), CORPUS, tmp_path / "out")
+    assert "following_sha256" not in read_record(tmp_path / "out" / "run.json").data
+    run(config(tiny, max_steps=1), documents, tmp_path / "out", resume=True)
 
 
 def test_a_log_entry_in_which_no_token_was_judged_is_shown(tiny, tmp_path):

@@ -19,6 +19,7 @@ A cache folder belongs to one list of source files, told by path, size and modif
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -137,6 +138,13 @@ class Corpus:
             self.following,
             self.repeated,
         )
+
+    @property
+    def following_sha256(self) -> str | None:
+        """SHA-256 (hex) of `following`, of which `sha256` says nothing; None where nobody asked."""
+        if self.following is None:
+            return None
+        return hashlib.sha256(np.ascontiguousarray(self.following, dtype="<i8")).hexdigest()
 
     def summary(self) -> str:
         """One line for people: sentences, files, and what was left out."""

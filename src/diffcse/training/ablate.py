@@ -180,8 +180,9 @@ def _text_sha256(corpus: tuple[str, ...], text: Text, documents: bool) -> str:
 
     if text.supervised:
         return read_examples(corpus, text=text).sha256
-    # Documents decide which sentence follows which, and that is no part of the corpus's own hash.
-    return read_corpus(corpus, text=text, documents=documents).sha256 + (" documents" if documents else "")
+    read = read_corpus(corpus, text=text, documents=documents)
+    # Which sentence follows which is no part of the corpus's own hash.
+    return f"{read.sha256} documents {read.following_sha256}" if documents else read.sha256
 
 
 def _checkpoints(config: Config) -> dict[str, str]:

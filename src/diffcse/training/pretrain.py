@@ -48,7 +48,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from diffcse.config import NextReads, Pretraining, Text, differences, said_before, to_dict, to_toml
+from diffcse.config import NextReads, PlainText, Pretraining, Text, differences, said_before, to_dict, to_toml
 from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.save import save_tokenizer, write_layout
 from diffcse.errors import InputError
@@ -88,9 +88,10 @@ from diffcse.training.token_vectors import (
     with_own_directions,
 )
 from diffcse.training.tokens import Tokens, occurrences, tokenise, train_wordpiece
-from diffcse.training.train import Report, check_output, use_bf16
+from diffcse.training.train import Report, check_output, check_same_documents, use_bf16
 
 _ANY_TEXT = Text()
+_PLAIN_TEXT = tuple(field.name for field in dataclasses.fields(PlainText))
 _GROUP_TOKENS = 2048
 """Tokens that go through the model at once: more fall out of a core's cache, and a step mixes several lengths."""
 _HEAD_ROWS = 448
@@ -150,6 +151,7 @@ def pretrain(
     record_file = output / "run.json"
     _clear_stillborn(output)
     check_output(output, resume=resume, begun=record_file.name)
+    given = isinstance(corpus, Corpus)
     if not isinstance(corpus, Corpus):
         corpus = read_corpus(corpus, text=text, documents=config.reads_next)
     report("corpus", {"summary": corpus.summary()})
@@ -169,6 +171,8 @@ def pretrain(
         "sha256": corpus.sha256,
         "sources": [dataclasses.asdict(source) for source in corpus.sources],
         **dataclasses.asdict(corpus.counts),
+        **({"following_sha256": corpus.following_sha256} if config.reads_next else {}),
+        **({} if given else {"text": {name: getattr(text, name) for name in _PLAIN_TEXT}}),
     }
     begun = _check_same_run(record_file, config, data) if resume and record_file.is_file() else None
     start_sha256 = _start_sha256(config, begun, record_file)
@@ -1107,13 +1111,17 @@ def _check_same_run(record_file: Path, config: Pretraining, data: dict[str, Any]
     """
     begun = read_record(record_file)
     harmless = {"name", "purpose", "hardware", "log_every", "eval_every", "checkpoint_every", "store"}
-    changed = [name for name in differences({**_YOUNGER, **begun.config}, to_dict(config)) if name not in harmless]
+    then, now = {**_YOUNGER, **begun.config}, to_dict(config)
+    if "text" in begun.data and "text" in data:  # older records do not say, and a corpus in memory has none
+        then, now = {**then, "text": begun.data["text"]}, {**now, "text": data["text"]}
+    changed = [name for name in differences(then, now) if name not in harmless]
     if begun.kind != "pretrain" or changed:
-        before = said_before(changed, {**_YOUNGER, **begun.config})
+        before = said_before(changed, then)
         what = before if begun.kind == "pretrain" else f"as a run of kind {begun.kind!r}"
         raise InputError(f"{record_file}: was begun with other settings ({what}): resume with those, or a new --output")
     if begun.data.get("sha256") != data["sha256"]:
         raise InputError(f"{record_file}: was begun on other text: give the same files, or a new --output")
+    check_same_documents(record_file.parent, begun, data)
     return begun
 
 

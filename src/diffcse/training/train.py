@@ -101,6 +101,7 @@ def run(
         "sha256": corpus.sha256,
         "sources": [dataclasses.asdict(source) for source in corpus.sources],
         **dataclasses.asdict(corpus.counts),
+        **_neighbours(config, corpus),
         **({} if dev is None else {"dev_sha256": dev.sha256}),
         **({} if held_out is None else {"held_out": len(held_out.left_out)}),
     }
@@ -305,6 +306,13 @@ def _examples(config: Config, corpus: Corpus | Examples, held_out: HeldOut | Non
     return examples if held_out is None else Without(examples, left_out)
 
 
+def _neighbours(config: Config, corpus: Corpus | Examples) -> dict[str, Any]:
+    """What the record says of which sentence follows which, where the run learns from it."""
+    if not isinstance(corpus, Corpus) or not config.method.reads_next:
+        return {}
+    return {"following_sha256": corpus.following_sha256}
+
+
 def _check_lengths(config: Config, model: DiffCSE, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
     """That training sentences, and what edits add to them, fit every network's positions."""
     method, tokens = config.method, config.training.max_tokens
@@ -391,7 +399,21 @@ def _check_same_run(record_file: Path, config: Config, data: dict[str, Any]) -> 
     for name, what in (("sha256", "other text: give the same corpus"), ("dev_sha256", "another dev file: give that")):
         if begun.data.get(name) != data.get(name):
             raise InputError(f"{record_file.parent}: was begun on {what}, or a new --output")
+    check_same_documents(record_file.parent, begun, data)
     return begun
+
+
+def check_same_documents(output: Path, begun: Record, data: dict[str, Any]) -> None:
+    """That the same sentence follows each; older records do not say which did.
+
+    Raises:
+        InputError: another one does.
+    """
+    if begun.data.get("following_sha256") not in (None, data.get("following_sha256")):
+        raise InputError(
+            f"{output}: was begun on the same sentences in other documents (empty lines, or --document): give the text "
+            "as it was, or a new --output"
+        )
 
 
 def _one_process() -> None:
