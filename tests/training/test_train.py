@@ -201,6 +201,15 @@ def test_same_seed_same_weights_other_seed_others(tiny, tmp_path):
     assert weights("c", 2) != weights("a2", 1)
 
 
+@pytest.mark.parametrize("environment", ["bf16", "fp16"])
+def test_the_environment_does_not_change_the_precision_asked_for(tiny, tmp_path, monkeypatch, environment):
+    run(config(tiny), CORPUS, tmp_path / "plain")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", environment)
+    run(config(tiny), CORPUS, tmp_path / "set")
+    one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("plain", "set"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_training_parts_are_kept_on_demand_and_restored(tiny, tmp_path):
     settings = config(tiny, keep_training_parts=True)
     trained = run(settings, CORPUS, tmp_path / "out")

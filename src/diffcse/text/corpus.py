@@ -144,7 +144,7 @@ class Corpus:
         """SHA-256 (hex) of `following`, of which `sha256` says nothing; None where nobody asked."""
         if self.following is None:
             return None
-        return hashlib.sha256(np.ascontiguousarray(self.following, dtype="<i8")).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(self.following, dtype="<i8").data).hexdigest()
 
     def summary(self) -> str:
         """One line for people: sentences, files, and what was left out."""

@@ -126,6 +126,8 @@ class DiffCSETrainer(Trainer):
         )
         # Several visible GPUs would be wrapped in DataParallel, which splits the batch and so its negatives.
         arguments._n_gpu = min(arguments.n_gpu, 1)
+        # Without bf16 the library takes it from ACCELERATE_MIXED_PRECISION, which `accelerate launch` sets.
+        arguments.mixed_precision = "bf16" if bf16 else "no"
         super().__init__(
             model=model,
             args=arguments,
