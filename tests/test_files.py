@@ -439,10 +439,13 @@ def test_a_folder_is_for_one_process_at_a_time(tmp_path):
         swept()
     folder.mkdir()
     assert killed(code, folder)[1].strip() == "mine"
-    assert [path.name for path in folder.iterdir()] == [".lock"], "it was there before"
+    assert folder.is_dir(), "it was there before"
+    assert not list(folder.iterdir())
     with only_one(tmp_path / "used"):
         (tmp_path / "used/file").touch()
-    assert (tmp_path / "used/file").exists()
+    assert [path.name for path in (tmp_path / "used").iterdir()] == ["file"]
+    with pytest.raises(InputError, match="is a file: give --output a folder"), only_one(tmp_path / "used/file"):
+        pass
 
 
 def test_a_killed_process_gives_its_folder_back(tmp_path):

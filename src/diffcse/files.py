@@ -133,10 +133,12 @@ def only_one(folder: Path) -> Iterator[None]:
     A folder that was made here, and that nothing was written to, is taken away again.
 
     Raises:
-        InputError: another process has it, or it cannot be written to.
+        InputError: another process has it, it is a file, or it cannot be written to.
     """
     with write_errors(folder):
         made = not folder.exists()
+        if not made and not folder.is_dir():
+            raise InputError(f"{folder}: is a file: give --output a folder")
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / _LOCK, timeout=0)
         try:
@@ -150,9 +152,10 @@ def only_one(folder: Path) -> Iterator[None]:
     finally:
         try:
             with suppress(OSError):  # on Windows a file that is open stays
-                if made and [path.name for path in folder.iterdir()] == [_LOCK]:
-                    (folder / _LOCK).unlink()
-                    folder.rmdir()
+                # Nobody waits for it: who finds it taken has given up.
+                (folder / _LOCK).unlink()
+                if made:
+                    folder.rmdir()  # if it is empty
         finally:
             lock.release()
 

@@ -23,7 +23,7 @@ from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.errors import InputError
 from diffcse.method.parts import build, check_same_vocabulary, load_encoder, load_generator, load_tokenizer
-from diffcse.record import read_record
+from diffcse.record import Record, read_record
 from diffcse.text.corpus import Corpus
 from diffcse.training import pretrain as module
 from diffcse.training.pretrain import Batches, Pairs, following_pairs, pretrain, rate, split
@@ -734,6 +734,39 @@ def test_folder_that_holds_something(tmp_path):
         pretrain(TINY, CORPUS, tmp_path)
     with pytest.raises(InputError, match="nothing to resume"):
         pretrain(TINY, CORPUS, tmp_path, resume=True)
+
+
+def test_a_folder_takes_one_run_at_a_time(tmp_path):
+    def second(event, facts):
+        if event == "log":
+            with pytest.raises(InputError, match="another process is writing there"):
+                pretrain(TINY, CORPUS, tmp_path / "out", resume=True)
+
+    pretrain(TINY, CORPUS, tmp_path / "out", report=second)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "log.jsonl",
+        "model",
+        "recipe.toml",
+        "run.json",
+    ]
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="torchrun"):
+        pretrain(TINY, CORPUS, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("kind", "status"), [("train", "running"), ("pretrain", "complete"), (None, None)])
+def test_a_record_that_was_kept_stays(tmp_path, kind, status):
+    if kind is None:
+        (tmp_path / "recipe.toml").write_text("mine")
+    else:
+        Record(kind, {}, 1, status=status).write(tmp_path / "run.json")
+    with pytest.raises(InputError, match="not empty"):
+        pretrain(TINY, CORPUS, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1 + (tmp_path / "cache").exists()
 
 
 def test_a_refused_run_does_not_block_the_mended_one(tmp_path):

@@ -291,6 +291,23 @@ def test_folder_in_use(tiny, tmp_path):
     refuse("is a file", config(tiny), tmp_path / "file")
 
 
+def test_a_folder_takes_one_run_at_a_time(tiny, tmp_path):
+    out, said = tmp_path / "out", []
+
+    def second(event, facts):
+        if event == "log" and facts["step"] == 2:
+            for resume in (True, False):
+                with pytest.raises(InputError) as error:
+                    run(config(tiny), CORPUS, out, resume=resume)
+                said.append(str(error.value))
+
+    run(config(tiny), CORPUS, out, report=second)
+    assert said == [f"{out}: another process is writing there: wait until it ends, or give another --output"] * 2
+    assert sorted(path.name for path in out.iterdir()) == ["log.jsonl", "model", "recipe.toml", "run.json"]
+    (out / ".lock").touch()  # as a killed process leaves it
+    run(config(tiny), CORPUS, out, resume=True)
+
+
 def test_resume_touches_no_folder_it_did_not_begin(tiny, tmp_path):
     out = tmp_path / "out"
     for name in ("checkpoints/precious.txt", "best/photo.png", "model/mine.py"):

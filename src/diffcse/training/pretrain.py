@@ -55,6 +55,7 @@ from diffcse.errors import InputError
 from diffcse.files import (
     clear_partials,
     model_sha256,
+    only_one,
     staged_folder,
     write_errors,
     write_json,
@@ -88,7 +89,7 @@ from diffcse.training.token_vectors import (
     with_own_directions,
 )
 from diffcse.training.tokens import Tokens, occurrences, tokenise, train_wordpiece
-from diffcse.training.train import Report, check_output, check_same_documents, use_bf16
+from diffcse.training.train import Report, check_output, check_same_documents, one_process, use_bf16
 
 _ANY_TEXT = Text()
 _PLAIN_TEXT = tuple(field.name for field in dataclasses.fields(PlainText))
@@ -147,7 +148,22 @@ def pretrain(
         InputError: unusable text, recipe, tokenizer or folder, or a loss that is no longer finite.
         KeyboardInterrupt: Ctrl-C; in the training loop it leaves a checkpoint first, as `training.train.run` does.
     """
+    one_process()
     output = Path(output)
+    with only_one(output):
+        return _pretrain(config, corpus, output, text=text, resume=resume, license_note=license_note, report=report)
+
+
+def _pretrain(
+    config: Pretraining,
+    corpus: Corpus | Sequence[str | Path],
+    output: Path,
+    *,
+    text: Text,
+    resume: bool,
+    license_note: str,
+    report: Report,
+) -> Pretrained:
     record_file = output / "run.json"
     _clear_stillborn(output)
     check_output(output, resume=resume, begun=record_file.name)
@@ -1163,8 +1179,14 @@ def _reopen(config: Pretraining, output: Path, record: Record) -> Pretrained:
 
 def _clear_stillborn(output: Path) -> None:
     """Remove what a run left that was refused before it made anything: its folder is to take the mended one."""
+    try:
+        record = read_record(output / "run.json")
+    except InputError:
+        return
+    if record.kind != "pretrain" or record.status != "running":
+        return  # somebody kept it
     with write_errors(output):
-        names = {path.name for path in output.iterdir()} if output.is_dir() else set()
+        names = {path.name for path in output.iterdir() if not path.name.startswith(".")}
         checkpoints = output / "checkpoints"
         if (
             checkpoints.is_dir()
@@ -1173,7 +1195,7 @@ def _clear_stillborn(output: Path) -> None:
         ):
             checkpoints.rmdir()
             names.discard("checkpoints")
-        if names and names <= {"run.json", "recipe.toml"}:
+        if names <= {"run.json", "recipe.toml"}:
             for name in names:
                 (output / name).unlink()
 

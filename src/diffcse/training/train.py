@@ -22,7 +22,7 @@ from diffcse.encoder.load import load, stated_pooling
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.evaluation.sts import OWN_PAIRS, named_pairs, read_pairs
-from diffcse.files import clear_partials, staged_folder, write_errors, write_text
+from diffcse.files import clear_partials, only_one, staged_folder, write_errors, write_text
 from diffcse.machine import tuned
 from diffcse.method.edits import longest_copy
 from diffcse.method.objective import DiffCSE
@@ -77,8 +77,14 @@ def run(
         KeyboardInterrupt: Ctrl-C. In the training loop, if that runs in the main thread and Ctrl-C has no handler but
             Python's own, a checkpoint of the step at hand is left first; a second Ctrl-C ends at once.
     """
-    _one_process()
-    output = Path(output)
+    one_process()
+    with only_one(Path(output)):
+        return _run(config, corpus, Path(output), resume=resume, report=report)
+
+
+def _run(
+    config: Config, corpus: Corpus | Examples | Sequence[str | Path], output: Path, *, resume: bool, report: Report
+) -> Trained:
     dev = None if config.training.dev is None else read_pairs(named_pairs(config.training.dev))
     record_file = output / "run.json"
     check_output(output, resume=resume, begun=record_file.name)
@@ -416,11 +422,16 @@ def check_same_documents(output: Path, begun: Record, data: dict[str, Any]) -> N
         )
 
 
-def _one_process() -> None:
+def one_process() -> None:
+    """Refuse to be one of several processes.
+
+    Raises:
+        InputError: torchrun, or its like, started more than one.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
-            "several processes (torchrun) are not supported yet: a contrastive batch split among them would be "
-            "another loss. Start one process"
+            "several processes (torchrun) are not supported yet: a batch split among them would be another loss. Start "
+            "one process"
         )
 
 
