@@ -189,9 +189,16 @@ def sha256_of(path: Path) -> str:
 
 
 def model_sha256(folder: Path) -> str:
-    """Hex SHA-256 of what decides how a model folder reads and computes: weights, configuration, vocabulary."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model", ".safetensors"))
-    return hashlib.sha256("".join(f"{path.name} {sha256_of(path)}\n" for path in files).encode()).hexdigest()
+    """Hex SHA-256 of what decides how a model folder reads and computes: weights, configuration, vocabulary.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model", ".safetensors"))
+        return hashlib.sha256("".join(f"{path.name} {sha256_of(path)}\n" for path in files).encode()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}: check its permissions") from error
 
 
 def write_manifest(folder: Path) -> None:

@@ -326,6 +326,33 @@ def test_another_dev_file_is_another_run(tiny, dev, tmp_path):
     refuse("another dev file", settings, tmp_path / "out", resume=True)
 
 
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("part", ["model", "generator"])
+def test_a_run_goes_on_from_the_weights_it_began_with(tmp_path, part, complete):
+    for name in ("model", "generator"):
+        save_tiny(tmp_path / name, "bert")
+    folder, out = tmp_path / part, tmp_path / "out"
+    settings = config(str(tmp_path / "model"), method={"generator": str(tmp_path / "generator")}, max_steps=3)
+    begin(settings, out, complete=complete)
+    before = (folder / "model.safetensors").read_bytes()
+    save_tiny(folder, "bert", seed=1)
+    refuse(rf"another model: .*{part} has changed since; put it back", settings, out, resume=True)
+    if complete:
+        folder.rename(tmp_path / "moved")
+        run(settings, CORPUS, out, resume=True)  # it outlives what it began from
+    else:
+        (folder / "model.safetensors").write_bytes(before)
+        assert run(settings, CORPUS, out, resume=True).record.data["models_sha256"].keys() == {"model", "generator"}
+
+
+def test_a_run_from_before_models_were_hashed_goes_on(tmp_path):
+    settings = config(str(save_tiny(tmp_path / "model", "bert")), max_steps=3)
+    begin(settings, tmp_path / "out")
+    edit_data(tmp_path / "out", lambda data: data.pop("models_sha256"))
+    save_tiny(tmp_path / "model", "bert", seed=1)
+    assert run(settings, CORPUS, tmp_path / "out", resume=True).record.status == "complete"
+
+
 def test_model_removed_from_a_complete_run(tiny, tmp_path):
     import shutil
 

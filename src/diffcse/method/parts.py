@@ -429,6 +429,13 @@ def _exists(path: Path) -> bool:
         return False
 
 
+def model_folders(config: Method) -> dict[str, Path]:
+    """The folders here that a run's networks are read from, by field; other weights may be in them tomorrow."""
+    sources = {name: getattr(config, name) for name in ("model", "generator", "discriminator", "causal_generator")}
+    folders = {name: MINI if source == "mini" else Path(source) for name, source in sources.items() if source}
+    return {name: folder for name, folder in folders.items() if _exists(folder) and folder.is_dir()}
+
+
 def _load(kind: Any, source: str | Path, part: str, **options: Any) -> Any:
     """`kind.from_pretrained(source)`: a local folder, else a hub id; every failure becomes an `InputError`."""
     path = named(source)

@@ -110,10 +110,11 @@ def cells_of(
         InputError: the text cannot be read.
     """
     from diffcse.evaluation.sts import read_pairs
+    from diffcse.method.parts import model_folders
 
     dev = read_pairs(shared.dev)
     texts: dict[tuple[Text, bool], str] = {}
-    folders: dict[str, str] = {}
+    folders: dict[Path, str] = {}
     cells = []
     for row in grid.rows:
         if row.name not in configs:
@@ -134,9 +135,10 @@ def cells_of(
                 if kind not in texts:
                     texts[kind] = _text_sha256(shared.corpus, *kind)
                 data["the text"] = texts[kind]
-            for field, source in _checkpoints(config).items():
-                folders[source] = folders.get(source) or model_sha256(Path(source))
-                data[f"the weights in method.{field}"] = folders[source]
+            for field, folder in model_folders(config.method).items():
+                if getattr(config.method, field) != "mini":  # of the bundled one METHOD tells
+                    folders[folder] = folders.get(folder) or model_sha256(folder)
+                    data[f"the weights in method.{field}"] = folders[folder]
             name = f"seed-{seed}" if row.trained else "start"
             cells.append(
                 Cell(
@@ -183,13 +185,6 @@ def _text_sha256(corpus: tuple[str, ...], text: Text, documents: bool) -> str:
     read = read_corpus(corpus, text=text, documents=documents)
     # Which sentence follows which is no part of the corpus's own hash.
     return f"{read.sha256} documents {read.following_sha256}" if documents else read.sha256
-
-
-def _checkpoints(config: Config) -> dict[str, str]:
-    """The user's own model folders that a run starts from, by field; other weights may be in them tomorrow."""
-    fields = ("model", "generator", "discriminator", "causal_generator")
-    named = {field: getattr(config.method, field) for field in fields}
-    return {field: source for field, source in named.items() if source not in (None, "mini") and Path(source).is_dir()}
 
 
 @functools.lru_cache(maxsize=1)

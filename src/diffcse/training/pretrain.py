@@ -89,7 +89,7 @@ from diffcse.training.token_vectors import (
     with_own_directions,
 )
 from diffcse.training.tokens import Tokens, occurrences, tokenise, train_wordpiece
-from diffcse.training.train import Report, check_output, check_same_documents, one_process, use_bf16
+from diffcse.training.train import Report, check_output, check_same_documents, check_same_weights, one_process, use_bf16
 
 _ANY_TEXT = Text()
 _PLAIN_TEXT = tuple(field.name for field in dataclasses.fields(PlainText))
@@ -1157,13 +1157,9 @@ def _start_sha256(config: Pretraining, begun: Record | None, record_file: Path) 
         if not complete:
             raise
         found = None
-    expected = None if begun is None else begun.data.get("start_model_sha256")  # older records do not say
-    if expected in (None, found) or (found is None and complete):
-        return found
-    what = "is no longer there" if found is None else "has changed since"
-    raise InputError(
-        f"{record_file}: was begun from another model: {config.model} {what}; put it back, or give a new --output"
-    )
+    if begun is not None:
+        check_same_weights(record_file, begun, config.model, begun.data.get("start_model_sha256"), found)
+    return found
 
 
 def _reopen(config: Pretraining, output: Path, record: Record) -> Pretrained:

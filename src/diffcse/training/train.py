@@ -22,11 +22,11 @@ from diffcse.encoder.load import load, stated_pooling
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.evaluation.sts import OWN_PAIRS, named_pairs, read_pairs
-from diffcse.files import clear_partials, only_one, staged_folder, write_errors, write_text
+from diffcse.files import clear_partials, model_sha256, only_one, staged_folder, write_errors, write_text
 from diffcse.machine import tuned
 from diffcse.method.edits import longest_copy
 from diffcse.method.objective import DiffCSE
-from diffcse.method.parts import build, default_generator
+from diffcse.method.parts import build, default_generator, model_folders
 from diffcse.record import Record, read_record, verdict
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.text.examples import Examples, read_examples
@@ -112,19 +112,25 @@ def _run(
         **({} if held_out is None else {"held_out": len(held_out.left_out)}),
     }
     begun = _check_same_run(record_file, config, data) if resume and record_file.is_file() else None
-    if begun is not None and config.method.generator is None:
-        # Which one it was is written down: a hub may offer another today.
-        found = begun.config["method"]["generator"]
-        config = dataclasses.replace(config, method=dataclasses.replace(config.method, generator=found))
+    if config.method.generator is None:
+        generator = None
+        if begun is not None:
+            # Which one it was is written down: a hub may offer another today.
+            generator = begun.config["method"]["generator"]
+        elif config.method.needs("masked"):
+            generator = default_generator(config.method.model)
+        config = dataclasses.replace(config, method=dataclasses.replace(config.method, generator=generator))
+    data["models_sha256"] = _models_sha256(config)
+    if begun is not None:
+        for name, then in begun.data.get("models_sha256", {}).items():  # older records do not say
+            source = str(getattr(config.method, name))
+            check_same_weights(record_file, begun, source, then, data["models_sha256"].get(name))
     if begun is not None and begun.status == "complete":
         _clean_up(output)
         if not (output / "model").is_dir():
             raise InputError(f"{output}: its run is complete, but model/ was removed: give a new --output")
         report("finished", {"output": str(output), "created": begun.created})
         return Trained(_restore(config, output / PARTS), load(output), begun)
-    if config.method.needs("masked") and config.method.generator is None:
-        generator = default_generator(config.method.model)
-        config = dataclasses.replace(config, method=dataclasses.replace(config.method, generator=generator))
 
     model, tokenizer = build(config.method, seed=training.seed, pairs=config.text.supervised, packed=training.packing)
     with warnings.catch_warnings():
@@ -420,6 +426,27 @@ def check_same_documents(output: Path, begun: Record, data: dict[str, Any]) -> N
             f"{output}: was begun on the same sentences in other documents (empty lines, or --document): give the text "
             "as it was, or a new --output"
         )
+
+
+def _models_sha256(config: Config) -> dict[str, str]:
+    """Hashes of the folders that the networks are read from, by field of the method."""
+    folders = model_folders(config.method)
+    hashes = {folder: model_sha256(folder) for folder in set(folders.values())}
+    return {name: hashes[folder] for name, folder in folders.items()}
+
+
+def check_same_weights(record_file: Path, begun: Record, source: str, then: str | None, now: str | None) -> None:
+    """That the model folder `source` still has the hash that it had when the run began (None: it was not recorded).
+
+    Raises:
+        InputError: it has another, or is gone (None). A complete run may outlive it.
+    """
+    if then in (None, now) or (now is None and begun.status == "complete"):
+        return
+    what = "is no longer there" if now is None else "has changed since"
+    raise InputError(
+        f"{record_file}: was begun from another model: {source} {what}; put it back, or give a new --output"
+    )
 
 
 def one_process() -> None:
