@@ -52,6 +52,7 @@ def test_embed_mistakes(capsys, tiny, text, tmp_path):
         ((tiny, tmp_path / "no.txt", "--output", out), "no.txt does not exist"),
         ((tiny, text, "--output", tmp_path / "o.csv"), "must end in .npy or .parquet"),
         ((tiny, text, "--output", text), "is also an input"),
+        ((tiny, tmp_path / "*.txt", "--output", text), "is also an input"),
         ((tiny, text, "--output", out), "choose with --pooling"),
         ((tiny, text, "--output", out, "--column", "text"), "has no columns"),
         ((tiny, text, "--output", out, "--batch-tokens", 0), "--batch-tokens 0"),

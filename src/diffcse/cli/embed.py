@@ -49,11 +49,11 @@ class Embed:
             raise InputError(f"--batch-tokens {self.batch_tokens}: must be at least 1")
         if self.workers is not None and self.workers < 1:
             raise InputError(f"--workers {self.workers}: must be at least 1")
-        if any(Path(file).resolve() == self.output.resolve() for file in self.files):
-            raise InputError(f"{self.output}: is also an input: give another --output")
         from diffcse.encoder.inputs import Sentences
 
         sentences = Sentences(self.files, self.column)
+        if any(source.path.resolve() == self.output.resolve() for source in sentences.sources):
+            raise InputError(f"{self.output}: is also an input: give another --output")
         from diffcse.terminal import CountView, loading, say
 
         with loading(console):
