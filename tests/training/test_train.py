@@ -192,6 +192,19 @@ def test_sampler_gives_every_sentence_once_an_epoch_in_a_new_order():
     assert list(Shuffled(100, 2)) != first
 
 
+@pytest.mark.parametrize(
+    ("accumulation", "steps", "passes", "said"), [(4, 6, 2.0, "at most 32"), (4, 2, 0.8, "32"), (1, 10, 1.0, "8")]
+)
+def test_an_accumulation_cut_off_by_the_epochs_end_is_counted_as_it_is(
+    tiny, tmp_path, accumulation, steps, passes, said
+):
+    told = {}
+    settings = config(tiny, method={"difference": "none"}, accumulation=accumulation, max_steps=steps)
+    record = run(settings, CORPUS, tmp_path / "out", report=lambda event, facts: told.setdefault(event, facts)).record
+    assert told["start"]["passes"] == record.scores["sentences_seen"] / len(SENTENCES) == passes
+    assert f"{steps} steps of {said} sentences" in (tmp_path / "out/model/README.md").read_text()
+
+
 def test_same_seed_same_weights_other_seed_others(tiny, tmp_path):
     def weights(name, seed):
         run(config(tiny, seed=seed, max_steps=3), CORPUS, tmp_path / name)
@@ -351,6 +364,25 @@ def test_a_run_from_before_models_were_hashed_goes_on(tmp_path):
     edit_data(tmp_path / "out", lambda data: data.pop("models_sha256"))
     save_tiny(tmp_path / "model", "bert", seed=1)
     assert run(settings, CORPUS, tmp_path / "out", resume=True).record.status == "complete"
+
+
+def test_what_may_change_on_resume_has_its_effect(tiny, tmp_path):
+    out, logged, saved = tmp_path / "out", [], []
+
+    def look(event, facts):
+        if event == "log":
+            logged.append(facts["step"])
+            saved.extend(path.name[-1] for path in (out / "checkpoints").glob("step-*"))
+
+    begin(config(tiny, log_every=3, checkpoint_every=2, max_steps=9), out)
+    changed = dataclasses.replace(
+        config(tiny, log_every=2, checkpoint_every=5, max_steps=9, gradient_checkpointing=True),
+        reproduces="changed: training.gradient_checkpointing",
+        hardware="another",
+    )
+    run(changed, CORPUS, out, resume=True, report=look)
+    assert logged == [4, 6, 8, 9]
+    assert sorted(set(saved)) == ["2", "5"]
 
 
 def test_model_removed_from_a_complete_run(tiny, tmp_path):

@@ -101,6 +101,7 @@ _HARMLESS = {
         "eval_every",
         "checkpoint_every",
         "log_every",
+        "gradient_checkpointing",
         "keep_training_parts",
         "precision",
     )

@@ -33,7 +33,7 @@ from diffcse.text.examples import Examples, read_examples
 from diffcse.training.checkpoints import load_weights, newest_whole, save_weights, stop_between_steps, stopped
 from diffcse.training.collate import Collate, Neighbours
 from diffcse.training.selection import Graded, Halves, HeldOut, Panel, Without, hold_out
-from diffcse.training.trainer import DiffCSETrainer, updates_per_epoch
+from diffcse.training.trainer import DiffCSETrainer, seen_in, updates_per_epoch
 
 PARTS = "training_parts.safetensors"
 """Where --keep-training-parts leaves all trained weights of the last step."""
@@ -179,7 +179,7 @@ def _run(
         "start",
         {
             "steps": steps,
-            "passes": steps * batch * training.accumulation / len(examples),
+            "passes": seen_in(steps, len(examples), batch, training.accumulation) / len(examples),
             "bf16": bf16,
             "warnings": record.warnings,
             "resumed": checkpoint and checkpoint.name,
@@ -391,6 +391,8 @@ def _scores(trainer: DiffCSETrainer, training: Training, panel: Panel, select: s
 
 _ANY_TIME = ("training.log_every", "training.checkpoint_every", "training.gradient_checkpointing")
 """What a resumed run may do otherwise: it changes no weight."""
+_WORDS = ("name", "reproduces", "hardware")
+"""What a recipe only says of itself; the command line says in one of them which fields were changed."""
 
 
 def _check_same_run(record_file: Path, config: Config, data: dict[str, Any]) -> Record:
@@ -399,7 +401,7 @@ def _check_same_run(record_file: Path, config: Config, data: dict[str, Any]) -> 
     changed = differences(begun.config, to_dict(config))
     if config.method.generator is None and "method.generator" in changed:
         changed.remove("method.generator")  # the run wrote down which one it found
-    changed = [name for name in changed if name not in _ANY_TIME]
+    changed = [name for name in changed if name not in (*_ANY_TIME, *_WORDS)]
     if changed:
         folder, before = record_file.parent, said_before(changed, begun.config)
         if begun.status == "complete":
@@ -492,7 +494,10 @@ def _card(config: Config, corpus: Corpus | Examples, size: int, steps: int, judg
         ),
         training=dataclasses.replace(config.training, dev=_public(config.training.dev)),
     )
-    batch = config.training.batch_size * config.training.accumulation
+    training = config.training
+    batch = training.batch_size * training.accumulation
+    # An epoch that is no multiple of it ends with a smaller one.
+    smaller = seen_in(steps, size, training.batch_size, training.accumulation) < steps * batch
     pairs, what = config.text.supervised, _what(config)
     said = f"\n{judged[0].upper()}{judged[1:]}.\n" if judged else ""
     return f"""---
@@ -504,8 +509,8 @@ tags: [sentence-transformers, sentence-similarity, {method.split()[-1].lower()}]
 # A sentence encoder trained by {method}{beside}
 
 Trained {"on labelled pairs" if pairs else "without labels"} from `{config.method.model}` on {size:,} {what}
-(SHA-256 of the text `{corpus.sha256[:16]}…`), {steps:,} steps of {batch} {what} cut at
-{config.training.max_tokens} tokens. Pooling: {config.method.pooling}. Compare embeddings by cosine.
+(SHA-256 of the text `{corpus.sha256[:16]}…`), {steps:,} steps of {"at most " if smaller else ""}{batch} {what} cut at
+{training.max_tokens} tokens. Pooling: {config.method.pooling}. Compare embeddings by cosine.
 {said}
 ```python
 from sentence_transformers import SentenceTransformer

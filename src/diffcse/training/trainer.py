@@ -385,6 +385,8 @@ class _Schedule(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # A checkpoint's state brings the steps of the run that wrote it, and these may be others now.
+        state.logging_steps, state.save_steps = args.logging_steps, args.save_steps
         self.trainer.start_log()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -404,3 +406,10 @@ class _Schedule(TrainerCallback):
 def updates_per_epoch(sentences: int, batch_size: int, accumulation: int) -> int:
     """Weight updates in one pass: incomplete batches are left out, an incomplete accumulation still counts."""
     return math.ceil((sentences // batch_size) / accumulation)
+
+
+def seen_in(steps: int, sentences: int, batch_size: int, accumulation: int) -> int:
+    """How many sentences `steps` weight updates read, repeated ones too."""
+    batches = sentences // batch_size
+    passes, rest = divmod(steps, updates_per_epoch(sentences, batch_size, accumulation))
+    return (passes * batches + min(rest * accumulation, batches)) * batch_size
