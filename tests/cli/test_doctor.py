@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,17 @@ def test_a_report_on_plain_text(tmp_path: Path, capsys) -> None:
     assert {"key", "level", "found", "effect", "fix"} == set(found["findings"][0])
 
 
+def test_an_encoding_without_bars_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(SENTENCES))
+    done = subprocess.run(
+        [sys.executable, "-m", "diffcse", "doctor", str(tmp_path / "a.txt")],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"length in words" in done.stdout
+
+
 def test_lengths_in_the_tokens_of_a_model(tmp_path: Path, capsys) -> None:
     file = tmp_path / "a.csv"
     with file.open("w", newline="") as handle:
@@ -56,6 +70,8 @@ def test_labelled_examples(tmp_path: Path, capsys) -> None:
     [
         ([], "no corpus: give one or more text files"),
         (["nowhere.txt"], "nowhere.txt does not exist"),
+        (["~nobody-here/a.txt"], "~nobody-here/a.txt does not exist"),
+        (["hub:~nobody-here/a"], "hub:~nobody-here/a: ~nobody-here/a is no folder"),
         (["nowhere.txt", "--max-tokens", "2"], "--max-tokens 2: must be at least 4"),
         (["nowhere.txt", "--batch-size", "1"], "--batch-size 1: must be at least 2"),
     ],

@@ -140,4 +140,6 @@ def test_a_wrong_sentence_is_told_by_its_number_among_all(tmp_path, monkeypatch)
         embed(Quick(), [*"01234", None], tmp_path / "out.npy")
     with pytest.raises(InputError, match="workers = 0: must be at least 1"):
         embed(Quick(), [], tmp_path / "out.npy", workers=0)
+    with pytest.raises(InputError, match="one string was given"):
+        embed(Quick(), "One sentence.", tmp_path / "out.npy")
     assert [*tmp_path.iterdir()] == []

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -397,6 +398,14 @@ def test_unwritable_output(tiny, tmp_path):
     refuse("cannot be written", config(tiny), tmp_path / ("x" * 300))
     (tmp_path / "file").write_text("x")
     refuse("cannot be written|is a file", config(tiny), tmp_path / "file" / "out")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_a_name_that_is_not_utf8_is_refused(tiny, tmp_path):
+    refuse(
+        "names in UTF-8 only: give another --output", config(tiny), Path(f"{tmp_path}/nb{os.fsdecode(bytes([255]))}")
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_generator_in_use_is_written_down_and_kept(tiny, tmp_path):

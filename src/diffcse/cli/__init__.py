@@ -6,6 +6,7 @@ Heavy imports happen inside the verbs, so that `--help` and a mistyped option an
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
         os.environ["GOMP_SPINCOUNT"] = "3000"  # some ten microseconds: the next product seldom comes later
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # not every encoding has a character for a table's bars
     # 160 columns where output goes to a file: lines must not be folded at a width nobody looks at.
     console = Console(width=None if sys.stdout.isatty() else 160)
     verb, *rest = arguments or ["--help"]

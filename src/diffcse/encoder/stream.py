@@ -69,6 +69,8 @@ def embed(
         workers = max(1, torch.cuda.device_count())
     if workers < 1:
         raise InputError(f"workers = {workers}: must be at least 1")
+    if isinstance(sentences, str):
+        check_sentences(sentences)  # it would be embedded letter by letter
     open_writer = check_output(output)
     done = 0
     with staged_file(output) as staging:

@@ -11,6 +11,7 @@ Code that comes with a data set is never run.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class HubName:
             InputError: no such data set or folder, or the hub cannot be reached.
         """
         if self.is_folder:
-            folder = Path(self.id).expanduser()
+            folder = Path(os.path.expanduser(self.id))  # noqa: PTH111 - Path's own knows no name of no user
             if not folder.is_dir():
                 raise InputError(f"{self.name}: {folder} is no folder. Relative paths start at {Path.cwd()}.")
             files = sorted(path for path in folder.rglob("*") if path.is_file())

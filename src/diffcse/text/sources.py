@@ -10,6 +10,7 @@ import difflib
 import glob
 import gzip
 import lzma
+import os
 import shlex
 import sys
 import zlib
@@ -96,7 +97,7 @@ def find_sources(patterns: Sequence[str | Path]) -> list[Source]:
 
 
 def _expand(pattern: str | Path) -> list[Path]:
-    path = Path(pattern).expanduser()
+    path = Path(os.path.expanduser(pattern))  # noqa: PTH111 - Path's own knows no name of no user
     if path.exists() or not any(c in "*?[" for c in str(pattern)):
         return [path]
     names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern

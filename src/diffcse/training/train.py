@@ -257,8 +257,12 @@ def check_output(output: Path, *, resume: bool, begun: str) -> None:
         begun: name of the file by which a folder to go on in is known.
 
     Raises:
-        InputError: it is a file, holds something, or cannot be read.
+        InputError: it is a file, holds something, cannot be read, or has a name that libraries cannot write to.
     """
+    try:
+        str(output.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{output}: tokenizers write to names in UTF-8 only: give another --output") from error
     with write_errors(output):
         if not output.exists():
             return
