@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -86,6 +87,29 @@ def test_an_error_in_the_middle_leaves_the_old_file(tmp_path):
         half()
     assert file.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_is_written_to_and_stays(tmp_path):
+    pipe = tmp_path / "pipe.json"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_json(pipe, {"a": 1})
+    assert json.loads(os.read(reader, 100)) == {"a": 1}
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe.json"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd/1").is_symlink(), reason="no such link")
+@pytest.mark.parametrize("to", ["a pipe", "a file"])
+def test_standard_output_by_its_name(tmp_path, to):
+    # What /dev/stdout leads to: nothing can be written beside this one, and no mistake can replace it.
+    code = "from pathlib import Path; from diffcse.files import write_text; write_text(Path('/proc/self/fd/1'), 'said')"
+    with (tmp_path / "file").open("wb") as file:
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE if to == "a pipe" else file)
+    assert done.returncode == 0
+    assert (done.stdout or (tmp_path / "file").read_bytes()) == b"said"
 
 
 def test_a_file_where_a_folder_is(tmp_path):

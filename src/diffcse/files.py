@@ -65,8 +65,14 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def staged_file(target: Path) -> Iterator[Path]:
-    """Yield a name beside `target` to write to; when the block ends well, that becomes `target`, else it vanishes."""
+    """Yield a name beside `target` to write to; when the block ends well, that becomes `target`, else it vanishes.
+
+    A pipe, a terminal or a device is written to as it is.
+    """
     with write_errors(target):
+        if _is_special(target):
+            yield target
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
@@ -75,6 +81,13 @@ def staged_file(target: Path) -> Iterator[Path]:
             staging.replace(target)
         finally:
             staging.unlink(missing_ok=True)
+
+
+def _is_special(target: Path) -> bool:
+    """Whether `target` is no file to be replaced: a pipe, say, or /dev/stdout, whatever that now leads to."""
+    if target.is_symlink() and target.absolute().parts[1:2] in (("dev",), ("proc",)):
+        return True
+    return target.exists() and not target.is_file() and not target.is_dir()
 
 
 def write_text(path: Path, text: str) -> None:
