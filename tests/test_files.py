@@ -472,6 +472,17 @@ def test_a_folder_is_for_one_process_at_a_time(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("error", [OSError(errno.EOPNOTSUPP, "no"), OSError(errno.ENOLCK, "no"), NotImplementedError()])
+def test_where_there_are_no_locks_one_works_without(tmp_path, monkeypatch, error):
+    def acquire(lock):
+        raise error
+
+    monkeypatch.setattr(files.FileLock, "acquire", acquire)
+    with only_one(tmp_path / "out"):
+        (tmp_path / "out" / "file").touch()
+    assert names(tmp_path / "out") == ["file"]
+
+
 def test_a_killed_process_gives_its_folder_back(tmp_path):
     code = """
         import os, signal, sys

@@ -24,6 +24,8 @@ from diffcse.errors import InputError
 
 _MANIFEST = "manifest.json"
 _LOCK = ".lock"
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What file systems say that have no locks (some of networks and clouds): there nothing can be promised."""
 _FULL = ("No space left", "File too large", "quota exceeded", "file write failed", "inline_container.cc")
 
 
@@ -160,6 +162,9 @@ def only_one(folder: Path) -> Iterator[None]:
             raise InputError(
                 f"{folder}: another process is writing there: wait until it ends, or give another --output"
             ) from error
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                raise
     try:
         yield
     finally:
