@@ -231,6 +231,7 @@ def test_a_task_without_test_labels_is_refused(mirror):
         ("hub:SetFit/TREC-QC:test", "needs its training and its test examples"),
         ("hub:stsb", "must be hub:OWNER/NAME"),
         ("hub:./nowhere", "nowhere is no folder"),
+        ("hub:~nobody-of-this-name/x", "is no folder"),
         ("hub:MIRROR/glue/mrpc", "neither is nor holds the folder of a known data set"),
     ],
 )

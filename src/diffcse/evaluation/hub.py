@@ -179,7 +179,7 @@ def _places(spelling: str) -> list[_Place]:
 
 
 def _in_folder(name: hub.HubName) -> list[_Place]:
-    folder = Path(name.id).expanduser()
+    folder = name.folder
     if not folder.is_dir():
         raise InputError(f"{name.name}: {folder} is no folder. Relative paths start at {Path.cwd()}.")
     folder = folder.resolve()

@@ -50,6 +50,11 @@ class HubName:
         """Whether it is a folder on this machine."""
         return self.id[0] in "./~"
 
+    @property
+    def folder(self) -> Path:
+        """That folder, which need not be there."""
+        return Path(os.path.expanduser(self.id))  # noqa: PTH111 - Path's own knows no name of no user
+
     def stamp(self) -> tuple[str, int, str]:
         """What tells one state of it from another: spelling, bytes (0: unknown), commit or the files' state.
 
@@ -57,7 +62,7 @@ class HubName:
             InputError: no such data set or folder, or the hub cannot be reached.
         """
         if self.is_folder:
-            folder = Path(os.path.expanduser(self.id))  # noqa: PTH111 - Path's own knows no name of no user
+            folder = self.folder
             if not folder.is_dir():
                 raise InputError(f"{self.name}: {folder} is no folder. Relative paths start at {Path.cwd()}.")
             files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -149,7 +154,7 @@ def open_columns(name: HubName, stamp: tuple[str, int, int | str]) -> tuple[list
     import datasets
 
     revision = None if name.is_folder else str(stamp[2])
-    place = str(Path(name.id).expanduser()) if name.is_folder else name.id
+    place = str(name.folder) if name.is_folder else name.id
     try:
         data = datasets.load_dataset(place, name=name.config, split=name.split, revision=revision, streaming=True)
         if data.column_names is None:
