@@ -136,6 +136,12 @@ def test_passes_asked_for_win_over_a_recipes_steps(capsys):
     assert "max_steps = 7" in out
 
 
+def test_a_recipe_is_printed_as_it_is_read():
+    command = [sys.executable, "-m", "diffcse", "train", "--model", "模型/x", "--print-config"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "cp1252"}, check=True)
+    assert 'model = "模型/x"' in done.stdout.decode("utf-8")
+
+
 def test_a_changed_recipe_claims_nothing_published(capsys):
     recipe = ["--recipe", "diffcse_bert_base_sts"]
     assert "78.49" in run(capsys, "train", *recipe, "--print-config", "--seed", "3")[1]

@@ -102,14 +102,16 @@ def test_a_pipe_is_written_to_and_stays(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd/1").is_symlink(), reason="no such link")
-@pytest.mark.parametrize("to", ["a pipe", "a file"])
-def test_standard_output_by_its_name(tmp_path, to):
+def test_standard_output_by_its_name(tmp_path):
     # What /dev/stdout leads to: nothing can be written beside this one, and no mistake can replace it.
     code = "from pathlib import Path; from diffcse.files import write_text; write_text(Path('/proc/self/fd/1'), 'said')"
-    with (tmp_path / "file").open("wb") as file:
-        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE if to == "a pipe" else file)
-    assert done.returncode == 0
-    assert (done.stdout or (tmp_path / "file").read_bytes()) == b"said"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout) == (0, b"said")
+    (tmp_path / "file").write_bytes(b"before")
+    with (tmp_path / "file").open("ab") as file:
+        done = subprocess.run([sys.executable, "-c", code], stdout=file, stderr=subprocess.PIPE)
+    assert b"leads to a file here" in done.stderr
+    assert (tmp_path / "file").read_bytes() == b"before"
 
 
 def test_a_file_where_a_folder_is(tmp_path):

@@ -70,6 +70,9 @@ def staged_file(target: Path) -> Iterator[Path]:
     """Yield a name beside `target` to write to; when the block ends well, that becomes `target`, else it vanishes.
 
     A pipe, a terminal or a device is written to as it is.
+
+    Raises:
+        InputError: `target` cannot be written to, or is /dev/stdout or its like where that leads to a file.
     """
     with write_errors(target):
         if _is_special(target):
@@ -88,6 +91,9 @@ def staged_file(target: Path) -> Iterator[Path]:
 def _is_special(target: Path) -> bool:
     """Whether `target` is no file to be replaced: a pipe, say, or /dev/stdout, whatever that now leads to."""
     if target.is_symlink() and target.absolute().parts[1:2] in (("dev",), ("proc",)):
+        if target.is_file():
+            # Whoever has it open writes on at a place of their own, over what is written here.
+            raise InputError(f"{target}: leads to a file here: name that file, or another")
         return True
     return target.exists() and not target.is_file() and not target.is_dir()
 

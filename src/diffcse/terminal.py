@@ -5,6 +5,8 @@ On a terminal a bar shows where training stands and what is left; in a log file 
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +24,13 @@ from diffcse.record import JUDGES, verdict
 def say(console: Console, line: str) -> None:
     """Print `line` as it is: names of files and recipes may hold what rich takes for markup."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_recipe(text: str) -> None:
+    """Print a recipe in UTF-8, in which it will be read, whatever the terminal or file takes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    print(text, end="")
 
 
 def loading(console: Console) -> Status:

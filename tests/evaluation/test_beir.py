@@ -31,6 +31,8 @@ def test_reads_what_is_there(tmp_path):
 def test_a_text_is_one_line_and_a_collection_has_a_name(tmp_path, monkeypatch):
     folder = folders.collection(tmp_path / "c", {"d1": "the\nsea \t is wide"}, {"q1": "water\r\n"}, [("q1", "d1", 1)])
     assert read_collection(folder).sentences() == ["water", "the sea is wide"]
+    (tmp_path / "link").symlink_to(folder)
+    assert read_collection(tmp_path / "link").name == "link"
     monkeypatch.chdir(folder)
     assert read_collection(Path()).name == "c"
     assert [*find_data([Path()], groups=("retrieval",)).collections] == ["c"]

@@ -320,6 +320,20 @@ def test_of_few_seeds_all_methods_together_tell_how_far_runs_vary():
     assert part["effects"][0]["sets"]["A"] == pytest.approx(alone)
 
 
+def test_two_leads_that_agree_by_luck_between_all_but_one_run_are_no_certainty():
+    runs = {"a": {1: 50.0, 2: 52.0}, "b": {1: 50.03, 2: 52.0299}, "c": {1: 53.0, 2: 54.0}, "d": {1: 51.0, 2: 53.5}}
+    among = scatter(runs)
+    assert (among.copies("b", "a"), among.tells("b", "a"), among.copies("c", "a")) == (True, False, False)
+    alone = effect(runs["b"], runs["a"])
+    assert alone.low > 0
+    found = effect(runs["b"], runs["a"], copies=True)
+    assert found.error_seeds == pytest.approx(math.sqrt((0.03**2 + 0.0299**2) / 2))
+    assert found.low < 0 < found.high
+    many = [Run(name, seed, "last", {"A": value}, {}) for name, each in runs.items() for seed, value in each.items()]
+    (part,) = compare_methods(many, {})["checkpoints"].values()
+    assert part["effects"][0]["sets"]["A"] == pytest.approx(found.to_dict())
+
+
 def test_runs_that_know_no_seed_pair_with_nothing():
     runs = [Run("a", None, "given", {"A": value}, {}) for value in (50.0, 51.0, 52.0)]
     runs += [Run("b", None, "given", {"A": value}, {}) for value in (51.0, 52.0, 53.0)]

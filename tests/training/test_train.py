@@ -350,13 +350,21 @@ def test_a_run_goes_on_from_the_weights_it_began_with(tmp_path, part, complete):
     begin(settings, out, complete=complete)
     before = (folder / "model.safetensors").read_bytes()
     save_tiny(folder, "bert", seed=1)
-    refuse(rf"another model: .*{part} has changed since; put it back", settings, out, resume=True)
     if complete:
-        folder.rename(tmp_path / "moved")
         run(settings, CORPUS, out, resume=True)  # it outlives what it began from
+        folder.rename(tmp_path / "moved")
+        run(settings, CORPUS, out, resume=True)
     else:
+        refuse(rf"another model: .*{part} has changed since; put it back", settings, out, resume=True)
         (folder / "model.safetensors").write_bytes(before)
         assert run(settings, CORPUS, out, resume=True).record.data["models_sha256"].keys() == {"model", "generator"}
+
+
+def test_another_bundled_model_is_told_with_what_to_do(tmp_path):
+    settings = config("mini", max_steps=3)
+    begin(settings, tmp_path / "out")
+    edit_data(tmp_path / "out", lambda data: data["models_sha256"].update(model="0" * 64))
+    refuse("another version's bundled model: install that version", settings, tmp_path / "out", resume=True)
 
 
 def test_a_run_from_before_models_were_hashed_goes_on(tmp_path):

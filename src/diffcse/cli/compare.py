@@ -157,7 +157,8 @@ class Compare:
             wanted = ("best", "last") if chosen_by(source.record.scores) == "dev" else ("last",)
             if "best" in wanted:
                 notes.append(_too_high(name))
-            note_measure(name, "STS", (source.record.data.get("dev_sha256"),))
+            if source.record.data.get("dev_sha256"):  # older records do not say
+                note_measure(name, "STS", (source.record.data["dev_sha256"],))
             return [
                 Run(source.method, source.seed, which, {name: dev[which]}, {})
                 for which in wanted

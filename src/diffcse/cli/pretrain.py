@@ -42,7 +42,9 @@ class Pretrain:
             # With another shape or objective it no longer makes what the recipe says.
             settings = dataclasses.replace(settings, purpose=f"{chosen.name}, changed: {', '.join(changed)}")
         if self.print_config:
-            print(to_toml(settings), end="")
+            from diffcse.terminal import print_recipe
+
+            print_recipe(to_toml(settings))
             return
         if not self.corpus:
             raise InputError("no corpus: give one or more text files, e.g. diffcse pretrain text.txt --output out")

@@ -44,7 +44,9 @@ class Train:
             # With another method or schedule it reproduces nothing that was published.
             config = dataclasses.replace(config, reproduces=f"{chosen.name}, changed: {', '.join(changed)}")
         if self.print_config:
-            print(to_toml(config), end="")
+            from diffcse.terminal import print_recipe
+
+            print_recipe(to_toml(config))
             return
         if not self.corpus:
             raise InputError("no corpus: give one or more text files, e.g. diffcse train sentences.txt --output out")

@@ -74,7 +74,7 @@ def read_collection(folder: Path) -> Collection:
         raise InputError(f"{paths[2]}: no judgement above 0, so there is nothing to find")
     asked = [name for name in questions if name in judged]
     return Collection(
-        name=folder.resolve().name,
+        name=folder.name or folder.resolve().name,
         queries=tuple(questions[name] for name in asked),
         documents=tuple(corpus.values()),
         relevant=tuple(judged[name] for name in asked),

@@ -195,7 +195,7 @@ def _read_folder(folder: Path, groups: set[str], only: Sequence[str], allow_part
         places = (
             [folder] if is_collection(folder) else [folder / name for name in names if is_collection(folder / name)]
         )
-        collections = {place.resolve().name: place for place in places}  # "." has no name
+        collections = {place.name or place.resolve().name: place for place in places}  # "." has no name
         read = {name: read_collection(place) for name, place in _chosen(collections, only).items()}
         held += len(read)
         _add(data.collections, read, folder.name or str(folder), data.notes)

@@ -111,6 +111,10 @@ class Scatter:
         """Whether this is how two methods scatter against each other: not of a method and its near copy."""
         return a in self.counted and b in self.counted and self.counted[a] != self.counted[b]
 
+    def copies(self, a: str, b: str) -> bool:
+        """Whether they are all but one run."""
+        return a in self.counted and self.counted[a] == self.counted.get(b)
+
 
 def scatter(runs: Mapping[str, Mapping[int | None, float]]) -> Scatter | None:
     """The residual variance of the two-way layout methods x seeds: score = method + seed + residual.
@@ -213,6 +217,7 @@ def effect(
     b: Mapping[int | None, float],
     draws: np.ndarray | None = None,
     among: Scatter | None = None,
+    copies: bool = False,
 ) -> Effect:
     """`a` minus `b`: scores in points by seed, and the bootstrap's `draws` of the same difference, if there are any.
 
@@ -222,6 +227,8 @@ def effect(
     Args:
         among: the scatter of a table that both methods are of, and which tells of them. Counts where they have 2 to
             `FEW` seeds in common, and where it is the larger error.
+        copies: whether a table says that the two are all but one run. Of so few seeds their differences, which may
+            agree by luck, then count as error by their size too.
 
     Raises `ValueError` where a method has no run.
     """
@@ -234,7 +241,9 @@ def effect(
         each = np.round([a[seed] - b[seed] for seed in common], EXACT)
         difference = float(each.mean())
         error_seeds, freedom = float(each.std(ddof=1) / math.sqrt(len(each))), len(each) - 1.0
-        if among is not None and len(common) <= FEW:
+        if copies and len(common) <= FEW:
+            error_seeds = max(error_seeds, float(np.sqrt(np.mean(each**2))))
+        elif among is not None and len(common) <= FEW:
             pooled = len({*among.counted.values()}) > 2
             # The larger of the two errors: methods that vary more than the rest are not always found out.
             error_seeds = max(error_seeds, math.sqrt(2 * among.variance / len(each)))
@@ -382,8 +391,7 @@ def _compare_one(
     effects = []
     for name, each in by_method.items():
         if name != baseline and baseline in by_method:
-            telling = {one: found if found and found.tells(name, baseline) else None for one, found in among.items()}
-            found = _effects(each, by_method[baseline], sets, averages, gold, telling, resamples)
+            found = _effects(each, by_method[baseline], sets, averages, gold, among, resamples)
             effects.append({"method": name, "against": baseline, "sets": found})
     averaged = {one for names in averages.values() for one in names}
     headlines = [one for one in parts if one not in averaged]
@@ -403,6 +411,7 @@ def _effects(
     if len(common) >= 2:
         ours, theirs = ([run for run in runs if run.seed in common] for runs in (ours, theirs))
     found: dict[str, Any] = {}
+    pair = (ours[0].method, theirs[0].method)
     all_draws = {}
     for number, name in enumerate(sets):
         draws = None
@@ -410,7 +419,9 @@ def _effects(
             a, b = (np.stack([run.cosines[name] for run in runs]) for runs in (ours, theirs))
             draws = bootstrap_difference(gold[name], a, b, resamples=resamples, seed=number)
             all_draws[name] = draws
-        found[name] = effect(_by_seed(ours, name), _by_seed(theirs, name), draws, among[name]).to_dict()
+        found[name] = effect(
+            _by_seed(ours, name), _by_seed(theirs, name), draws, **together(among[name], *pair)
+        ).to_dict()
     for average, names in averages.items():
         # Sets are drawn independently of each other, so the mean of their draws is a draw of their mean.
         draws = np.mean([all_draws[one] for one in names], axis=0) if all_draws.keys() >= set(names) else None
@@ -418,8 +429,15 @@ def _effects(
             {seed: float(np.mean([values[name] for name in names])) for seed, values in _all_by_seed(runs).items()}
             for runs in (ours, theirs)
         ]
-        found[average] = effect(means[0], means[1], draws, among[average]).to_dict()
+        found[average] = effect(means[0], means[1], draws, **together(among[average], *pair)).to_dict()
     return found
+
+
+def together(among: Scatter | None, a: str, b: str) -> dict[str, Any]:
+    """What `effect` is to know of the table that `a` and `b` are of."""
+    if among is None:
+        return {}
+    return {"among": among if among.tells(a, b) else None, "copies": among.copies(a, b)}
 
 
 def _averages(sets: list[str], kinds: Mapping[str, str]) -> dict[str, list[str]]:

@@ -840,7 +840,7 @@ def _row(grid: Grid, row: Row, cells: Sequence[Cell], skipped: Mapping[str, str]
 def _score(
     grid: Grid, row: Row, column: str, values: Mapping[str, dict[int | None, float]], among: Scatter | None
 ) -> dict[str, Any]:
-    from diffcse.evaluation.seeds import spread
+    from diffcse.evaluation.seeds import spread, together
 
     ours, against = values.get(row.name, {}), grid.against(row)
     theirs = values.get(against, {}) if against else {}
@@ -851,18 +851,17 @@ def _score(
     found |= {"published": published, "effect": None, "verdict": None}
     found["published_difference"] = None if published is None or other is None else published - other
     if ours and theirs:
-        told = among is not None and among.tells(row.name, against or "")
-        found |= judged(ours, theirs, COLUMNS[column], among if told else None)
+        found |= judged(ours, theirs, COLUMNS[column], **together(among, row.name, against or ""))
     return found
 
 
 def judged(
-    ours: Mapping[int | None, float], theirs: Mapping[int | None, float], column: Column, among: Scatter | None
+    ours: Mapping[int | None, float], theirs: Mapping[int | None, float], column: Column, **table: Any
 ) -> dict[str, Any]:
-    """`effect`, and `verdict`: better, worse, tie, or None where nothing tells."""
+    """`effect` (`table`: what else that takes), and `verdict`: better, worse, tie, or None where nothing tells."""
     from diffcse.evaluation.seeds import effect
 
-    one, verdict = effect(ours, theirs, among=among).to_dict(), None
+    one, verdict = effect(ours, theirs, **table).to_dict(), None
     if one["low"] is not None and column.lower_is_better is not None:
         # A difference that is shown as zero is none, however alike the seeds.
         seen = abs(one["difference"]) >= 0.5 * 10**-column.digits

@@ -121,7 +121,7 @@ def _run(
             generator = default_generator(config.method.model)
         config = dataclasses.replace(config, method=dataclasses.replace(config.method, generator=generator))
     data["models_sha256"] = _models_sha256(config)
-    if begun is not None:
+    if begun is not None and begun.status != "complete":  # what is finished follows from nothing any more
         for name, then in begun.data.get("models_sha256", {}).items():  # older records do not say
             source = str(getattr(config.method, name))
             check_same_weights(record_file, begun, source, then, data["models_sha256"].get(name))
@@ -449,6 +449,11 @@ def check_same_weights(record_file: Path, begun: Record, source: str, then: str 
     """
     if then in (None, now) or (now is None and begun.status == "complete"):
         return
+    if source == "mini":
+        raise InputError(
+            f"{record_file}: was begun from another version's bundled model: install that version (versions, diffcse) "
+            "to go on, or give a new --output"
+        )
     what = "is no longer there" if now is None else "has changed since"
     raise InputError(
         f"{record_file}: was begun from another model: {source} {what}; put it back, or give a new --output"
