@@ -129,7 +129,7 @@ def test_a_name_given_takes_in_no_other_run(capsys, tmp_path):
     runs = [make_run(tmp_path / f"r{seed}", seed, difference="none") for seed in (1, 2)]
     code, out, _ = command(capsys, "compare", f"SimCSE={runs[0]}", runs[1])
     assert code == 0
-    assert f"# SimCSE ({runs[1]}) against SimCSE" in out
+    assert f"| SimCSE ({runs[1]}) " in out
 
 
 def test_scores_that_are_no_score_of_one_thing_are_not_compared(capsys, tmp_path):
