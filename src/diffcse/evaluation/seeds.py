@@ -295,8 +295,14 @@ def _interval(
     together = variance**2 / seeds_part if seeds_part else math.inf
     error = math.sqrt(variance)
     law = stats.norm if math.isinf(together) else stats.t(together)
-    reach = float(law.ppf(0.975)) * error
-    return difference - reach, difference + reach, float(law.cdf(abs(difference) / error))
+    reach, probability = float(law.ppf(0.975)) * error, float(law.cdf(abs(difference) / error))
+    if error_seeds and not math.isinf(freedom):
+        # With two or three seeds the pairs' known error lends its degrees of freedom to the seeds' unknown one: what
+        # is learnt besides must not make the whole surer than the seeds alone.
+        alone = stats.t(freedom)
+        reach = max(reach, float(alone.ppf(0.975)) * error_seeds)
+        probability = min(probability, float(alone.cdf(abs(difference) / error_seeds)))
+    return difference - reach, difference + reach, probability
 
 
 def _two_sided(difference: float, error: float, freedom: float) -> float:
