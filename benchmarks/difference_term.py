@@ -24,11 +24,11 @@ from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.evaluation.sts import PairSet, read_pairs, score_sts
 from diffcse.machine import tuned
 from diffcse.method import draws
-from diffcse.method.objective import DiffCSE, Terms
-from diffcse.method.parts import build
+from diffcse.method.build import build
+from diffcse.method.paper import DiffCSE, Terms
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.training.collate import Collate, Neighbours
-from diffcse.training.trainer import Shuffled
+from diffcse.training.loop import Shuffled
 
 BATCH, TOKENS = 64, 32
 

@@ -40,14 +40,14 @@ from diffcse.evaluation.embeddings import Encode
 from diffcse.evaluation.geometry import alignment, effective_rank, mean_cosine, uniformity
 from diffcse.evaluation.sts import PairSet, read_pairs, score_sts
 from diffcse.machine import tuned
+from diffcse.method.build import build, default_generator
 from diffcse.method.heads import pooled
 from diffcse.method.inspect import conditional_gain
-from diffcse.method.objective import DiffCSE
-from diffcse.method.parts import build, default_generator
+from diffcse.method.paper import DiffCSE
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.training.collate import Collate, Neighbours
+from diffcse.training.loop import DiffCSETrainer
 from diffcse.training.selection import Without
-from diffcse.training.trainer import DiffCSETrainer
 
 SIMCSE: dict[str, Any] = {"difference": "none"}
 NEXT: dict[str, Any] = {"difference": "none", "positives": "next"}

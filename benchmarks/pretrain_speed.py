@@ -22,12 +22,12 @@ import numpy as np
 import torch
 
 from diffcse.config import load_pretraining
+from diffcse.method.build import read_vocabulary
 from diffcse.method.edits import Draw, mask_tokens
-from diffcse.method.parts import read_vocabulary
+from diffcse.pretraining.run import Batches, _Run, new_model, split, spread
+from diffcse.pretraining.tokens import tokenise, train_wordpiece
 from diffcse.record import Record
 from diffcse.text.corpus import read_corpus
-from diffcse.training.pretrain import Batches, _Run, new_model, split, spread
-from diffcse.training.tokens import tokenise, train_wordpiece
 
 STEPS = 1
 """Weight updates in a round."""

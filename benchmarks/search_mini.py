@@ -17,7 +17,7 @@ from pathlib import Path
 
 from diffcse.config import Config, Method, Training
 from diffcse.text.corpus import read_corpus
-from diffcse.training.train import run
+from diffcse.training.run import run
 
 METHODS = {
     "SimCSE": {"difference": "none"},

@@ -24,9 +24,9 @@ from pathlib import Path
 from diffcse.config import Pooling, Pretraining
 from diffcse.encoder.load import load
 from diffcse.evaluation.sts import PairSet, read_pairs, score_sts
-from diffcse.method.parts import named
+from diffcse.method.build import named
+from diffcse.pretraining.run import Pretrained, pretrain
 from diffcse.text.corpus import Corpus, read_corpus
-from diffcse.training.pretrain import Pretrained, pretrain
 
 MODELS = {
     "base": {"layers": 2, "width": 384, "intermediate": 1536, "heads": 6},

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from diffcse.evaluation.sts import PairSet, read_pairs, score_sts
-from diffcse.method.parts import load_tokenizer, named
+from diffcse.method.build import load_tokenizer, named
+from diffcse.pretraining.run import following_pairs
+from diffcse.pretraining.token_vectors import LONGEST, Views, learn, next_views, ppmi_svd, sif_weights
+from diffcse.pretraining.tokens import tokenise
 from diffcse.text.corpus import read_corpus
-from diffcse.training.pretrain import following_pairs
-from diffcse.training.token_vectors import LONGEST, Views, learn, next_views, ppmi_svd, sif_weights
-from diffcse.training.tokens import tokenise
 
 WIDTH, BATCH = 256, 512
 KINDS = ["next", "split", "drop"]

@@ -17,7 +17,7 @@ import time
 import torch
 
 from diffcse.config import Method
-from diffcse.method.parts import MINI, build
+from diffcse.method.build import MINI, build
 from diffcse.training.collate import Collate
 
 

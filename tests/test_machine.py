@@ -137,7 +137,7 @@ def test_processes_that_share_the_work_are_not_all_bound_to_one_core(what, tmp_p
     """Each kind of worker process tells what it may use, once it works."""
     code = {
         "cells": """
-from diffcse.training import ablate
+from diffcse.tables import cells as ablate
 told = '''
 import json, os, torch
 unbound = os.environ["OMP_PROC_BIND"] == "false"
@@ -153,7 +153,7 @@ thread.start(); thread.join()
 """,
         "embedding": """
 from diffcse.encoder import workers
-from diffcse.method.parts import MINI
+from diffcse.method.build import MINI
 import numpy as np
 encoder = diffcse.load(MINI)
 unbound = lambda: os.environ["OMP_PROC_BIND"] == "false"  # or threads that torch starts are bound all the same

@@ -4,8 +4,8 @@ import re
 import pytest
 from rich.console import Console
 
+from diffcse.tables.cells import Cell
 from diffcse.terminal import CellsView, CountView, TrainingView, _few, cosine_table, judged, judged_sentence, table
-from diffcse.training.ablate import Cell
 
 ENTRY = {
     "step": 50,

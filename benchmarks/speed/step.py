@@ -31,10 +31,10 @@ from benchmarks.speed.plain import Plain
 from benchmarks.speed.work import DTYPES, gemm_peaks, said, step_flops
 from diffcse.config import Method, Training, load_recipe
 from diffcse.encoder.encode import use_bf16
-from diffcse.method.objective import DiffCSE
-from diffcse.method.parts import MINI, build, load_encoder, load_masked_lm, load_tokenizer
+from diffcse.method.build import MINI, build, load_encoder, load_masked_lm, load_tokenizer
+from diffcse.method.paper import DiffCSE
 from diffcse.training.collate import Collate
-from diffcse.training.trainer import DiffCSETrainer
+from diffcse.training.loop import DiffCSETrainer
 
 PAPER_SENTENCES = 31_250 * 64
 """Two passes over a million sentences (Chuang et al., 2022, section 4.1)."""

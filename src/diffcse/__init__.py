@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from diffcse.evaluation.data import find_data
     from diffcse.evaluation.suite import evaluate
     from diffcse.integrations.evaluators import StsEvaluator
+    from diffcse.method.build import build
     from diffcse.method.inspect import conditional_gain, judge
-    from diffcse.method.objective import DiffCSE, Terms
-    from diffcse.method.parts import build
+    from diffcse.method.paper import DiffCSE, Terms
+    from diffcse.pretraining.run import pretrain
     from diffcse.text.corpus import Corpus, read_corpus
     from diffcse.text.examples import Examples, read_examples
-    from diffcse.training.pretrain import pretrain
-    from diffcse.training.train import Trained
-    from diffcse.training.train import run as train
+    from diffcse.training.run import Trained
+    from diffcse.training.run import run as train
 
 _HOMES = {
     "Config": "config",
@@ -43,19 +43,19 @@ _HOMES = {
     "load_recipe": "config",
     "Pretraining": "config",
     "load_pretraining": "config",
-    "pretrain": "training.pretrain",
+    "pretrain": "pretraining.run",
     "InputError": "errors",
     "Corpus": "text.corpus",
     "read_corpus": "text.corpus",
     "Examples": "text.examples",
     "read_examples": "text.examples",
-    "DiffCSE": "method.objective",
-    "Terms": "method.objective",
-    "build": "method.parts",
+    "DiffCSE": "method.paper",
+    "Terms": "method.paper",
+    "build": "method.build",
     "conditional_gain": "method.inspect",
     "judge": "method.inspect",
-    "Trained": "training.train",
-    "train": "training.train",
+    "Trained": "training.run",
+    "train": "training.run",
     "Encoder": "encoder.encode",
     "load": "encoder.load",
     "save": "encoder.save",

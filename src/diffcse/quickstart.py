@@ -38,7 +38,7 @@ from diffcse.terminal import TrainingView, judged_sentence, loss_line, say, tabl
 from diffcse.text.corpus import Corpus
 from diffcse.text.stdlib import Docstring, read_stdlib, retrieval_pairs
 from diffcse.training.collate import Collate
-from diffcse.training.train import Trained, check_output, run
+from diffcse.training.run import Trained, check_output, run
 
 CONTRAST, DIFFERENCE = "mini_documents", "mini_difference"
 """Recipes: what pulls sentences together here, and what the difference term is made with; they agree in all else."""

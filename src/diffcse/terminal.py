@@ -46,7 +46,7 @@ def _few(number: float) -> str:
 
 
 class TrainingView:
-    """Prints the events of `training.train.run`; pass an instance as its `report`."""
+    """Prints the events of `training.run.run`; pass an instance as its `report`."""
 
     def __init__(self, console: Console, label: str = "") -> None:
         self.console, self.label = console, label
@@ -150,7 +150,7 @@ def judged(scores: dict[str, Any]) -> list[str]:
 
 
 class PretrainingView(TrainingView):
-    """Prints the events of `training.pretrain.pretrain`."""
+    """Prints the events of `pretraining.run.pretrain`."""
 
     def _phase(self, facts: dict[str, Any]) -> None:
         say(self.console, f"         {facts['label']}")
@@ -318,7 +318,7 @@ class CellsView:
             self._all = self._bar.add_task("all runs", total=total, completed=finished, shown="")
 
     def __call__(self, cell: Any, event: str, facts: dict[str, Any]) -> None:
-        """An event of `cell`'s training (`training.train.run`), or "end" with its outcome."""
+        """An event of `cell`'s training (`training.run.run`), or "end" with its outcome."""
         name = f"{cell.row}, seed {cell.seed}" if cell.trained else cell.row
         if event == "end":
             self._end(cell, name, facts)

@@ -8,8 +8,8 @@ import pytest
 
 from diffcse.cli.ablate import _alike, _short, _shorter
 from diffcse.files import only_one
-from diffcse.training import ablate
-from diffcse.training.grid import grid_names, load_grid
+from diffcse.tables import cells as ablate
+from diffcse.tables.grids import grid_names, load_grid
 from tests.cli.runs import command
 from tests.models import SENTENCES, save_tiny
 

@@ -13,11 +13,11 @@ from diffcse.encoder.save import save
 from diffcse.evaluation.data import find_data
 from diffcse.evaluation.sts import score_sts
 from diffcse.evaluation.suite import read_schema
+from diffcse.method.build import build
 from diffcse.method.inspect import conditional_gain
-from diffcse.method.parts import build
 from diffcse.training.checkpoints import save_weights
 from diffcse.training.collate import Collate
-from diffcse.training.train import PARTS
+from diffcse.training.run import PARTS
 from tests.cli.runs import command, make_run
 from tests.evaluation import folders
 from tests.models import SENTENCES, save_tiny, save_with_pooler

@@ -8,7 +8,7 @@ from torch import nn
 from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.encoder.lowered import lowered
-from diffcse.method import packing
+from diffcse.method.fast import packing
 from tests.models import FAMILIES, SENTENCES, save_with_pooler, tiny_model
 
 TEXTS = [*SENTENCES, "", "the cat " * 100]

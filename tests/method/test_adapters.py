@@ -13,7 +13,7 @@ from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.method.adapters import merged, unwrap
-from diffcse.method.parts import build
+from diffcse.method.build import build
 from tests.models import SENTENCES, save_tiny, tiny_model
 
 peft = pytest.importorskip("peft")

@@ -5,8 +5,8 @@ import torch
 
 from diffcse.config import Method
 from diffcse.method import heads
+from diffcse.method.build import build
 from diffcse.method.heads import pool, pooled, projector, token_head
-from diffcse.method.parts import build
 from tests.models import FAMILIES, SENTENCES, tiny_model
 
 HIDDEN = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]], [[5.0, 6.0], [7.0, 8.0], [9.0, 10.0]]])

@@ -3,8 +3,8 @@ import torch
 
 from diffcse.config import Method
 from diffcse.errors import InputError
+from diffcse.method.build import build
 from diffcse.method.inspect import conditional_gain, judge
-from diffcse.method.parts import build
 from tests.models import SENTENCES, save_tiny
 
 

@@ -9,7 +9,7 @@ from diffcse.config import Method
 from diffcse.errors import InputError
 
 from .oracles import cosine_loops
-from .test_objective import batch, make
+from .test_paper import batch, make
 
 TAU = 0.5
 

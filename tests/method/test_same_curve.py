@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from diffcse.config import Method
-from diffcse.method import dropout, packing
-from diffcse.method.parts import build
+from diffcse.method.build import build
+from diffcse.method.fast import dropout, packing
 from tests.models import SENTENCES, save_tiny
 
 

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from diffcse.config import Config, Method, Training
 from diffcse.encoder.load import load
 from diffcse.text.corpus import Corpus
-from diffcse.training.train import run
+from diffcse.training.run import run
 from tests.models import SENTENCES, save_tiny
 
 pytest.importorskip("peft")

@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 
 from diffcse.config import Config, Method, Text, Training
 from diffcse.errors import InputError
-from diffcse.method.parts import MINI
+from diffcse.method.build import MINI
 from diffcse.text.corpus import Corpus
 from diffcse.text.examples import Examples
-from diffcse.training.train import run
+from diffcse.training.run import run
 from tests.models import SENTENCES, save_tiny
 
 CORPUS = Corpus.from_sentences(SENTENCES)

@@ -7,7 +7,7 @@ import pytest
 
 from diffcse.config import load_recipe, recipe_names
 from diffcse.encoder.load import load
-from diffcse.training.train import run
+from diffcse.training.run import run
 from tests.models import SENTENCES, save_tiny
 
 PUBLISHED = {

@@ -17,7 +17,7 @@ from diffcse.config import Config, Method, Training
 from diffcse.record import read_record
 from diffcse.text.corpus import Corpus
 from diffcse.training.checkpoints import stop_between_steps
-from diffcse.training.train import run
+from diffcse.training.run import run
 from tests.models import SENTENCES, save_tiny
 
 # A run of 24 updates: 80 sentences in batches of 8 are 10 batches; two of them make an update, so an epoch has 5.
@@ -28,7 +28,8 @@ from pathlib import Path
 
 import torch
 
-from diffcse.training import train, trainer
+from diffcse.training import loop as trainer
+from diffcse.training import run as train
 
 torch.set_num_threads(int(sys.argv[6]))  # the order of sums, and so the last bits, depend on it
 bench, root, point, count, precision = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]

@@ -12,8 +12,8 @@ from diffcse.text.corpus import Corpus
 from diffcse.text.examples import read_examples
 from diffcse.training import selection
 from diffcse.training.collate import Neighbours
+from diffcse.training.run import run
 from diffcse.training.selection import Graded, Halves, Panel, Without, compare, hold_out
-from diffcse.training.train import run
 from tests.models import SENTENCES, save_tiny
 
 CORPUS = Corpus.from_sentences(SENTENCES, documents=True)
@@ -248,7 +248,7 @@ def test_no_held_out_sentence_is_trained_on(tiny, small, tmp_path, monkeypatch):
     settings = config(tiny, method={"positives": "next"}, max_steps=12)
     held_out, _ = hold_out(settings, corpus)
     seen = set()
-    from diffcse.training import train
+    from diffcse.training import run as train
 
     class Spy(train.Collate):
         def __call__(self, examples):

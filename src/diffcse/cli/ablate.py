@@ -16,12 +16,12 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from diffcse.config import Config, read_toml, to_dict
 from diffcse.errors import InputError
-from diffcse.report.ablation import ALIKE
+from diffcse.tables.page import ALIKE
 from diffcse.text.hub import PREFIX
 
 if TYPE_CHECKING:
-    from diffcse.training.ablate import Cell, Shared
-    from diffcse.training.grid import Grid, Row
+    from diffcse.tables.cells import Cell, Shared
+    from diffcse.tables.grids import Grid, Row
 
 _MOST = 20
 _FIRST = 42
@@ -86,7 +86,7 @@ class Ablate:
         if name == "results":
             self._write_results(text, console)
             return
-        from diffcse.training.grid import load_grid
+        from diffcse.tables.grids import load_grid
 
         grid = load_grid(name)
         configs, skipped = self._configs(grid)
@@ -100,9 +100,9 @@ class Ablate:
             raise InputError("no output folder: give --output DIR")
         from diffcse.files import only_one
         from diffcse.report.parts import template_and_plotly
-        from diffcse.training.train import check_output
+        from diffcse.training.run import check_output
 
-        template_and_plotly("ablation.html")  # that a package is missing is to be known before hours of runs
+        template_and_plotly("table.html")  # that a package is missing is to be known before hours of runs
         check_output(self.output, resume=True, begun="grid.toml")
         with only_one(self.output):
             self._run(grid, configs, skipped, tuple(text), self.output, console)
@@ -119,8 +119,7 @@ class Ablate:
         console: Console,
     ) -> None:
         from diffcse.files import write_text
-        from diffcse.terminal import CellsView, say
-        from diffcse.training.ablate import (
+        from diffcse.tables.cells import (
             cells_of,
             column_jobs,
             is_finished,
@@ -129,7 +128,8 @@ class Ablate:
             tabulate,
             take_over,
         )
-        from diffcse.training.grid import seconds_of
+        from diffcse.tables.grids import seconds_of
+        from diffcse.terminal import CellsView, say
 
         _check_grid(output / "grid.toml", grid)
         with _withdrawn(output):
@@ -184,7 +184,7 @@ class Ablate:
 
     def _write(self, table: dict[str, Any], output: Path) -> str:
         from diffcse.files import write_json, write_text
-        from diffcse.report.ablation import ablation_markdown, ablation_page
+        from diffcse.tables.page import ablation_markdown, ablation_page
 
         markdown = ablation_markdown(table)
         write_json(output / "table.json", table)
@@ -194,7 +194,7 @@ class Ablate:
 
     def _shared(self, grid: Grid, text: tuple[str, ...], output: Path) -> Shared:
         from diffcse.evaluation.sts import OWN_PAIRS, named_pairs
-        from diffcse.training.ablate import Shared, read_data
+        from diffcse.tables.cells import Shared, read_data
 
         dev = named_pairs(self.dev) if self.dev is not None else None
         if dev is None and self.data:
@@ -327,9 +327,9 @@ class Ablate:
         text: tuple[str, ...],
         console: Console,
     ) -> None:
+        from diffcse.tables.cells import cells_of, column_jobs, is_begun, is_finished, measured_on, reusable
         from diffcse.terminal import say, table
         from diffcse.text.sources import find_sources
-        from diffcse.training.ablate import cells_of, column_jobs, is_begun, is_finished, measured_on, reusable
 
         if files := [source for source in text if not source.startswith(PREFIX)]:
             find_sources(files)  # a mistyped name is to be known now, not when it is run
@@ -384,7 +384,7 @@ class Ablate:
 
     def _write_results(self, folders: list[str], console: Console) -> None:
         from diffcse.files import write_text
-        from diffcse.report.ablation import results_markdown
+        from diffcse.tables.page import results_markdown
         from diffcse.terminal import say
 
         if not folders or self.output is None:
@@ -402,8 +402,8 @@ class Ablate:
 
 
 def _show_grids(console: Console) -> None:
+    from diffcse.tables.grids import COST_HARDWARE, cost, grid_names, load_grid
     from diffcse.terminal import say, table
-    from diffcse.training.grid import COST_HARDWARE, cost, grid_names, load_grid
 
     rows = []
     for name in grid_names():
@@ -430,7 +430,7 @@ def _check_grid(file: Path, grid: Grid) -> None:
 
 def _others(cells: list[Cell]) -> str:
     """How many of the runs on disk are others than `cells`, and in what; empty if none is."""
-    from diffcse.training.ablate import changes_of
+    from diffcse.tables.cells import changes_of
 
     others = [changes for cell in cells if (changes := changes_of(cell)) is not None]
     named = list(dict.fromkeys(name for changes in others for name in changes))
@@ -473,7 +473,7 @@ def _alike(grid: Grid, configs: Mapping[str, Config], only: Sequence[str]) -> li
 
 def _in_table(grid: Grid, cells: Sequence[Cell], only: Sequence[str]) -> list[str]:
     """The rows asked for, and those that earlier commands ran."""
-    from diffcse.training.ablate import outcome_of
+    from diffcse.tables.cells import outcome_of
 
     there = {cell.row for cell in cells if outcome_of(cell) is not None}
     return [row.name for row in grid.rows if not only or row.name in only or row.name in there]
@@ -526,7 +526,7 @@ def _how(grid: Grid, name: str, config: Config) -> str:
 
 
 def _needs(column: str) -> str:
-    from diffcse.training.grid import COLUMNS
+    from diffcse.tables.grids import COLUMNS
 
     return COLUMNS[column].needs
 

@@ -14,7 +14,7 @@ from diffcse.config import Text
 from diffcse.errors import InputError
 
 if TYPE_CHECKING:
-    from diffcse.text.doctor import Report
+    from diffcse.text.survey import Report
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Doctor:
         from diffcse.files import write_json
         from diffcse.terminal import say
         from diffcse.text.corpus import Corpus, read_corpus
-        from diffcse.text.doctor import examine
         from diffcse.text.examples import read_examples
         from diffcse.text.lines import check_language
+        from diffcse.text.survey import examine
 
         options: dict[str, Any] = {} if self.model is None else _tokenizer(self.model)
         if self.text.supervised:
@@ -72,7 +72,7 @@ class Doctor:
 
 
 def _tokenizer(model: str) -> dict[str, Any]:
-    from diffcse.method.parts import load_tokenizer, named
+    from diffcse.method.build import load_tokenizer, named
 
     tokenizer = load_tokenizer(named(model))
 

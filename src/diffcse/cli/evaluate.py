@@ -164,7 +164,7 @@ def measure_gain(run: Path, text: Any) -> dict[str, Any] | None:
         NoGain: D judges no edits, is told nothing of the sentence or of another one, or the text is too short.
         InputError: the kept parts cannot be loaded.
     """
-    from diffcse.training.train import PARTS
+    from diffcse.training.run import PARTS
 
     if not (run / PARTS).is_file() or not (run / "recipe.toml").is_file():
         return None
@@ -172,8 +172,8 @@ def measure_gain(run: Path, text: Any) -> dict[str, Any] | None:
     import random
 
     from diffcse.config import EDITS, load_recipe
+    from diffcse.method.build import build
     from diffcse.method.inspect import conditional_gain
-    from diffcse.method.parts import build
     from diffcse.training.checkpoints import load_weights
     from diffcse.training.collate import Collate
 

@@ -57,7 +57,7 @@ class Pretrain:
         if self.resume and not (self.output / "run.json").exists():
             say(console, f"note     nothing to resume in {self.output}: a new run")
         with loading(console):
-            from diffcse.training.pretrain import pretrain
+            from diffcse.pretraining.run import pretrain
 
         try:
             made = pretrain(

@@ -59,7 +59,7 @@ class Train:
         if self.resume and not (self.output / "run.json").exists():
             say(console, f"note     nothing to resume in {self.output}: a new run")
         with loading(console):
-            from diffcse.training.train import run
+            from diffcse.training.run import run
 
         try:
             trained = run(config, self.corpus, self.output, resume=self.resume, report=view)

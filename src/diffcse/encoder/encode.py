@@ -20,9 +20,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from diffcse.config import EncoderPooling, Precision
 from diffcse.encoder.lowered import lowered
 from diffcse.errors import InputError
+from diffcse.method.build import has_pooler
+from diffcse.method.fast.packing import ability
 from diffcse.method.heads import pooled
-from diffcse.method.packing import ability
-from diffcse.method.parts import has_pooler
 
 BATCH_TOKENS = 4096
 """On a CPU every number from 1024 to 4096 is as fast; above, a layer's output no longer stays in the cache."""
@@ -69,7 +69,7 @@ class Encoder:
         Args:
             sentences: any Unicode strings, the empty one included.
             batch_tokens: tokens in one forward pass, at most (one sentence always fits): real ones, or where the
-                model cannot run without padding (`method.packing`), padded ones.
+                model cannot run without padding (`method.fast.packing`), padded ones.
             bf16: multiply in bf16: faster where the hardware has it, cosines to the exact embeddings above 0.9999.
 
         Raises:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from diffcse.method import packing
+from diffcse.method.fast import packing
 
 
 def lowered(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -32,8 +32,8 @@ from transformers import PreTrainedModel
 
 from diffcse.config import Config, Method, Pooling
 from diffcse.errors import InputError
-from diffcse.method import parts
-from diffcse.method.objective import rtd_weight
+from diffcse.method import build as parts
+from diffcse.method.paper import rtd_weight
 
 _POOLINGS = ("cls", "mean")
 _EVALUATION = 1 << 40  # steps of draws in evaluation, far above any in training

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from diffcse.errors import InputError
-from diffcse.method.memory import kept
-from diffcse.method.packing import Layout, layers
+from diffcse.method.fast.memory import kept
+from diffcse.method.fast.packing import Layout, layers
 
 
 def first_layer(encoder: nn.Module) -> nn.Module:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diffcse.errors import InputError
 from diffcse.method.edits import Edited
-from diffcse.method.objective import DiffCSE
+from diffcse.method.paper import DiffCSE
 
 
 @dataclass(frozen=True)

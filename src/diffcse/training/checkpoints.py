@@ -23,7 +23,7 @@ from torch import Tensor
 
 from diffcse.errors import InputError
 from diffcse.files import clear_partials, is_whole, staged_file
-from diffcse.method.objective import DiffCSE
+from diffcse.method.paper import DiffCSE
 
 _NAME = re.compile(r"step-(\d+)")
 

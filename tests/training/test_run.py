@@ -19,12 +19,12 @@ from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.evaluation.sts import OWN_PAIRS, read_pairs
 from diffcse.method import draws
-from diffcse.method.parts import build
+from diffcse.method.build import build
 from diffcse.record import read_record
 from diffcse.text.corpus import Corpus
 from diffcse.training.collate import Collate
-from diffcse.training.train import PARTS, run
-from diffcse.training.trainer import Shuffled, updates_per_epoch
+from diffcse.training.loop import Shuffled, updates_per_epoch
+from diffcse.training.run import PARTS, run
 from tests.models import SENTENCES, save_tiny, tiny_tokenizer
 
 
@@ -446,8 +446,8 @@ def test_the_pairs_that_come_along_are_a_dev_set(tiny, tmp_path):
 
 
 def test_logged_shares_are_weighted_by_tokens():
-    from diffcse.method.objective import Terms
-    from diffcse.training.trainer import _Meter
+    from diffcse.method.paper import Terms
+    from diffcse.training.loop import _Meter
 
     meter = _Meter()
     nan = float("nan")
@@ -608,7 +608,7 @@ def test_a_log_entry_in_which_no_token_was_judged_is_shown(tiny, tmp_path):
 
 
 def test_a_complete_run_comes_back_with_the_generator_it_had(tiny, tmp_path, monkeypatch):
-    import diffcse.training.train as module
+    import diffcse.training.run as module
 
     other = save_tiny(tmp_path / "other", "distilbert")
     monkeypatch.setattr(module, "default_generator", lambda model: str(other))

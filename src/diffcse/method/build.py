@@ -33,7 +33,7 @@ from diffcse.errors import InputError
 from diffcse.method import draws
 from diffcse.method.adapters import add_lora, merged, unwrap
 from diffcse.method.edits import Vocabulary
-from diffcse.method.objective import DiffCSE
+from diffcse.method.paper import DiffCSE
 
 MINI = Path(__file__).parent.parent / "assets" / "mini"
 """The small masked language model that comes with the package."""

@@ -22,11 +22,11 @@ from diffcse.config import Method, Pretraining, Text, load_pretraining
 from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.errors import InputError
-from diffcse.method.parts import build, check_same_vocabulary, load_encoder, load_generator, load_tokenizer
+from diffcse.method.build import build, check_same_vocabulary, load_encoder, load_generator, load_tokenizer
+from diffcse.pretraining import run as module
+from diffcse.pretraining.run import Batches, Pairs, following_pairs, pretrain, rate, split
 from diffcse.record import Record, read_record
 from diffcse.text.corpus import Corpus
-from diffcse.training import pretrain as module
-from diffcse.training.pretrain import Batches, Pairs, following_pairs, pretrain, rate, split
 from tests.models import SENTENCES, save_tiny, tiny_tokenizer
 
 # Eight hundred sentences of two families whose words never mix: half a sentence tells of the other half.
@@ -239,8 +239,8 @@ RESUMED = {
 }
 PROGRAM = """
 import os, signal, sys
-from tests.training.test_pretrain import RESUMED
-from diffcse.training.pretrain import pretrain
+from tests.pretraining.test_run import RESUMED
+from diffcse.pretraining.run import pretrain
 def die(event, facts):
     if event == "log" and facts["step"] == 5:
         os.kill(os.getpid(), getattr(signal, sys.argv[3]))

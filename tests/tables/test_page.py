@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffcse.report.ablation import _titles, ablation_markdown, ablation_page, results_markdown, summary_rows
+from diffcse.tables.page import _titles, ablation_markdown, ablation_page, results_markdown, summary_rows
 
 
 def score(mean, *, values=None, published=None, against=None, low=None, high=None, difference=0.5, verdict=None):

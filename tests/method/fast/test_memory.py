@@ -5,17 +5,17 @@ import doctest
 import pytest
 import torch
 
-import diffcse.method.memory as memory
+import diffcse.method.fast.memory as memory
 from diffcse.errors import InputError
 from diffcse.method.adapters import add_lora
 from diffcse.method.conditioning import sentence_at_position_0
-from diffcse.method.dropout import make_cheap
+from diffcse.method.fast.dropout import make_cheap
+from diffcse.method.fast.memory import checkpoint_layers, in_chunks
+from diffcse.method.fast.packing import ability, logits_at, vectors_at
 from diffcse.method.heads import pooled
-from diffcse.method.memory import checkpoint_layers, in_chunks
-from diffcse.method.packing import ability, logits_at, vectors_at
+from tests.method import test_paper as whole
 from tests.models import tiny_model
 
-from . import test_objective as whole
 from .test_packing import assert_same, batch, readings
 
 CHOICES = [

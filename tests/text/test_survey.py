@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffcse.text import doctor
+from diffcse.text import survey as doctor
 from diffcse.text.corpus import Corpus
-from diffcse.text.doctor import Limits, Report, examine
+from diffcse.text.survey import Limits, Report, examine
 
 NOUNS = [
     *("river", "house", "train", "garden", "letter", "window", "engine", "village", "bottle"),

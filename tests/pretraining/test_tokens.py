@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from diffcse.errors import InputError
+from diffcse.pretraining import tokens as module
+from diffcse.pretraining.tokens import tokenise, train_wordpiece
 from diffcse.text.corpus import Corpus
-from diffcse.training import tokens as module
-from diffcse.training.tokens import tokenise, train_wordpiece
 from tests.models import SENTENCES, tiny_tokenizer
 
 CORPUS = Corpus.from_sentences(SENTENCES)
 
 PROGRAM = """
-from diffcse.training.tokens import train_wordpiece
+from diffcse.pretraining.tokens import train_wordpiece
 from tests.models import SENTENCES
 vocabulary = train_wordpiece(SENTENCES, 120, lowercase=True, positions=32).get_vocab()
 print(sorted(vocabulary, key=vocabulary.get))

@@ -7,8 +7,7 @@ import torch
 
 from diffcse.config import REFERENCE, Method
 from diffcse.errors import InputError
-from diffcse.method.objective import DiffCSE
-from diffcse.method.parts import (
+from diffcse.method.build import (
     build,
     check_same_vocabulary,
     load_causal_generator,
@@ -17,6 +16,7 @@ from diffcse.method.parts import (
     load_tokenizer,
     read_vocabulary,
 )
+from diffcse.method.paper import DiffCSE
 from tests.models import CAUSAL, FAMILIES, SENTENCES, save_tiny, tiny_model, tiny_tokenizer
 
 MASKED = [family for family in FAMILIES if family != "minilm"]
@@ -169,7 +169,7 @@ def test_a_folder_named_mini_is_not_the_bundled_model(tmp_path, monkeypatch):
 
 
 def test_the_papers_generator_is_used_where_it_can_be_had(monkeypatch):
-    import diffcse.method.parts as parts
+    import diffcse.method.build as parts
 
     assert parts.default_generator("some/model") == "some/model"
     assert parts.default_generator("bert-base-uncased") == "bert-base-uncased", "no hub here"

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import diffcse.method.dropout as dropout
-from diffcse.method.dropout import Dropout, apply, keep, make_cheap
+import diffcse.method.fast.dropout as dropout
+from diffcse.method.fast.dropout import Dropout, apply, keep, make_cheap
 
 
 def dropped(x, p, seed=0):

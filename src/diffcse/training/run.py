@@ -24,16 +24,16 @@ from diffcse.errors import InputError
 from diffcse.evaluation.sts import OWN_PAIRS, named_pairs, read_pairs
 from diffcse.files import clear_partials, model_sha256, only_one, staged_folder, write_errors, write_text
 from diffcse.machine import tuned
+from diffcse.method.build import build, default_generator, model_folders
 from diffcse.method.edits import longest_copy
-from diffcse.method.objective import DiffCSE
-from diffcse.method.parts import build, default_generator, model_folders
+from diffcse.method.paper import DiffCSE
 from diffcse.record import Record, read_record, verdict
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.text.examples import Examples, read_examples
 from diffcse.training.checkpoints import load_weights, newest_whole, save_weights, stop_between_steps, stopped
 from diffcse.training.collate import Collate, Neighbours
+from diffcse.training.loop import DiffCSETrainer, seen_in, updates_per_epoch
 from diffcse.training.selection import Graded, Halves, HeldOut, Panel, Without, hold_out
-from diffcse.training.trainer import DiffCSETrainer, seen_in, updates_per_epoch
 
 PARTS = "training_parts.safetensors"
 """Where --keep-training-parts leaves all trained weights of the last step."""

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from diffcse.method import dropout as cheap
-from diffcse.method.memory import kept, recomputed_within
+from diffcse.method.fast import dropout as cheap
+from diffcse.method.fast.memory import kept, recomputed_within
 
 _NAME = "diffcse_packed"
 _PLAIN_WIDTH = 128

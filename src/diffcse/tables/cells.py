@@ -43,15 +43,15 @@ from diffcse.errors import InputError
 from diffcse.files import model_sha256, staged_folder, write_json, write_text
 from diffcse.machine import UNBOUND, all_cores, cores
 from diffcse.record import finite, read_record, versions
+from diffcse.tables.grids import COLUMNS, Column, Grid, Row
 from diffcse.training.checkpoints import newest_whole, say_at_once
-from diffcse.training.grid import COLUMNS, Column, Grid, Row
 
 if TYPE_CHECKING:
     from diffcse.evaluation.data import Data
     from diffcse.evaluation.seeds import Scatter
     from diffcse.evaluation.sts import PairSet
     from diffcse.evaluation.suite import Job
-    from diffcse.method.objective import DiffCSE
+    from diffcse.method.paper import DiffCSE
 
 METHOD = 3
 """Raised where the same Config no longer trains the same encoder (a new bundled model too): finished cells are then run
@@ -59,7 +59,7 @@ again."""
 SCHEMA = "diffcse-ablation/1"
 
 Report = Callable[["Cell", str, dict[str, Any]], None]
-"""Told (cell, event, facts): the events of `training.train.run`, and "end" with the cell's outcome."""
+"""Told (cell, event, facts): the events of `training.run.run`, and "end" with the cell's outcome."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def cells_of(
         InputError: the text cannot be read.
     """
     from diffcse.evaluation.sts import read_pairs
-    from diffcse.method.parts import model_folders
+    from diffcse.method.build import model_folders
 
     dev = read_pairs(shared.dev)
     texts: dict[tuple[Text, bool], str] = {}
@@ -394,7 +394,7 @@ def take_over(found: Mapping[Cell, Path], shared: Shared) -> list[Cell]:
 
 
 def _copy_run(cell: Cell, source: Path, keep_models: bool) -> None:
-    from diffcse.training.train import PARTS
+    from diffcse.training.run import PARTS
 
     heavy = [name for name in ("model", "last", PARTS) if keep_models and (source / name).exists()]
     with staged_folder(Path(cell.folder)) as staging:
@@ -446,7 +446,7 @@ def run_cell(
     outcome["seconds"] = round(time.perf_counter() - began, 1)
     write_json(cell.record, finite(outcome))
     if outcome["status"] == "complete" and not shared.keep_models:
-        from diffcse.training.train import PARTS
+        from diffcse.training.run import PARTS
 
         for path in (folder / name for name in ("model", "last", PARTS)):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
@@ -484,7 +484,7 @@ def _trained(
     cell: Cell, config: Config, shared: Shared, report: Callable[[str, dict[str, Any]], None]
 ) -> dict[str, dict[str, Any]]:
     from diffcse.encoder.load import load
-    from diffcse.training.train import run
+    from diffcse.training.run import run
 
     trained = run(config, shared.corpus, cell.folder, resume=True, report=report)
     dev = trained.record.scores["dev"]
@@ -684,7 +684,7 @@ class _Worker:
             self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
             with all_cores():
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-c", "from diffcse.training.ablate import work; work()"],
+                    [sys.executable, "-P", "-c", "from diffcse.tables.cells import work; work()"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=self._errors,

@@ -19,13 +19,12 @@ from transformers import (
     ModernBertModel,
 )
 
-import diffcse.method.packing as packing
+import diffcse.method.fast.packing as packing
 from diffcse.method.adapters import add_lora, merged
 from diffcse.method.conditioning import sentence_at_position_0
-from diffcse.method.packing import Layout, ability, before_vocabulary, hidden_states, layers, logits_at, vectors_at
+from diffcse.method.fast.packing import Layout, ability, before_vocabulary, hidden_states, layers, logits_at, vectors_at
+from tests.method import test_paper as whole
 from tests.models import tiny_model
-
-from . import test_objective as whole
 
 PACKED = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernbert")
 NARROWED = ("bert", "roberta", "xlm-roberta", "distilbert", "electra")

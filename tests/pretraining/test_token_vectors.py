@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from diffcse.errors import InputError
-from diffcse.training import token_vectors
-from diffcse.training.token_vectors import as_embeddings, cooccurrences, learn_from_next, ppmi, ppmi_svd, sif_weights
+from diffcse.pretraining import token_vectors
+from diffcse.pretraining.token_vectors import as_embeddings, cooccurrences, learn_from_next, ppmi, ppmi_svd, sif_weights
 
 TEXT = [[1, 2, 3, 1, 4], [2, 2], [5], [], [4, 3, 2, 1], [6, 0, 6, 3]]
 IDS = np.array([token for sentence in TEXT for token in sentence], dtype=np.uint16)

@@ -33,11 +33,11 @@ from diffcse.config import GeneratorKind, Method
 from diffcse.errors import InputError
 from diffcse.method import draws, heads
 from diffcse.method.conditioning import first_layer, sentence_at_position_0
-from diffcse.method.dropout import make_cheap
 from diffcse.method.edits import Draw, Edited, Tools, Vocabulary, edit, mask_tokens
+from diffcse.method.fast.dropout import make_cheap
+from diffcse.method.fast.memory import checkpoint_layers, in_chunks
+from diffcse.method.fast.packing import ability, logits_at, vectors_at
 from diffcse.method.heads import at_least_float
-from diffcse.method.memory import checkpoint_layers, in_chunks
-from diffcse.method.packing import ability, logits_at, vectors_at
 
 # Row numbers of each further view of a sentence start here, far above any batch: every view gets edits of its own.
 _VIEW = 1 << 40

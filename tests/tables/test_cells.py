@@ -18,12 +18,11 @@ from diffcse.encoder.load import load
 from diffcse.errors import InputError
 from diffcse.evaluation.sts import OWN_PAIRS, read_pairs, score_sts
 from diffcse.machine import UNBOUND
+from diffcse.method.build import build
 from diffcse.method.inspect import conditional_gain
-from diffcse.method.parts import build
 from diffcse.record import read_record
-from diffcse.text.corpus import Corpus
-from diffcse.training import ablate
-from diffcse.training.ablate import (
+from diffcse.tables import cells as ablate
+from diffcse.tables.cells import (
     Shared,
     cells_of,
     changes_of,
@@ -38,8 +37,9 @@ from diffcse.training.ablate import (
     tabulate,
     take_over,
 )
+from diffcse.tables.grids import parse_grid
+from diffcse.text.corpus import Corpus
 from diffcse.training.collate import Collate
-from diffcse.training.grid import parse_grid
 from tests.models import SENTENCES, save_tiny
 
 GRID = """\
@@ -669,7 +669,7 @@ def test_ctrl_c_leaves_checkpoints_of_all_runs_at_work(place, tmp_path):
     cells = cells_of(grid, {row.name: grid.config(row, changes=long) for row in grid.rows}, shared, (1,), tmp_path)
     program = """
 import dataclasses, json, os, signal, sys
-from diffcse.training.ablate import Cell, Shared, run_cells
+from diffcse.tables.cells import Cell, Shared, run_cells
 signal.signal(signal.SIGINT, signal.default_int_handler)
 cells, shared = json.loads(sys.argv[1])
 at = {}

@@ -169,7 +169,7 @@ def ablation_page(table: dict[str, Any]) -> str:
     Raises:
         InputError: plotly or jinja2 is not installed.
     """
-    template, plotly = template_and_plotly("ablation.html")
+    template, plotly = template_and_plotly("table.html")
     parts = []
     for name, column in table["columns"].items():
         part = {"title": heading(column), "lacks": column["lacks"]}

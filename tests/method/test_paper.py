@@ -17,11 +17,11 @@ from transformers import (
     RobertaModel,
 )
 
-import diffcse.method.objective as objective
+import diffcse.method.paper as objective
 from diffcse.config import REFERENCE, Method
 from diffcse.errors import InputError
 from diffcse.method.edits import Vocabulary
-from diffcse.method.objective import DiffCSE, contrastive_loss, rtd_loss, same_meaning
+from diffcse.method.paper import DiffCSE, contrastive_loss, rtd_loss, same_meaning
 from diffcse.training.checkpoints import load_weights, save_weights
 
 from .oracles import contrastive_loops, false_negatives_loops, mask_labels_loops, rtd_loops, triplet_loops

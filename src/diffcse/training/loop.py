@@ -27,7 +27,7 @@ from diffcse.errors import InputError
 from diffcse.files import staged_folder, write_errors, write_json, write_manifest, write_text
 from diffcse.machine import release_memory
 from diffcse.method import draws
-from diffcse.method.objective import DiffCSE, Terms
+from diffcse.method.paper import DiffCSE, Terms
 from diffcse.record import finite
 from diffcse.training.checkpoints import Stop, checkpoint_path, load_weights, prune, save_weights
 from diffcse.training.collate import Collate

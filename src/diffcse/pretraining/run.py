@@ -5,7 +5,7 @@ vocabulary. Both gaps are filled here, at sizes that one core trains in an hour.
 
 - the text is tokenised once (`tokens`), and batches are made of groups of sentences of one length: no padding is
   computed, and attention needs no mask. Where sentences come with the ones that follow them, lengths are mixed, and the
-  groups run packed (`method.packing`), which costs hardly more;
+  groups run packed (`method.fast.packing`), which costs hardly more;
 - the vocabulary's matrix, most of a small model, is multiplied only where a token is predicted;
 - matrices are multiplied in bf16 where the processor can, and the weights are cast once a step for all its groups.
 
@@ -64,11 +64,20 @@ from diffcse.files import (
 )
 from diffcse.machine import release_memory, tuned
 from diffcse.method import draws
+from diffcse.method.build import load_masked_lm, load_tokenizer, named, quiet, read_vocabulary
 from diffcse.method.edits import Draw, Vocabulary, mask_tokens
+from diffcse.method.fast.packing import hidden_states
 from diffcse.method.heads import at_least_float, pool
-from diffcse.method.objective import same_meaning, symmetric_contrastive_loss
-from diffcse.method.packing import hidden_states
-from diffcse.method.parts import load_masked_lm, load_tokenizer, named, quiet, read_vocabulary
+from diffcse.method.paper import same_meaning, symmetric_contrastive_loss
+from diffcse.pretraining.token_vectors import (
+    as_embeddings,
+    learn_from_next,
+    ppmi_svd,
+    sif_weights,
+    sums_of,
+    with_own_directions,
+)
+from diffcse.pretraining.tokens import Tokens, occurrences, tokenise, train_wordpiece
 from diffcse.record import Record, finite, read_record
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.training.checkpoints import (
@@ -80,16 +89,7 @@ from diffcse.training.checkpoints import (
     stop_between_steps,
     stopped,
 )
-from diffcse.training.token_vectors import (
-    as_embeddings,
-    learn_from_next,
-    ppmi_svd,
-    sif_weights,
-    sums_of,
-    with_own_directions,
-)
-from diffcse.training.tokens import Tokens, occurrences, tokenise, train_wordpiece
-from diffcse.training.train import Report, check_output, check_same_documents, check_same_weights, one_process, use_bf16
+from diffcse.training.run import Report, check_output, check_same_documents, check_same_weights, one_process, use_bf16
 
 _ANY_TEXT = Text()
 _PLAIN_TEXT = tuple(field.name for field in dataclasses.fields(PlainText))
@@ -146,7 +146,7 @@ def pretrain(
 
     Raises:
         InputError: unusable text, recipe, tokenizer or folder, or a loss that is no longer finite.
-        KeyboardInterrupt: Ctrl-C; in the training loop it leaves a checkpoint first, as `training.train.run` does.
+        KeyboardInterrupt: Ctrl-C; in the training loop it leaves a checkpoint first, as `training.run.run` does.
     """
     one_process()
     output = Path(output)

@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffcse.errors import InputError
-from diffcse.method.objective import same_meaning, symmetric_contrastive_loss
-from diffcse.training.tokens import occurrences
+from diffcse.method.paper import same_meaning, symmetric_contrastive_loss
+from diffcse.pretraining.tokens import occurrences
 
 Rows = Sequence[npt.NDArray[np.integer]]
 """Sentences as token ids, each as long as it is."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from diffcse.config import load_recipe
 from diffcse.errors import InputError
-from diffcse.training.grid import COLUMNS, cost, grid_names, load_grid, parse_grid, seconds_of
+from diffcse.tables.grids import COLUMNS, cost, grid_names, load_grid, parse_grid, seconds_of
 
 GRID = """\
 title = "A table"

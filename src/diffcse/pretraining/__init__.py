@@ -1,0 +1,1 @@
+"""Plain text -> a small language model."""
