@@ -31,7 +31,7 @@ def test_a_report_on_plain_text(tmp_path: Path, capsys) -> None:
     found = json.loads((tmp_path / "found.json").read_text())
     assert (found["sentences"], found["duplicates"], found["unit"]) == (81, 1, "words")
     assert found["trouble"]["control character"] == 1
-    assert {"key", "level", "found", "effect", "fix"} == set(found["findings"][0])
+    assert {"key", "level", "fact", "effect", "fix"} == set(found["findings"][0])
 
 
 def test_an_encoding_without_bars_is_no_error(tmp_path: Path) -> None:

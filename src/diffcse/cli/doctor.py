@@ -14,61 +14,71 @@ from diffcse.config import Text
 from diffcse.errors import InputError
 
 if TYPE_CHECKING:
-    from diffcse.text.survey import Report
+    from diffcse.text.advice import Finding
+    from diffcse.text.corpus import Corpus
+    from diffcse.text.survey import Survey
 
 
 @dataclass(frozen=True)
 class Doctor:
-    """Look at a text before training on it: what repeats, what is cut off, what is broken, and which option helps."""
+    """Check a text before training: what repeats, what is cut off, what is broken, and which option helps."""
 
     corpus: Annotated[Positional[tuple[str, ...]], arg(metavar="CORPUS...", help_behavior_hint="")]
-    """Files or globs: .txt .csv .tsv .jsonl .parquet, also .gz .xz .zst; or hub:OWNER/NAME."""
+    """Files or globs: .txt .csv .tsv .jsonl .json .parquet, also .gz .xz .zst; or hub:OWNER/NAME."""
     model: str | None = None
-    """Count lengths in the tokens of this checkpoint: a folder, a hub id, or "mini". Words, if not given."""
+    """Count lengths in the tokens of this checkpoint: a folder, a hub id, or "mini". Unset: in words."""
     max_tokens: int = 32
-    """What training will cut sentences to."""
+    """Training cuts a sentence to this many tokens."""
     batch_size: int = 64
-    """Of training: how many sentences are negatives of each other."""
+    """Sentences in a training batch; each is a negative for all others."""
     text: Text = field(default_factory=Text)
     json: Path | None = None
-    """Also write everything counted to this file."""
+    """Also write all facts and findings to this file."""
 
     def __call__(self, console: Console) -> None:
+        self._check()
+        from diffcse.files import write_json
+        from diffcse.terminal import say
+        from diffcse.text.advice import advise
+        from diffcse.text.survey import examine, require_extra
+
+        require_extra()  # before the corpus is read, which can take long
+        tokens: dict[str, Any] = {} if self.model is None else _tokenizer(self.model)
+        model_tokens = tokens.pop("model_tokens", None)
+        corpus = self._read(console)
+        language = self.text.language
+        survey = examine(corpus, max_tokens=self.max_tokens, batch_size=self.batch_size, language=language, **tokens)
+        findings = advise(survey, model_tokens=model_tokens, language=language, is_split=self.text.split_sentences)
+        _show_survey(survey, console, self.model)
+        _show_findings(findings, console)
+        if self.json:
+            facts = {"corpus": list(self.corpus), "sha256": corpus.sha256, **survey.to_dict()}
+            write_json(self.json, facts | {"findings": [dataclasses.asdict(finding) for finding in findings]})
+            say(console, f"written  {self.json}")
+
+    def _check(self) -> None:
         if not self.corpus:
             raise InputError("no corpus: give one or more text files, e.g. diffcse doctor sentences.txt")
         for name, least in (("max_tokens", 4), ("batch_size", 2)):
             if getattr(self, name) < least:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
-        from diffcse.files import write_json
+
+    def _read(self, console: Console) -> Corpus:
         from diffcse.terminal import say
         from diffcse.text.corpus import Corpus, read_corpus
         from diffcse.text.examples import read_examples
         from diffcse.text.lines import check_language
-        from diffcse.text.survey import examine
 
-        options: dict[str, Any] = {} if self.model is None else _tokenizer(self.model)
         if self.text.supervised:
             examples = read_examples(self.corpus, text=self.text)
             say(console, f"examples {examples.summary()}")
-            corpus = Corpus.from_sentences(list(examples.sentences))
-        else:
-            # A corpus that is not split has no language; the doctor wants it to tell prose from sentences.
-            check_language(self.text.language)
-            text = self.text if self.text.split_sentences else dataclasses.replace(self.text, language=Text.language)
-            corpus = read_corpus(self.corpus, text=text, documents=True)
-            say(console, f"corpus   {corpus.summary()}")
-        report = examine(
-            corpus,
-            max_tokens=self.max_tokens,
-            batch_size=self.batch_size,
-            language=self.text.language,
-            is_split=self.text.split_sentences,
-            **options,
-        )
-        _show(report, console, self.model)
-        if self.json:
-            write_json(self.json, {"corpus": list(self.corpus), "sha256": corpus.sha256, **report.to_dict()})
-            say(console, f"written  {self.json}")
+            return Corpus.from_sentences(list(examples.sentences))
+        # Without --split-sentences the reader refuses a language, but the survey needs it to recognise prose.
+        check_language(self.text.language)
+        text = self.text if self.text.split_sentences else dataclasses.replace(self.text, language=Text.language)
+        corpus = read_corpus(self.corpus, text=text, documents=True)
+        say(console, f"corpus   {corpus.summary()}")
+        return corpus
 
 
 def _tokenizer(model: str) -> dict[str, Any]:
@@ -90,43 +100,45 @@ def _tokenizer(model: str) -> dict[str, Any]:
 _COLOURS = {"warning": "red", "note": "yellow", "good": "green"}
 
 
-def _show(report: Report, console: Console, model: str | None) -> None:
-    from rich.markup import escape
-
+def _show_survey(survey: Survey, console: Console, model: str | None) -> None:
     from diffcse.terminal import say, table
 
-    if report.sampled < report.sentences:
-        say(console, f"sample   {report.sampled:,} of {report.sentences:,} sentences, where not all were looked at")
-    most = max(count for *_, count in report.histogram)
+    if survey.sampled < survey.sentences:
+        say(console, f"sample   {survey.sampled:,} of {survey.sentences:,} sentences")
+    most = max(count for *_, count in survey.histogram)
+    counted = survey.sampled if model else survey.sentences
     rows = [
         [
             f"{f'{first} to {last}' if first != last else first:>12}  {_bar(count / most)}",
             f"{count:,}",
-            f"{count / report.sampled if model else count / report.sentences:.1%}",
+            f"{count / counted:.1%}",
         ]
-        for first, last, count in report.histogram
+        for first, last, count in survey.histogram
     ]
     unit = f"tokens of {model}, special ones included" if model else "words"
-    quantiles = "  ".join(f"{name} {value}" for name, value in report.lengths.items())
+    quantiles = "  ".join(f"{name} {value}" for name, value in survey.lengths.items())
     console.print(table("", [f"length in {unit}", "sentences", "share"], rows, caption=quantiles))
-    repeats = [
-        *(("line", text, times) for text, times in report.repeated[:5]),
-        *(("beginning", text, times) for text, times in report.prefixes[:5]),
-        *(("end", text, times) for text, times in report.suffixes[:5]),
-    ]
-    if repeats:
-        rows = [[f"{kind:<9}  {_cut(text)}", f"{times:,}"] for kind, text, times in repeats]
-        console.print(table("", ["what repeats (beginnings and ends in the sample)", "times"], rows))
-    if report.near_examples:
+    groups = (("line", survey.repeated), ("beginning", survey.prefixes), ("end", survey.suffixes))
+    rows = [[f"{kind:<9}  {_cut(text)}", f"{times:,}"] for kind, phrases in groups for text, times in phrases[:5]]
+    if rows:
+        console.print(table("", ["what repeats (beginnings and ends: in the sample)", "times"], rows))
+    if survey.near_examples:
         say(console, "Near-duplicates, e.g.")
-        for pair in report.near_examples[:2]:
+        for pair in survey.near_examples[:2]:
             for text in pair:
                 say(console, f"  {_cut(text, 150)}")
             say(console, "")
+
+
+def _show_findings(findings: list[Finding], console: Console) -> None:
+    from rich.markup import escape
+
+    from diffcse.terminal import say
+
     order = list(_COLOURS)
-    for finding in sorted(report.findings, key=lambda finding: order.index(finding.level)):
+    for finding in sorted(findings, key=lambda finding: order.index(finding.level)):
         colour = _COLOURS[finding.level]
-        console.print(f"[{colour}]{finding.level:<8}[/] {escape(finding.found)}", highlight=False, soft_wrap=True)
+        console.print(f"[{colour}]{finding.level:<8}[/] {escape(finding.fact)}", highlight=False, soft_wrap=True)
         if finding.effect:
             say(console, f"         effect: {finding.effect}")
         if finding.fix:
