@@ -107,6 +107,34 @@ def test_rooms_import_only_what_they_may():
     assert broken(the_graph()) == []
 
 
+FAST = "diffcse.method.fast"
+"""Its modules are private: other modules import names from the package itself."""
+
+
+def into_fast(edges):
+    """Imports of a module of `FAST` from outside it."""
+    return [
+        f"{module} imports {name}"
+        for module, names in edges.items()
+        for name in names
+        if name.startswith(f"{FAST}.") and module != FAST and not module.startswith(f"{FAST}.")
+    ]
+
+
+def test_fast_is_imported_as_a_package():
+    assert f"{FAST}.layout" in MODULES
+    assert into_fast(the_graph()) == []
+
+
+@pytest.mark.parametrize(
+    "line", [f"from {FAST}.layout import Layout", f"from {FAST} import layout", "from .fast.layout import Layout"]
+)
+def test_an_import_into_fast_would_be_seen(line):
+    modules = {"diffcse.method": ("", True), FAST: ("", True), f"{FAST}.layout": ("", False)}
+    assert len(into_fast(graph(modules | {"diffcse.method.heads": (line, False)}))) == 1
+    assert into_fast(graph(modules | {f"{FAST}.running": (f"from {FAST}.layout import Layout", False)})) == []
+
+
 def test_no_circles():
     edges = the_graph()
     assert sum(map(len, edges.values())) > 40

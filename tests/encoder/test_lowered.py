@@ -8,7 +8,7 @@ from torch import nn
 from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.encoder.lowered import lowered
-from diffcse.method.fast import packing
+from diffcse.method.fast import ability
 from tests.models import FAMILIES, SENTENCES, save_with_pooler, tiny_model
 
 TEXTS = [*SENTENCES, "", "the cat " * 100]
@@ -66,9 +66,9 @@ def test_the_model_stays_as_it_is():
 def test_it_runs_packed_where_the_model_does():
     model, _ = tiny_model("bert", masked_lm=False)
     twin = lowered(model, torch.bfloat16)
-    assert packing.ability(twin).packs
-    narrows = packing.ability(twin).narrows
-    assert [m for m in twin.modules() if m in narrows] == list(narrows) != []
+    assert ability(twin).packs
+    projections = ability(twin).projections
+    assert [m for m in twin.modules() if m in projections] == list(projections) != []
 
 
 def test_without_onednn(monkeypatch):

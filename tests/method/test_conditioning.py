@@ -7,7 +7,7 @@ from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, Elect
 
 from diffcse.errors import InputError
 from diffcse.method.conditioning import first_layer, sentence_at_position_0
-from diffcse.method.fast.memory import checkpoint_layers
+from diffcse.method.fast import checkpoint_layers
 
 SIZES = {
     "vocab_size": 30,

@@ -9,7 +9,7 @@ import torch
 
 from diffcse.config import Method
 from diffcse.method.build import build
-from diffcse.method.fast import dropout, packing
+from diffcse.method.fast import ability, dropout, probing
 from tests.models import SENTENCES, save_tiny
 
 
@@ -44,7 +44,9 @@ def same_masks(monkeypatch):
     monkeypatch.setattr(dropout.Dropout, "forward", hidden)
     monkeypatch.setattr(dropout, "keep", keep)
     monkeypatch.setattr(torch.nn.functional, "dropout", of_weights)
-    monkeypatch.setattr(packing, "_makers", lambda *_: ())  # a last layer that runs for some tokens draws for those
+    monkeypatch.setattr(
+        probing, "_find_projections", lambda *_: ()
+    )  # a last layer that runs for some tokens draws for those
     return Masks
 
 
@@ -72,7 +74,7 @@ def test_fifty_steps(family, tmp_path, same_masks):
             optimiser.step()
             optimiser.zero_grad()
             curve.append((terms.contrastive.item(), terms.difference.item()))
-        assert packing.ability(model.encoder).packs
+        assert ability(model.encoder).packs
         curves.append(torch.tensor(curve))
     ours, padded = curves
     assert (padded[:5].mean(0) - padded[-5:].mean(0)).abs().min() > 0.01, "nothing was learned"

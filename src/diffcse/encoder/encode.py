@@ -21,7 +21,7 @@ from diffcse.config import EncoderPooling, Precision
 from diffcse.encoder.lowered import lowered
 from diffcse.errors import InputError
 from diffcse.method.build import has_pooler
-from diffcse.method.fast.packing import ability
+from diffcse.method.fast import ability
 from diffcse.method.heads import pooled
 
 BATCH_TOKENS = 4096

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from diffcse.method.fast import packing
+from diffcse.method.fast import copy_ability
 
 
 def lowered(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
@@ -30,7 +30,7 @@ def lowered(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
         for name, child in parent.named_children():
             if type(child) is nn.Linear:
                 setattr(parent, name, _Linear(child, dtype))
-    packing.like(twin, model)
+    copy_ability(model, twin)
     return twin
 
 

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from diffcse.errors import InputError
-from diffcse.method.fast.memory import kept
-from diffcse.method.fast.packing import Layout, layers
+from diffcse.method.fast import Layout, kept, layers
 
 
 def first_layer(encoder: nn.Module) -> nn.Module:

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from diffcse.config import EDITS, EditScope, Sampling
 from diffcse.errors import InputError
 from diffcse.method import draws
-from diffcse.method.fast.packing import before_vocabulary
+from diffcse.method.fast import before_vocabulary
 
 # Streams keep the draws for different purposes apart.
 _CHOOSE, _KIND, _RANDOM_TOKEN, _SAMPLE, _EDITOR = range(5)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diffcse.config import Pooling, Projector
-from diffcse.method.fast.packing import hidden_states, vectors_at
+from diffcse.method.fast import hidden_states, vectors_at
 
 
 def pooled(

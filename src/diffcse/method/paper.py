@@ -34,9 +34,7 @@ from diffcse.errors import InputError
 from diffcse.method import draws, heads
 from diffcse.method.conditioning import first_layer, sentence_at_position_0
 from diffcse.method.edits import Draw, Edited, Tools, Vocabulary, edit, mask_tokens
-from diffcse.method.fast.dropout import make_cheap
-from diffcse.method.fast.memory import checkpoint_layers, in_chunks
-from diffcse.method.fast.packing import ability, logits_at, vectors_at
+from diffcse.method.fast import ability, checkpoint_layers, in_chunks, logits_at, make_cheap, vectors_at
 from diffcse.method.heads import at_least_float
 
 # Row numbers of each further view of a sentence start here, far above any batch: every view gets edits of its own.
@@ -515,7 +513,7 @@ class DiffCSE(nn.Module):
         parts = ("encoder", "generator", "causal_generator", "discriminator")
         networks = {name: getattr(self, name) for name in parts if self.packed and getattr(self, name) is not None}
         found = {name: ability(network.base_model) for name, network in networks.items()}
-        return {name: can.why for name, can in found.items() if not can.packs}
+        return {name: can.reason for name, can in found.items() if not can.packs}
 
     def checkpoint_layers(self) -> None:
         """Encoder and discriminator recompute their layers in the backward pass instead of keeping activations.

@@ -66,7 +66,7 @@ from diffcse.machine import release_memory, tuned
 from diffcse.method import draws
 from diffcse.method.build import load_masked_lm, load_tokenizer, named, quiet, read_vocabulary
 from diffcse.method.edits import Draw, Vocabulary, mask_tokens
-from diffcse.method.fast.packing import hidden_states
+from diffcse.method.fast import hidden_states
 from diffcse.method.heads import at_least_float, pool
 from diffcse.method.paper import same_meaning, symmetric_contrastive_loss
 from diffcse.pretraining.token_vectors import (

@@ -9,14 +9,14 @@ import diffcse.method.fast.memory as memory
 from diffcse.errors import InputError
 from diffcse.method.adapters import add_lora
 from diffcse.method.conditioning import sentence_at_position_0
+from diffcse.method.fast import ability, logits_at, vectors_at
 from diffcse.method.fast.dropout import make_cheap
 from diffcse.method.fast.memory import checkpoint_layers, in_chunks
-from diffcse.method.fast.packing import ability, logits_at, vectors_at
 from diffcse.method.heads import pooled
 from tests.method import test_paper as whole
 from tests.models import tiny_model
 
-from .test_packing import assert_same, batch, readings
+from .padded import assert_same, batch, readings
 
 CHOICES = [
     {},

@@ -1,10 +1,10 @@
-"""Dropout whose masks cost little on a CPU.
+"""Dropout with cheap masks on a CPU.
 
-There, torch draws one Bernoulli number an element, in one thread: at a small encoder's width that takes longer than
-the matrix products between two dropouts. A byte an element is enough: an element is dropped where its byte is below
-a threshold, and the threshold of each call is drawn so that the probability comes out exactly (for p = 0.1 it is 26
-of 256 six times in ten, else 25). The bytes come from SFC64 (Doty-Humphrey's small fast generator, as NumPy has it),
-seeded by one number of torch's own generator, so whatever seeds or restores that one decides the masks too.
+On a CPU, torch draws one Bernoulli number per element in one thread. In a small encoder that takes longer than the
+matrix products between two dropouts. Here each element gets one byte and is dropped where the byte is below a
+threshold. The threshold is drawn for each call, so that the probability is exact: for p = 0.1 it is 26 of 256 in six
+calls of ten, else 25. The bytes come from NumPy's SFC64 (Doty-Humphrey), seeded from torch's generator. So whatever
+seeds or restores that generator also decides the masks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, the same in distribution, with cheap masks on a CPU.
+    """`nn.Dropout` with the same distribution and cheap masks on a CPU.
 
     >>> _ = torch.manual_seed(0)
     >>> half = Dropout(0.5)(torch.ones(10_000))
@@ -35,7 +35,7 @@ class Dropout(nn.Dropout):
 
 
 def make_cheap(model: nn.Module) -> None:
-    """Put `Dropout` in the place of every `nn.Dropout` of `model`; weights and probabilities stay."""
+    """Replace every `nn.Dropout` of `model` by `Dropout`, with the same probability and mode."""
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
@@ -45,21 +45,21 @@ def make_cheap(model: nn.Module) -> None:
 
 
 def keep(shape: torch.Size, p: float) -> Tensor:
-    """Which elements stay: int16 on the CPU, all bits set where one stays, none where it is dropped."""
+    """A dropout mask, int16 on the CPU: all bits set where an element stays, no bit set where it is dropped."""
     seed, fraction = torch.empty(2, dtype=torch.int64).random_().tolist()
     below = math.floor(256 * p)
     below += fraction < (256 * p - below) * 2**63
     count = math.prod(shape)
     words = np.random.Generator(np.random.SFC64(seed)).integers(0, 2**64, -(-count // 8), dtype=np.uint64)
     mask = torch.from_numpy(words.view(np.uint8)[:count]).to(torch.int16)
-    # Negative, so with its sign bit set, where the byte is not below the threshold; the shift spreads that bit.
+    # Negative where the byte reaches the threshold; the shift copies the sign bit to all bits.
     return mask.neg_().add_(below - 1).bitwise_right_shift_(15).view(shape)
 
 
 def apply(x: Tensor, mask: Tensor, p: float) -> Tensor:
     """`x` where `mask` keeps it, scaled by 1 / (1 - p); 0 elsewhere."""
     bits = _INTEGERS[x.element_size()]
-    # A bitwise "and" instead of a product: torch multiplies tensors of different types many times slower.
+    # A bitwise "and", because torch multiplies tensors of two dtypes many times slower.
     kept = x.contiguous().view(bits).bitwise_and(mask.to(bits)).view(x.dtype)
     return kept.mul_(1 / (1 - p)) if p < 1 else kept
 

@@ -1,13 +1,12 @@
-"""Large batches in little memory: what the backward pass needs is computed again instead of being kept.
+"""Large batches in little memory: the backward pass recomputes activations instead of keeping them.
 
-The contrastive loss needs every sentence of a batch, but of each it needs no more than one vector. So a network may
-take a batch in parts, keep nothing of each but its output, and run every part once more, dropout and all, when the
-gradient has come back to it: the gradient is that of the whole batch, the memory that of one part. (Gao et al.,
-Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, RepL4NLP 2021; recomputation is Chen et al.,
-Training Deep Nets with Sublinear Memory Cost, 2016.) It costs one more forward pass.
+The contrastive loss needs every sentence of a batch, but only one vector of each. So a network may take the batch in
+parts and keep only the outputs. When the gradient arrives, it runs each part again with the same dropout. The gradient
+is that of the whole batch, the memory that of one part; the cost is one more forward pass.
 
-`torch.utils.checkpoint` does this for any function: it keeps the state of torch's random generator, of which all
-dropout masks come, and of autocast. Here is what it is applied to.
+Sources: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, RepL4NLP 2021; Chen et
+al., Training Deep Nets with Sublinear Memory Cost, 2016. `torch.utils.checkpoint` restores the random state and
+autocast for the second pass.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from diffcse.errors import InputError
 
 
 def in_chunks(run: Callable[..., Tensor], size: int | None, *columns: Tensor | None) -> Tensor:
-    """`run(*columns)` for `size` rows at a time, the outputs one after another; with gradient, recomputed.
+    """`run(*columns)` on `size` rows at a time, outputs concatenated; with gradient, each part is recomputed.
 
     Args:
-        run: treats every row by itself (dropout aside), and gives rows: as many, or one with their sums.
-        size: None: all rows at once, nothing recomputed; so are `size` rows or fewer.
-        columns: tensors of equally many rows; what is None stays None.
+        run: treats each row alone (dropout aside). It returns one row per input row, or one row of sums per part.
+        size: rows per part; None: all. A batch of at most `size` rows is one part and is not recomputed.
+        columns: tensors with the same number of rows, or None.
 
     >>> double = lambda x, y: 2 * x
     >>> in_chunks(double, 2, torch.arange(5), None).tolist()
@@ -46,24 +45,24 @@ def in_chunks(run: Callable[..., Tensor], size: int | None, *columns: Tensor | N
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:
-    """In training, `model` keeps only what enters each of its layers, and runs a layer again for its gradient.
+    """Let `model` keep only the input of each layer in training, and run the layer again for its gradient.
 
     Raises:
-        InputError: transformers cannot do this with its architecture.
+        InputError: transformers cannot do this with the architecture.
     """
     if not model.supports_gradient_checkpointing:
         raise InputError(
-            f"training.gradient_checkpointing = true: {type(model).__name__} cannot recompute its layers: leave it "
-            "off, and set training.mini_batch_size instead"
+            f"training.gradient_checkpointing = true: {type(model).__name__} cannot recompute its layers. Set it to "
+            "false; training.mini_batch_size saves memory too"
         )
-    # Not its public method: that also makes embeddings require gradients, which only the older kind of recomputation
-    # needs, and has another name in every other release.
+    # The public method also makes embeddings require gradients, which only reentrant recomputation needs. Its name
+    # differs between releases.
     model._set_gradient_checkpointing(True, partial(checkpoint, use_reentrant=False))
 
 
 @contextmanager
 def recomputed_within(model: nn.Module, again: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-    """Layers that `model` runs within the block will, if they are recomputed, be so within `again()`."""
+    """Layers that `model` runs within the block are recomputed, if at all, within `again()`."""
     func = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), again()))
     with ExitStack() as stack:
         for module in model.modules():
@@ -73,7 +72,7 @@ def recomputed_within(model: nn.Module, again: Callable[[], AbstractContextManag
 
 
 def kept(layer: nn.Module) -> AbstractContextManager[None]:
-    """Within the block `layer` is not recomputed: hooks on it are gone when it would be."""
+    """Within the block `layer` is not recomputed, because its hooks would be gone by then."""
     recomputed = getattr(layer, "gradient_checkpointing", False)
     return _with(layer, "gradient_checkpointing", False) if recomputed else nullcontext()
 
