@@ -1,7 +1,7 @@
 """Can a checkpoint be chosen without labels? Which score from plain text orders checkpoints as STS-B dev does?
 
-    python benchmarks/label_free.py CORPUS STSB-dev.tsv STS13.tsv SICKR-trial.tsv --output runs --weak mini --strong DIR
-    python benchmarks/label_free.py CORPUS STSB-dev.tsv STS13.tsv --output runs --bundled --steps 300 --every 50
+    python -m benchmarks.label_free CORPUS STSB-dev.tsv STS13.tsv SICKR-trial.tsv --output runs --weak mini --strong DIR
+    python -m benchmarks.label_free CORPUS STSB-dev.tsv STS13.tsv --output runs --bundled --steps 300 --every 50
 
 The second from the bundled model, by its recipes' settings and by wrong ones.
 
@@ -32,12 +32,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import label_free_grades as grades
 from diffcse.config import Method, Training
 from diffcse.encoder.encode import Encoder, position_limit, use_bf16
-from diffcse.evaluation import label_free as free
 from diffcse.evaluation.correlation import spearman
 from diffcse.evaluation.embeddings import Encode
 from diffcse.evaluation.geometry import alignment, effective_rank, mean_cosine, uniformity
+from diffcse.evaluation.label_free import halves, reciprocal_ranks
 from diffcse.evaluation.sts import PairSet, read_pairs, score_sts
 from diffcse.machine import tuned
 from diffcse.method.build import build, default_generator
@@ -165,7 +166,7 @@ def material(corpus: Corpus, index: Sequence[int], judges: dict[str, PairSet]) -
     some, after = sentences[: len(sentences) // 8], following[: len(sentences) // 8]
     quarter, half = sentences[: len(sentences) // 4], sentences[: len(sentences) // 2]
     counts = Counter(word for sentence in corpus for word in set(sentence.split()))
-    cut = [both for both in map(free.halves, sentences) if both is not None]
+    cut = [both for both in map(halves, sentences) if both is not None]
 
     fewer = cut[: len(cut) // 2]
 
@@ -174,23 +175,23 @@ def material(corpus: Corpus, index: Sequence[int], judges: dict[str, PairSet]) -
 
     shuffled = [*some[1:], some[0]]
     pairs = {
-        "neighbours": free.neighbour_pairs(sentences, following),
-        "neighbours, of 500 sentences alone": free.neighbour_pairs(sentences[:500], following[:500]),
-        "halves": free.half_pairs(sentences),
-        "mixed": free.mixed_pairs(some, shuffled, 0),
-        "mixed, rare words weigh more": free.mixed_pairs(some, shuffled, 0, rare),
-        "mixed with the next": free.mixed_pairs(some, after, 0),
-        "mixed with the next, rare words weigh more": free.mixed_pairs(some, after, 0, rare),
-        "lexical": free.lexical_pairs(sentences, following),
-        "lexical, no order": free.lexical_pairs(sentences),
-        "ladder": free.ladder_pairs(quarter, following[: len(quarter)], 0),
-        "ladder, no order": free.ladder_pairs(quarter, None, 0),
+        "neighbours": grades.neighbour_pairs(sentences, following),
+        "neighbours, of 500 sentences alone": grades.neighbour_pairs(sentences[:500], following[:500]),
+        "halves": grades.half_pairs(sentences),
+        "mixed": grades.mixed_pairs(some, shuffled, 0),
+        "mixed, rare words weigh more": grades.mixed_pairs(some, shuffled, 0, rare),
+        "mixed with the next": grades.mixed_pairs(some, after, 0),
+        "mixed with the next, rare words weigh more": grades.mixed_pairs(some, after, 0, rare),
+        "lexical": grades.lexical_pairs(sentences, following),
+        "lexical, no order": grades.lexical_pairs(sentences),
+        "ladder": grades.ladder_pairs(quarter, following[: len(quarter)], 0),
+        "ladder, no order": grades.ladder_pairs(quarter, None, 0),
     }
     searches = {
         "next MRR": (sentences, following),
         "halves MRR": ([a for a, _ in cut], [b for _, b in cut]),
         "halves MRR, half as many": ([a for a, _ in fewer], [b for _, b in fewer]),
-        "a fifth of the words MRR": ([free.dropped(sentence, 0.8, random) for sentence in half], half),
+        "a fifth of the words MRR": ([grades.dropped(sentence, 0.8, random) for sentence in half], half),
     }
     return Texts(sentences, following, pairs, searches, judges)
 
@@ -275,8 +276,8 @@ def in_training(model: DiffCSE, encoder: Encoder, sentences: Sequence[str], bf16
             gain = {"conditional gain": conditional_gain(model, batches).gain}
     torch.random.set_rng_state(random)
     x, y = views
-    losses = free.contrastive_losses(x, y)
-    right = 100 * float((free.reciprocal_ranks(x, y) == 1).mean())
+    losses = grades.contrastive_losses(x, y)
+    right = 100 * float((reciprocal_ranks(x, y) == 1).mean())
     found = {"dropout loss": float(losses.mean()), "dropout accuracy": right, "dropout alignment": alignment(x, y)}
     return found | gain
 
@@ -292,10 +293,10 @@ def scores(encode: Encode, texts: Texts) -> dict[str, float]:
     x, y = (np.asarray(encode(each)) for each in (texts.sentences, texts.following))
     found = {name: score_sts(encode, pairs).all.spearman for name, pairs in texts.pairs.items()}
     for name, each in texts.searches.items():
-        found[name] = 100 * float(free.reciprocal_ranks(*map(encode, each)).mean())
-    found["next loss"] = float(free.contrastive_losses(x, y).mean())
-    found["halves loss"] = float(free.contrastive_losses(*map(encode, texts.searches["halves MRR"])).mean())
-    found["next accuracy"] = 100 * float((free.reciprocal_ranks(x, y) == 1).mean())
+        found[name] = 100 * float(reciprocal_ranks(*map(encode, each)).mean())
+    found["next loss"] = float(grades.contrastive_losses(x, y).mean())
+    found["halves loss"] = float(grades.contrastive_losses(*map(encode, texts.searches["halves MRR"])).mean())
+    found["next accuracy"] = 100 * float((reciprocal_ranks(x, y) == 1).mean())
     found["neighbours + mixed"] = found["neighbours"] + found["mixed"]
     found["neighbours + halves"] = found["neighbours"] + found["halves"]
     found["halves + mixed"] = found["halves"] + found["mixed"]

@@ -56,23 +56,22 @@ def test_a_log_file_gets_a_line_for_each_entry():
     training = "2.5M weights for 100 steps (1.5 passes over the text) on cpu in bf16"
     for part in ("80 sentences from [1] file", training, "take [care]"):
         assert part in text
-    assert "loss 0.5000  contrastive 0.4000  cosine 0.80/0.10  rtd 0.300 (right 90.0%, majority 75.0%)" in text
+    assert "loss 0.5000  contrastive 0.4000  cosine 0.80/0.10  rtd 0.300 (accuracy 90.0%, majority 75.0%)" in text
     assert "0:00 left" in text, "the second entry knows the pace"
     assert "dev Spearman 61.50" in text
-    assert "200 sentences, 50 of them (25%) cut" in text
+    assert "200 sentences; 50 (25%) were cut" in text
 
 
 def test_what_judged_the_run_and_its_verdict():
     found = {"metric": "MRR", "start": 20.0, "last": 22.0, "best": 24.0, "best_step": 1250, "selects": True}
     found |= {"difference": 4.0, "low": 2.5, "high": 5.5, "helped": True}
     assert judged({"label_free": found}) == [
-        "held out MRR 20.00 before training, 22.00 after the last step, 24.00 at the best step (1,250), which is in "
-        "model/",
+        "held out MRR: 20.00 before training, 24.00 at best (step 1,250, kept in model/), 22.00 after the last step",
         "verdict  training helped: by held-out text, without labels, model/ is +4.00 points from the start (95 % "
         "interval +2.50 to +5.50, wider for every look)",
     ]
     both = judged({"label_free": found, "dev": found | {"metric": "Spearman", "selects": False, "helped": False}})
-    assert both[0].startswith("dev      Spearman 20.00 before training")
+    assert both[0].startswith("dev      Spearman: 20.00 before training")
     assert "model/" not in both[0], "it did not choose"
     assert both[2].startswith("verdict  training hurt: by dev Spearman")
     assert judged({"steps": 5}) == []
@@ -89,8 +88,25 @@ def test_simcse_shows_no_rtd():
     assert "rtd" not in shown(("start", START), ("log", entry))
 
 
-def test_a_terminal_gets_a_bar():
-    assert "take" in shown(("start", START), ("log", ENTRY), terminal=True)
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_live_line_fits_the_terminal_and_drops_what_matters_least(width, monkeypatch):
+    clock = iter([0.0, 1.0, 31.0])
+    monkeypatch.setattr("diffcse.terminal.time.monotonic", lambda: next(clock, 31.0))
+    console = Console(file=io.StringIO(), force_terminal=True, width=width)
+    with TrainingView(console, "DiffCSE") as view:
+        view("log", {**ENTRY, "step": 25})
+        view("log", ENTRY)
+        view._bar.refresh()
+        lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()).replace("\r", "\n").split("\n")
+    line = max((line for line in lines if "step 50/100" in line), key=len)
+    assert len(line) <= width
+    assert "step 50/100  loss 0.5000  1:00 left" in line
+    assert ("contrastive" in line) == (width > 60)
+    assert "sentences/s" not in line
+
+
+def test_a_line_in_a_log_has_everything():
+    assert "123 sentences/s" in shown(("start", START), ("log", ENTRY))
 
 
 def test_judged_sentence_joins_pieces_and_marks_what_changed():
@@ -114,15 +130,17 @@ def test_table_cells_are_text_not_markup():
 
 
 def test_counts_on_a_terminal_show_what_is_left_and_leave_nothing_behind(monkeypatch):
-    now = iter([0.0, 10.0, 10.0, 20.0, 20.0, 20.0])
-    monkeypatch.setattr("diffcse.terminal.time.monotonic", lambda: next(now, 20.0))
+    clock = [0.0]
+    monkeypatch.setattr("diffcse.terminal.time.monotonic", lambda: clock[0])
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     view = CountView(console, "sentences")
+    view(0, 0.0)
+    clock[0] = 10.0
     view(1000, 0.25)
     view.close()
-    shown = console.file.getvalue()
-    assert "0:30 left  1,000 sentences  100 sentences/s" in shown
-    assert shown.rstrip().endswith("\x1b[2K")  # the bar's line is wiped
+    text = console.file.getvalue()
+    assert "1,000 sentences  0:30 left  100 sentences/s" in text
+    assert text.rstrip().endswith("\x1b[2K")  # the live line is wiped
 
 
 def test_counts_in_a_log_come_every_half_minute(monkeypatch):
@@ -133,11 +151,7 @@ def test_counts_in_a_log_come_every_half_minute(monkeypatch):
     for second in range(0, 101, 5):
         clock[0] = float(second)
         view(10 * second, None)
-    assert console.file.getvalue().split("\n") == [
-        "350 sentences  10 sentences/s",
-        "700 sentences  10 sentences/s",
-        "",
-    ]
+    assert console.file.getvalue().split("\n") == [f"{n} sentences  10 sentences/s" for n in (300, 600, 900)] + [""]
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])
@@ -162,18 +176,20 @@ def cells_view(terminal=False):
 
 
 def test_runs_of_a_table_come_a_line_each_with_the_time_left(monkeypatch):
-    clock = iter([0.0, 5.0, 10.0, 20.0, 30.0])
-    monkeypatch.setattr("diffcse.terminal.time.monotonic", lambda: next(clock))
+    clock = [0.0]
+    monkeypatch.setattr("diffcse.terminal.time.monotonic", lambda: clock[0])
     view, shown = cells_view()
     one, other = (Cell("[half]", seed, "", "", "") for seed in (1, 2))
     view(one, "corpus", {"summary": "x"})
     view(one, "start", {"steps": 4})
     view(one, "log", {"step": 0, "dev": 60.0})  # the start's score, from which no time is told
+    clock[0] = 5.0
     view(one, "log", {"step": 2, "loss": 1.0})
     view(one, "log", {"step": 3, "loss": 1.0})
-    view(
-        one, "end", {"status": "complete", "scores": {"dev": {"value": 61.234}, "rtd": {"value": None}}, "seconds": 9.0}
-    )
+    clock[0] = 10.0
+    scores = {"dev": {"value": 61.234}, "rtd": {"value": None}}
+    view(one, "end", {"status": "complete", "scores": scores, "seconds": 9.0})
+    clock[0] = 20.0
     view(other, "end", {"status": "failed", "message": "training diverged", "scores": {}, "seconds": None})
     view.close()
     # One was finished before. Of 41 parts to do, four took five seconds; the first run's ten took ten; forty twenty.
@@ -196,15 +212,16 @@ def test_the_time_left_is_told_once_all_runs_at_once_have_news():
     view(other, "log", {"step": 3})
     view(one, "log", {"step": 4})
     told = shown.getvalue().splitlines()
-    assert told[1] == "[half], seed 2 goes on from step-00000002"
+    assert told[1] == "[half], seed 2 resumes from step-00000002"
     assert re.fullmatch(r"about \d+:\d\d left", told[2])
     assert len(told) == 3
 
 
 def test_what_was_done_before_a_resume_took_none_of_the_time(monkeypatch):
-    clock = iter([0.0, 10.0])
-    monkeypatch.setattr("diffcse.terminal.time.monotonic", lambda: next(clock))
+    clock = [0.0]
+    monkeypatch.setattr("diffcse.terminal.time.monotonic", lambda: clock[0])
     view, shown = cells_view()
+    clock[0] = 10.0
     other = Cell("[half]", 2, "", "", "")
     view(other, "start", {"steps": 100, "resumed": "step-00000090"})
     view(other, "log", {"step": 95})
@@ -222,14 +239,13 @@ def test_a_run_that_ends_without_news_does_not_keep_the_time_back():
     assert "about" in shown.getvalue().splitlines()[-1]
 
 
-def test_on_a_terminal_there_is_a_bar_of_all_and_one_of_each_at_work():
+def test_on_a_terminal_one_line_shows_all_runs_and_the_latest_news():
     view, shown = cells_view(terminal=True)
     view(Cell("half", 1, "", "", ""), "start", {"steps": 4})
     view(Cell("half", 1, "", "", ""), "log", {"step": 2, "dev": 61.234})
     view._bar.refresh()
     view.close()
     text = shown.getvalue()
-    assert "all runs" in text
-    assert "half, seed 1" in text
-    assert "dev 61.23" in text
+    assert "1/4" in text
+    assert "half, seed 1  step 2  dev 61.23" in text
     view.close()

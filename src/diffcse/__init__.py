@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from diffcse.encoder.stream import embed
     from diffcse.errors import InputError
     from diffcse.evaluation.data import find_data
-    from diffcse.evaluation.suite import evaluate
+    from diffcse.evaluation.report import evaluate
     from diffcse.integrations.evaluators import StsEvaluator
     from diffcse.method.build import build
     from diffcse.method.inspect import conditional_gain, judge
@@ -62,7 +62,7 @@ _HOMES = {
     "encode": "encoder.similarity",
     "similarity": "encoder.similarity",
     "embed": "encoder.stream",
-    "evaluate": "evaluation.suite",
+    "evaluate": "evaluation.report",
     "find_data": "evaluation.data",
     "StsEvaluator": "integrations.evaluators",
 }

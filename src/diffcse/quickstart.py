@@ -34,7 +34,7 @@ from diffcse.evaluation.sts import OWN_PAIRS, PairSet, StsScore, read_pairs, sco
 from diffcse.files import write_text
 from diffcse.method.inspect import ConditionalGain, conditional_gain, judge
 from diffcse.record import Record, read_record
-from diffcse.terminal import TrainingView, judged_sentence, loss_line, say, table
+from diffcse.terminal import TrainingView, judged_sentence, loss_parts, say, table
 from diffcse.text.corpus import Corpus
 from diffcse.text.stdlib import Docstring, read_stdlib, retrieval_pairs
 from diffcse.training.collate import Collate
@@ -224,7 +224,7 @@ def _train(name: str, config: Config, corpus: Corpus, output: Path, resume: bool
     finally:
         view.close()
     last = [entry for entry in trained.record.log if "loss" in entry][-1]
-    console.print(f"last {config.training.log_every} steps: {loss_line(last)}", highlight=False)
+    console.print(f"last {config.training.log_every} steps: {'  '.join(loss_parts(last))}", highlight=False)
     return trained
 
 

@@ -1,6 +1,6 @@
-"""What a person sees while something runs: one line per logged step, tables, coloured tokens.
+"""What a person sees: lines, tables, coloured tokens, and one live line while something long runs.
 
-On a terminal a bar shows where training stands and what is left; in a log file the same numbers come as plain lines.
+A terminal shows the live line; a log file gets the same numbers as plain lines.
 """
 
 from __future__ import annotations
@@ -22,191 +22,43 @@ from diffcse.record import JUDGES, verdict
 
 
 def say(console: Console, line: str) -> None:
-    """Print `line` as it is: names of files and recipes may hold what rich takes for markup."""
+    """Print `line` as it is: file names may contain rich's markup."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_recipe(text: str) -> None:
-    """Print a recipe in UTF-8, in which it will be read, whatever the terminal or file takes."""
+    """Print a recipe in UTF-8, the encoding that recipes are read in, whatever the terminal's encoding is."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
     print(text, end="")
 
 
 def loading(console: Console) -> Status:
-    """What a terminal shows, inside, while large libraries load; a log shows nothing."""
+    """While large libraries load, a terminal shows this; a log shows nothing."""
     return console.status("loading torch and transformers")
 
 
-def _few(number: float) -> str:
-    """Two digits, but never in powers of ten."""
-    if number < 0.001:
-        return "less than 0.001"
-    return f"{number:.2g}" if number < 10 else f"{number:,.0f}"
-
-
-class TrainingView:
-    """Prints the events of `training.run.run`; pass an instance as its `report`."""
-
-    def __init__(self, console: Console, label: str = "") -> None:
-        self.console, self.label = console, label
-        self._bar: Progress | None = None
-        self._began: tuple[float, int] | None = None
-        self.warned = 0
-        """How many of the run's warnings were shown at its start."""
-
-    def __call__(self, event: str, facts: dict[str, Any]) -> None:
-        getattr(self, f"_{event}")(facts)
-
-    def _corpus(self, facts: dict[str, Any]) -> None:
-        self.console.print(f"corpus   {escape(facts['summary'])}", highlight=False)
-
-    def _start(self, facts: dict[str, Any]) -> None:
-        precision = "bf16" if facts["bf16"] else "fp32"
-        # Of a pretraining run all of them ship.
-        ships = f" ({facts['shipped'] / 1e6:.1f}M of them the encoder's)" if "shipped" in facts else ""
-        self.console.print(
-            f"training {facts['trained'] / 1e6:.1f}M weights{ships} for {facts['steps']:,} steps "
-            f"({_few(facts['passes'])} passes over the text) "
-            f"on {facts['device']} in {precision}" + (f", resumed from {facts['resumed']}" if facts["resumed"] else ""),
-            highlight=False,
-        )
-        self.warned = len(facts["warnings"])
-        for warning in facts["warnings"]:
-            self.console.print(f"[yellow]note[/]     {escape(warning)}", highlight=False)
-        if self.console.is_terminal:
-            self._bar = Progress(
-                TextColumn(self.label or "steps"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.completed}/{task.total}  {task.fields[shown]}"),
-                console=self.console,
-                transient=True,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task("", total=facts["steps"], shown="")
-
-    def _log(self, entry: dict[str, Any]) -> None:
-        scores = [f"{called} {entry[name]:.2f}" for name, called in JUDGES.items() if name in entry]
-        if scores:
-            self.console.print(f"step {entry['step']:>6,}  {'  '.join(scores)}", highlight=False)
-            return
-        left = self._time_left(entry["step"], entry["steps"])
-        line = f"{left}  {loss_line(entry)}".strip()
-        if self._bar:
-            self._bar.update(self._task, completed=entry["step"], shown=line)
-        else:
-            self.console.print(f"step {entry['step']:>6,}/{entry['steps']:,}  {line}", highlight=False, soft_wrap=True)
-
-    def _done(self, facts: dict[str, Any]) -> None:
-        self.close()
-        seen, cut = facts["sentences_seen"], facts["truncated"]
-        if seen:
-            what = facts.get("examples", "sentences")
-            self.console.print(
-                f"trained on {seen:,.0f} {what}, {cut:,.0f} of them ({cut / seen:.0%}) cut at the token limit",
-                highlight=False,
-            )
-        if "false_negatives" in facts:
-            self.console.print(
-                f"         {facts['false_negatives']:,.0f} false negatives in their batches "
-                f"({'left out' if facts['false_negatives_masked'] else 'kept, as asked'})",
-                highlight=False,
-            )
-
-    def _finished(self, facts: dict[str, Any]) -> None:
-        began = facts["created"].replace("T", " ").replace("+00:00", " UTC")
-        say(self.console, f"nothing to train: this run, begun {began}, is complete")
-
-    def close(self) -> None:
-        """Remove the bar, also when training ended by an error."""
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
-
-    def _time_left(self, step: int, steps: int) -> str:
-        if self._began is None:
-            self._began = (time.monotonic(), step)
-            return ""
-        began, first = self._began
-        if step == first:
-            return ""
-        seconds = (time.monotonic() - began) / (step - first) * (steps - step)
-        return f"{int(seconds) // 60}:{int(seconds) % 60:02d} left"
-
-
-def judged(scores: dict[str, Any]) -> list[str]:
-    """Lines of what judged a run's encoder, and whether training helped by that."""
-    lines = []
-    for name, label in (("dev", "dev     "), ("label_free", "held out")):
-        found = scores.get(name)
-        if found:
-            kept = ", which is in model/" if found["selects"] else ""
-            lines.append(
-                f"{label} {found['metric']} {found['start']:.2f} before training, {found['last']:.2f} after the last "
-                f"step, {found['best']:.2f} at the best step ({found['best_step']:,}){kept}"
-            )
-    said = verdict(scores)
-    return [*lines, f"verdict  {said}"] if said else lines
-
-
-class PretrainingView(TrainingView):
-    """Prints the events of `pretraining.run.pretrain`."""
-
-    def _phase(self, facts: dict[str, Any]) -> None:
-        say(self.console, f"         {facts['label']}")
-
-    def _log(self, entry: dict[str, Any]) -> None:
-        if "held_out_loss" in entry:
-            self.console.print(
-                f"step {entry['step']:>6,}  held-out loss {entry['held_out_loss']:.3f}, "
-                f"right {entry['held_out_accuracy']:.1%}",
-                highlight=False,
-            )
-        else:
-            super()._log(entry)
-
-    def _done(self, facts: dict[str, Any]) -> None:
-        self.close()
-        self.console.print(
-            f"trained on {facts['tokens_seen']:,} tokens; {facts['truncated'] / facts['sentences']:.0%} of the "
-            "sentences were cut at the token limit",
-            highlight=False,
-        )
-
-
-def loss_line(entry: dict[str, Any]) -> str:
-    """The loss terms and metrics of one log entry, short; only what the run has."""
-
-    def share(name: str) -> str:
-        return "–" if entry[name] is None else f"{entry[name]:.1%}"  # no token was judged
-
-    parts = [f"loss {entry['loss']:.4f}"]
-    if "next_loss" in entry:
-        parts.append(f"next sentence {entry['next_loss']:.3f}")
-    if "sums_loss" in entry:
-        parts.append(f"sums {entry['sums_loss']:.4f}")
-    if "contrastive" in entry:
-        parts.append(f"contrastive {entry['contrastive']:.4f}")
-        parts.append(f"cosine {entry['positive_cosine']:.2f}/{entry['negative_cosine']:.2f}")
-    if "lm_log_loss" in entry:
-        parts.append(f"difference {entry['difference']:.3f} (right {share('lm_accuracy')})")
-    elif "difference" in entry:
-        parts.append(f"rtd {entry['difference']:.3f} (right {share('rtd_accuracy')}, majority {share('rtd_majority')})")
-    if "sentences_per_second" in entry:
-        parts.append(f"{entry['sentences_per_second']:.0f} sentences/s")
-    if "tokens_per_second" in entry:
-        parts.append(f"{entry['tokens_per_second']:,.0f} tokens/s")
-    return "  ".join(parts)
+# ---- tables and tokens ---------------------------------------------------------------------------------------------
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "") -> Table:
-    """A table whose first column is text and whose others are figures."""
+    """A table whose first column is text and whose other columns are figures."""
     view = Table(title=title or None, caption=caption or None, title_justify="left", caption_justify="left")
     for index, column in enumerate(columns):
         view.add_column(column, justify="right" if index else "left", no_wrap=index > 0)
     for row in rows:
         view.add_row(*(escape(cell) for cell in row))
     return view
+
+
+def print_table(console: Console, view: Table) -> None:
+    """Print a table with its title above and its caption below, at the console's width instead of the table's."""
+    title, caption = view.title, view.caption
+    view.title = view.caption = None
+    console.print(f"\n{title}", style="bold", markup=False, highlight=False)
+    console.print(view)
+    if caption:
+        console.print(caption, style="dim", markup=False, highlight=False)
 
 
 _SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
@@ -230,45 +82,6 @@ def judged_sentence(tokens: Sequence[dict[str, Any]]) -> Text:
             text.append(f"[{token['original']}]", style="dim")
         text.append(str(round(100 * p)).translate(_SUBSCRIPT), style="dim")
     return text
-
-
-class CountView:
-    """How many are done, how fast, and what is left: a bar on a terminal, a line every half minute in a log."""
-
-    def __init__(self, console: Console, what: str) -> None:
-        self.console, self.what = console, what
-        self._began = self._said = time.monotonic()
-        self._done = 0
-        self._bar: Progress | None = None
-
-    def __call__(self, done: int, share: float | None) -> None:
-        """`done` of `what` so far; `share`: of the whole, 0 to 1, or None where nobody knows."""
-        self._done, now = done, time.monotonic()
-        left = ""
-        if share:
-            seconds = (now - self._began) * (1 - share) / share
-            left = f"{int(seconds) // 60}:{int(seconds) % 60:02d} left"
-        shown = "  ".join(part for part in (left, f"{done:,} {self.what}", self.rate()) if part)
-        if self.console.is_terminal:
-            if self._bar is None:
-                columns = (BarColumn(bar_width=24), TextColumn("{task.fields[shown]}"))
-                self._bar = Progress(*columns, console=self.console, transient=True)
-                self._bar.start()
-                self._task = self._bar.add_task("", total=None if share is None else 1.0, shown="")
-            self._bar.update(self._task, completed=share or 0, shown=shown)
-        elif now - self._said > 30:
-            self._said = now
-            say(self.console, shown)
-
-    def rate(self) -> str:
-        """Speed so far, in words."""
-        return f"{self._done / max(time.monotonic() - self._began, 1e-9):,.0f} {self.what}/s"
-
-    def close(self) -> None:
-        """Remove the bar, also after an error."""
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
 
 
 def cosine_table(console: Console, sentences: Sequence[str], cosines: Sequence[Sequence[float]]) -> Table:
@@ -296,26 +109,227 @@ def cosine_table(console: Console, sentences: Sequence[str], cosines: Sequence[S
     return view
 
 
-class CellsView:
-    """Many runs, some at once: a line for each that ended, and on a terminal a bar of all and one of each at work;
-    elsewhere a line for each that begins, and once soon how long it will all take."""
+# ---- long work -----------------------------------------------------------------------------------------------------
+
+
+class LiveLine:
+    """How far long work is: one live line on a terminal. A log gets plain lines, at most one every `pause` seconds."""
+
+    def __init__(self, console: Console, label: str = "", *, pause: float = 0.0) -> None:
+        self.console, self.label, self.pause = console, label, pause
+        self._bar: Progress | None = None
+        self._began: tuple[float, float] | None = None
+        self._printed = time.monotonic()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def show(self, share: float | None, first: Sequence[str], rest: Sequence[str] = ()) -> None:
+        """Show `first`, the time left, then as many of `rest` as fit. `share` of the work is done; None: unknown."""
+        parts = [part for part in (*first, self._time_left(share), *rest) if part]
+        if self.console.is_terminal:
+            self._draw(share, parts)
+        elif time.monotonic() - self._printed >= self.pause:
+            self._printed = time.monotonic()
+            say(self.console, "  ".join(parts))
+
+    def close(self) -> None:
+        """Remove the line, also after an error."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def _draw(self, share: float | None, parts: Sequence[str]) -> None:
+        if self._bar is None:
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=10), TextColumn("{task.fields[shown]}"))
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=None, shown="")
+        room = self.console.width - len(self.label) - 14
+        text = parts[0][:room]
+        for part in parts[1:]:
+            if len(text) + 2 + len(part) > room:
+                break
+            text += f"  {part}"
+        total = None if share is None else 1.0
+        self._bar.update(
+            self._task, description=escape(self.label), completed=share or 0, total=total, shown=escape(text)
+        )
+
+    def _time_left(self, share: float | None) -> str:
+        if share is None:
+            return ""
+        now = time.monotonic()
+        if self._began is None:
+            self._began = (now, share)
+        began, first = self._began
+        return time_left((now - began) * (1 - share) / (share - first)) if share > first else ""
+
+
+def time_left(seconds: float) -> str:
+    """
+    >>> time_left(75), time_left(3675)
+    ('1:15 left', '1:01:15 left')
+    """
+    hours, minutes = divmod(int(seconds) // 60, 60)
+    clock = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
+    return f"{clock}:{int(seconds) % 60:02d} left"
+
+
+class CountView(LiveLine):
+    """How many items are done, and how fast."""
+
+    def __init__(self, console: Console, what: str) -> None:
+        super().__init__(console, pause=30.0)
+        self.what, self._start, self._done = what, time.monotonic(), 0
+
+    def __call__(self, done: int, share: float | None) -> None:
+        """`done` items so far, which are `share` of all (0 to 1, or None where the total is unknown)."""
+        self._done = done
+        self.show(share, [f"{done:,} {self.what}"], [self.rate()])
+
+    def rate(self) -> str:
+        """Items a second so far."""
+        return f"{self._done / max(time.monotonic() - self._start, 1e-9):,.0f} {self.what}/s"
+
+
+class EvaluationView(LiveLine):
+    """Which encoder is measured on which set; a log gets nothing."""
+
+    def __call__(self, encoder: str, action: str, done: int, total: int) -> None:
+        """As `evaluation.measuring.Progress`."""
+        if self.console.is_terminal:
+            self._began = None if not done else self._began  # each encoder has its own time left
+            of = f"{done:,} of {total:,} sentences" if total else ""
+            self.show(done / total if total else None, [f"{action}  {of}".strip()], [encoder])
+
+
+class TrainingView(LiveLine):
+    """Prints the events of `training.run.run` and of `pretraining.run.pretrain`: pass an instance as `report`."""
+
+    warned = 0
+    """Number of the run's warnings that were shown at its start."""
+
+    def __call__(self, event: str, facts: dict[str, Any]) -> None:
+        getattr(self, f"_{event}")(facts)
+
+    def _corpus(self, facts: dict[str, Any]) -> None:
+        say(self.console, f"corpus   {facts['summary']}")
+
+    def _phase(self, facts: dict[str, Any]) -> None:
+        say(self.console, f"         {facts['label']}")
+
+    def _start(self, facts: dict[str, Any]) -> None:
+        ships = f" ({facts['shipped'] / 1e6:.1f}M of them in the saved encoder)" if "shipped" in facts else ""
+        say(
+            self.console,
+            f"training {facts['trained'] / 1e6:.1f}M weights{ships} for {facts['steps']:,} steps "
+            f"({_few(facts['passes'])} passes over the text) on {facts['device']} in "
+            f"{'bf16' if facts['bf16'] else 'fp32'}"
+            + (f", resumed from {facts['resumed']}" if facts["resumed"] else ""),
+        )
+        self.warned = len(facts["warnings"])
+        for warning in facts["warnings"]:
+            self.console.print(f"[yellow]note[/]     {escape(warning)}", highlight=False)
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        scores = [f"{name} {entry[key]:.2f}" for key, name in JUDGES.items() if key in entry]
+        if "held_out_loss" in entry:
+            scores.append(f"held-out loss {entry['held_out_loss']:.3f}, accuracy {entry['held_out_accuracy']:.1%}")
+        if scores:
+            say(self.console, f"step {entry['step']:>6,}  {'  '.join(scores)}")
+            return
+        width = 1 if self.console.is_terminal else 6
+        loss, *terms = loss_parts(entry)
+        self.show(entry["step"] / entry["steps"], [f"step {entry['step']:>{width},}/{entry['steps']:,}", loss], terms)
+
+    def _done(self, facts: dict[str, Any]) -> None:
+        self.close()
+        if "tokens_seen" in facts:
+            share = facts["truncated"] / facts["sentences"]
+            say(
+                self.console,
+                f"trained on {facts['tokens_seen']:,} tokens; {share:.0%} of the sentences were cut at the token limit",
+            )
+        elif facts["sentences_seen"]:
+            seen, cut, what = facts["sentences_seen"], facts["truncated"], facts.get("examples", "sentences")
+            say(
+                self.console,
+                f"trained on {seen:,.0f} {what}; {cut:,.0f} ({cut / seen:.0%}) were cut at the token limit",
+            )
+        if "false_negatives" in facts:
+            fate = "left out of the loss" if facts["false_negatives_masked"] else "kept in the loss"
+            say(self.console, f"         {facts['false_negatives']:,.0f} false negatives in the batches, {fate}")
+
+    def _finished(self, facts: dict[str, Any]) -> None:
+        began = facts["created"].replace("T", " ").replace("+00:00", " UTC")
+        say(self.console, f"nothing to train: this run, begun {began}, is complete")
+
+
+def _few(number: float) -> str:
+    """Two digits, never a power of ten."""
+    if number < 0.001:
+        return "less than 0.001"
+    return f"{number:.2g}" if number < 10 else f"{number:,.0f}"
+
+
+def loss_parts(entry: dict[str, Any]) -> list[str]:
+    """The loss of one log entry, then its terms, metrics and speed, most important first."""
+
+    def share(name: str) -> str:
+        return "–" if entry[name] is None else f"{entry[name]:.1%}"  # None: no token was judged
+
+    parts = [f"loss {entry['loss']:.4f}"]
+    if "next_loss" in entry:
+        parts.append(f"next sentence {entry['next_loss']:.3f}")
+    if "sums_loss" in entry:
+        parts.append(f"sums {entry['sums_loss']:.4f}")
+    if "contrastive" in entry:
+        parts.append(f"contrastive {entry['contrastive']:.4f}")
+        parts.append(f"cosine {entry['positive_cosine']:.2f}/{entry['negative_cosine']:.2f}")
+    if "lm_log_loss" in entry:
+        parts.append(f"difference {entry['difference']:.3f} (accuracy {share('lm_accuracy')})")
+    elif "difference" in entry:
+        majority = share("rtd_majority")
+        parts.append(f"rtd {entry['difference']:.3f} (accuracy {share('rtd_accuracy')}, majority {majority})")
+    if "sentences_per_second" in entry:
+        parts.append(f"{entry['sentences_per_second']:.0f} sentences/s")
+    if "tokens_per_second" in entry:
+        parts.append(f"{entry['tokens_per_second']:,.0f} tokens/s")
+    return parts
+
+
+def judged(scores: dict[str, Any]) -> list[str]:
+    """Lines on what judged a run's encoder, and whether training helped by that measure."""
+    lines = []
+    for name, label in (("dev", "dev     "), ("label_free", "held out")):
+        score = scores.get(name)
+        if score:
+            kept = ", kept in model/" if score["selects"] else ""
+            lines.append(
+                f"{label} {score['metric']}: {score['start']:.2f} before training, {score['best']:.2f} at best "
+                f"(step {score['best_step']:,}{kept}), {score['last']:.2f} after the last step"
+            )
+    answer = verdict(scores)
+    return [*lines, f"verdict  {answer}"] if answer else lines
+
+
+class CellsView(LiveLine):
+    """Many training runs, some at once: one line for each run that ends, and the time left for all of them."""
 
     def __init__(self, console: Console, *, costs: Mapping[Any, tuple[float, float]], total: int) -> None:
-        """`costs` has what is still to be done of `total` cells: how long each trains, and is scored."""
-        finished = total - len(costs)
-        self.console, self.total, self._ended = console, total, finished
-        self._began, self._costs, self._done = time.monotonic(), dict(costs), 0.0
-        self._at: dict[Any, float] = {}
-        self._steps: dict[Any, tuple[int, int]] = {}
-        """Of each run at work, the step it goes on from, and its last."""
-        self._bars: dict[Any, Any] = {}
-        self._bar: Progress | None = None
-        self._told_time = console.is_terminal
-        if console.is_terminal and costs:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[shown]}"))
-            self._bar = Progress(*columns, console=console, transient=True)
-            self._bar.start()
-            self._all = self._bar.add_task("all runs", total=total, completed=finished, shown="")
+        """`costs`: for each of the `total` cells that is still to be done, its time to train and its time to score."""
+        super().__init__(console, "runs")
+        self.total, self._ended = total, total - len(costs)
+        self._costs, self._start = dict(costs), time.monotonic()
+        self._spent = 0.0
+        """Cost of the cells that ended."""
+        self._running: dict[Any, tuple[int, int, float]] = {}
+        """Cell -> its first step here, its last step, and the share of these that is done."""
+        self._estimated = console.is_terminal
 
     def __call__(self, cell: Any, event: str, facts: dict[str, Any]) -> None:
         """An event of `cell`'s training (`training.run.run`), or "end" with its outcome."""
@@ -323,56 +337,53 @@ class CellsView:
         if event == "end":
             self._end(cell, name, facts)
         elif event == "start":
-            first, last = int((facts.get("resumed") or "0").removeprefix("step-")), facts["steps"]
-            self._steps[cell] = first, last
-            trained, scored = self._costs[cell]
-            self._costs[cell] = trained * (1 - first / last), scored  # what was done before took none of our time
-            if facts.get("resumed"):
-                say(self.console, f"{name} goes on from {facts['resumed']}")
-            elif not self.console.is_terminal:
-                say(self.console, f"{name} begins: {facts['steps']:,} steps")
-            if self._bar:
-                self._bars[cell] = self._bar.add_task(escape(name), total=facts["steps"], shown="")
-        elif event == "log" and cell in self._steps:
-            first, last = self._steps[cell]
-            self._at[cell] = (facts["step"] - first) / max(last - first, 1)
-            if self._bar:
-                shown = f"dev {facts['dev']:.2f}" if facts.get("dev") is not None else f"step {facts['step']:,}"
-                self._bar.update(self._bars[cell], completed=facts["step"], shown=shown)
-                self._bar.update(self._all, completed=self._ended + sum(self._at.values()), shown=self._left())
-            # Of several at once each has news, and more than the start's score.
-            if not self._told_time and len(self._at) == len(self._steps) and all(self._at.values()):
-                self._told_time = True
-                say(self.console, f"about {self._left()}")
+            self._begin(cell, name, facts)
+        elif event == "log" and cell in self._running:
+            first, last, _ = self._running[cell]
+            self._running[cell] = first, last, (facts["step"] - first) / max(last - first, 1)
+            self._news(name, facts)
+
+    def _begin(self, cell: Any, name: str, facts: dict[str, Any]) -> None:
+        first, last = int((facts.get("resumed") or "0").removeprefix("step-")), facts["steps"]
+        self._running[cell] = first, last, 0.0
+        train, score = self._costs[cell]
+        self._costs[cell] = train * (1 - first / last), score  # steps before a resume take no time now
+        if facts.get("resumed"):
+            say(self.console, f"{name} resumes from {facts['resumed']}")
+        elif not self.console.is_terminal:
+            say(self.console, f"{name} begins: {last:,} steps")
+
+    def _news(self, name: str, facts: dict[str, Any]) -> None:
+        if self.console.is_terminal:
+            score = f"dev {facts['dev']:.2f}" if facts.get("dev") is not None else ""
+            done = f"{self._ended}/{self.total}"
+            self._draw(
+                self._share(), [part for part in (done, self._left(), name, f"step {facts['step']:,}", score) if part]
+            )
+        # A log gets one early estimate, once every running cell has trained a step.
+        elif not self._estimated and all(share for *_, share in self._running.values()):
+            self._estimated = True
+            say(self.console, f"about {self._left()}")
 
     def _end(self, cell: Any, name: str, outcome: dict[str, Any]) -> None:
-        self._at.pop(cell, None)
-        self._steps.pop(cell, None)
-        self._ended, self._done = self._ended + 1, self._done + sum(self._costs[cell])
-        if self._bar and cell in self._bars:
-            self._bar.remove_task(self._bars.pop(cell))
+        self._running.pop(cell, None)
+        self._ended, self._spent = self._ended + 1, self._spent + sum(self._costs[cell])
         if outcome["status"] == "complete":
             scores = {key: score["value"] for key, score in outcome["scores"].items() if score["value"] is not None}
-            said = "  ".join(f"{key} {value:.4g}" for key, value in scores.items())
+            result = "  ".join(f"{key} {value:.4g}" for key, value in scores.items())
         else:
-            said = f"FAILED: {outcome['message']}"
+            result = f"FAILED: {outcome['message']}"
         took = f"{outcome['seconds']:.0f} s" if outcome.get("seconds") else ""
-        width = len(str(self.total))
-        parts = (f"{self._ended:>{width}}/{self.total}  {name}", said, took, self._left())
+        parts = (f"{self._ended:>{len(str(self.total))}}/{self.total}  {name}", result, took, self._left())
         say(self.console, "  ".join(part for part in parts if part))
-        if self._bar:
-            self._bar.update(self._all, completed=self._ended, shown=self._left())
+
+    def _share(self) -> float:
+        """Share of the cost of all cells that is spent."""
+        running = sum(share * self._costs[cell][0] for cell, (*_, share) in self._running.items())
+        return (self._spent + running) / max(sum(map(sum, self._costs.values())), 1e-9)
 
     def _left(self) -> str:
-        done = self._done + sum(share * self._costs[cell][0] for cell, share in self._at.items())
-        if not done or self._ended >= self.total:
+        share = self._share()
+        if not share or self._ended >= self.total:
             return ""
-        seconds = int((time.monotonic() - self._began) * (sum(map(sum, self._costs.values())) - done) / done)
-        hours, minutes = divmod(seconds // 60, 60)
-        return f"{hours}:{minutes:02d}:{seconds % 60:02d} left" if hours else f"{minutes}:{seconds % 60:02d} left"
-
-    def close(self) -> None:
-        """Remove the bars, also after an error."""
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
+        return time_left((time.monotonic() - self._start) * (1 - share) / share)

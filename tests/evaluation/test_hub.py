@@ -8,7 +8,7 @@ import pytest
 from diffcse.errors import InputError
 from diffcse.evaluation.data import find_data, find_sets
 from diffcse.evaluation.hub import KNOWN, read_hub
-from diffcse.evaluation.suite import evaluate, read_schema
+from diffcse.evaluation.report import evaluate, read_schema
 from diffcse.text import hub
 from tests.evaluation import folders
 

@@ -168,7 +168,9 @@ class Compare:
 
         from diffcse.encoder.load import load
         from diffcse.evaluation.cache import ResultCache, default_cache_dir
-        from diffcse.evaluation.suite import encoder_candidate, measure, sts_jobs
+        from diffcse.evaluation.candidates import encoder_candidate
+        from diffcse.evaluation.jobs import jobs_of
+        from diffcse.evaluation.measuring import measure
 
         cache = ResultCache(default_cache_dir() if self.cache else None)
         chose = source.record.data.get("dev_sha256")
@@ -187,7 +189,7 @@ class Compare:
             if console.is_terminal:
                 console.print(f"scoring  {source.label}/{folder}", markup=False, highlight=False)
             candidate = encoder_candidate(source.label, load(source.path / folder))
-            done = measure(candidate, sts_jobs(data), cache=cache)
+            done = measure(candidate, jobs_of(data, ("sts",)), cache=cache)
             values = {key.partition("/")[2]: found for key, found in done.items()}
             made.append(
                 Run(

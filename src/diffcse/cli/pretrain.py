@@ -50,9 +50,9 @@ class Pretrain:
             raise InputError("no corpus: give one or more text files, e.g. diffcse pretrain text.txt --output out")
         if self.output is None:
             raise InputError("no output folder: give --output DIR")
-        from diffcse.terminal import PretrainingView, loading, say
+        from diffcse.terminal import TrainingView, loading, say
 
-        view = PretrainingView(console)
+        view = TrainingView(console)
         say(console, f"recipe   {settings.purpose if changed else f'{settings.name}: {settings.purpose}'}")
         if self.resume and not (self.output / "run.json").exists():
             say(console, f"note     nothing to resume in {self.output}: a new run")

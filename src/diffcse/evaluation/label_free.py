@@ -1,38 +1,23 @@
-"""Scores from plain text alone: what can a checkpoint be chosen by where nobody has graded any pairs?
+"""A search that text makes of itself: can a sentence's first half find its second half among all others?
 
-Text grades pairs by itself, a little. A sentence is nearer to the one that follows it than to a random one, its first
-half nearer to its second half than to another sentence's, a copy with a few foreign words nearer than one with many.
-Each of these makes either a search (query i must find document i) or a `PairSet`, whose grades come from the text, so
-that what scores them is what scores graded pairs. Every candidate is one of these, and `benchmarks/label_free.py`
-measures how well each of them orders checkpoints (docs/log.md). `training.selection` uses `halves` as a search.
+`training.selection` chooses the best step by it where no graded pairs are given (measured in docs/log.md). An encoder
+that maps everything to one point scores nothing, because equal cosines count against the search.
 
-What could cheat: a bag of words finds a copy that shares words with its source, so copies grade overlap, not meaning;
-an encoder that maps everything to one point fails all of these (ties count against a search, and equal cosines
-correlate with nothing). Uniformity, effective rank and mean cosine are no judges at all: random directions win them.
-
-Pieces are words, or characters where a text is written without spaces.
+Halves are of words, or of characters in a text that is written without spaces.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-
 import numpy as np
 
-from diffcse.evaluation.embeddings import EmbeddingMatrix, cosine_blocks, cosines, embed_once
-from diffcse.evaluation.floors import TfIdf
-from diffcse.evaluation.sts import PairSet
+from diffcse.evaluation.embeddings import EmbeddingMatrix, cosine_blocks
 
-LEVELS = (0.2, 0.4, 0.6, 0.8)
-"""Shares of a sentence's words that its mixed copies keep."""
-
-_FEWEST = 6  # pieces of a sentence that is worth cutting in two
+_FEWEST = 6  # words of a sentence that is cut in two
 _TIE = 1e-6
 
 
 def pieces(sentence: str) -> tuple[list[str], str]:
-    """The words of `sentence`, or its characters where it has no spaces to speak of, and what joins them again.
+    """The words of `sentence`, or its characters where it has hardly any spaces, and the string that joins them.
 
     >>> pieces("A dog barks."), pieces("犬が吠えている。")[0][:3]
     ((['A', 'dog', 'barks.'], ' '), ['犬', 'が', '吠'])
@@ -42,7 +27,7 @@ def pieces(sentence: str) -> tuple[list[str], str]:
 
 
 def halves(sentence: str) -> tuple[str, str] | None:
-    """The first and the second half of a sentence's words; None where it is too short to have any.
+    """The first and the second half of a sentence's words; None where the sentence is too short.
 
     >>> halves("One two three four five six seven.")
     ('One two three', 'four five six seven.')
@@ -52,120 +37,14 @@ def halves(sentence: str) -> tuple[str, str] | None:
     return (joint.join(words[:middle]), joint.join(words[middle:])) if len(words) >= _FEWEST else None
 
 
-def dropped(sentence: str, share: float, random: np.random.Generator) -> str:
-    """`sentence` without a random `share` of its words; one stays in any case."""
-    words, joint = pieces(sentence)
-    kept = np.sort(random.permutation(len(words))[: max(1, round((1 - share) * len(words)))])
-    return joint.join(words[i] for i in kept)
-
-
-def mixed(sentence: str, donor: str, share: float, random: np.random.Generator) -> tuple[str, np.ndarray]:
-    """`sentence` with all but `share` of its words replaced by words of `donor`, and which words it kept, (words,)."""
-    words, joint = pieces(sentence)
-    others, _ = pieces(donor)
-    kept = np.zeros(len(words), dtype=bool)
-    kept[random.permutation(len(words))[: round(share * len(words))]] = True
-    foreign = iter(random.choice(len(others), size=len(words), replace=len(others) < len(words)))
-    return joint.join(word if keep else others[next(foreign)] for word, keep in zip(words, kept, strict=True)), kept
-
-
-# ---- pairs that the text grades ------------------------------------------------------------------------------------
-
-
-def apart(first: Sequence[str], second: Sequence[str], name: str) -> PairSet:
-    """Row i of `first` with row i of `second`, graded 1, and with a row further on, graded 0; at least two rows.
-
-    Spearman of such grades rises and falls with the share of (own, other) pairs that the encoder orders rightly.
-    """
-    n = len(first)
-    return _pairs(name, [1.0] * n + [0.0] * n, [*first, *first], [*second, *(second[i - n // 2] for i in range(n))])
-
-
-def half_pairs(sentences: Sequence[str]) -> PairSet:
-    """The halves of a sentence belong together, those of two sentences do not."""
-    cut = [both for both in map(halves, sentences) if both is not None]
-    return apart([a for a, _ in cut], [b for _, b in cut], "halves")
-
-
-def neighbour_pairs(sentences: Sequence[str], following: Sequence[str]) -> PairSet:
-    """A sentence belongs to the one that follows it, not to one that follows another."""
-    return apart(sentences, following, "neighbours")
-
-
-def mixed_pairs(
-    sentences: Sequence[str],
-    donors: Sequence[str],
-    seed: int,
-    weight: Callable[[str], float] = lambda word: 1.0,
-    name: str = "mixed",
-) -> PairSet:
-    """Each sentence with copies that keep `LEVELS` of its words, graded by the share of `weight` that was kept."""
-    random = np.random.default_rng(seed)
-    scores: list[float] = []
-    first: list[str] = []
-    second: list[str] = []
-    for sentence, donor in zip(sentences, donors, strict=True):
-        weights = np.array([weight(word) for word in pieces(sentence)[0]])
-        for level in LEVELS:
-            copy, kept = mixed(sentence, donor, level, random)
-            scores.append(float(weights[kept].sum() / weights.sum()))
-            first.append(sentence)
-            second.append(copy)
-    return _pairs(name, scores, first, second)
-
-
-def lexical_pairs(sentences: Sequence[str], following: Sequence[str] | None = None) -> PairSet:
-    """Sentences with random, with following and with likely ones, graded by their TF-IDF cosine."""
-    encode = TfIdf([*sentences, *(following or ())])
-    rows = encode(list(sentences))
-    nearest = np.concatenate(
-        [(block - 2 * np.eye(len(sentences))[rows_]).argmax(1) for rows_, block in cosine_blocks(rows, rows)]
-    )
-    n = len(sentences)
-    second = [*(sentences[i - n // 2] for i in range(n)), *(sentences[i] for i in nearest), *(following or ())]
-    first = list(sentences) * (len(second) // n)
-    return _pairs("lexical", cosines(*embed_once(encode, first, second)), first, second)
-
-
-def ladder_pairs(sentences: Sequence[str], following: Sequence[str] | None, seed: int) -> PairSet:
-    """Rungs of likeness: random, following (where known), the halves of one, a copy with half its words, with most."""
-    random = np.random.default_rng(seed)
-    n = len(sentences)
-    cut = [both for both in map(halves, sentences) if both is not None]
-    rungs: list[tuple[list[str], list[str]]] = [(list(sentences), [sentences[i - n // 2] for i in range(n)])]
-    if following is not None:
-        rungs.append((list(sentences), list(following)))
-    rungs.append(([a for a, _ in cut], [b for _, b in cut]))
-    rungs += [(list(sentences), [dropped(sentence, share, random) for sentence in sentences]) for share in (0.5, 0.2)]
-    scores = [float(i) for i, (first, _) in enumerate(rungs) for _ in first]
-    return _pairs(
-        "ladder", scores, [s for first, _ in rungs for s in first], [s for _, second in rungs for s in second]
-    )
-
-
-def _pairs(name: str, scores: Sequence[float] | np.ndarray, first: Sequence[str], second: Sequence[str]) -> PairSet:
-    digest = hashlib.sha256("\n".join([*first, *second]).encode()).hexdigest()
-    return PairSet(name, np.array(scores, dtype=np.float64), tuple(first), tuple(second), (name,) * len(first), digest)
-
-
-# ---- searches ------------------------------------------------------------------------------------------------------
-
-
 def reciprocal_ranks(x: EmbeddingMatrix, y: EmbeddingMatrix) -> np.ndarray:
-    """1 / rank of row i of `y` (N, d) for row i of `x` among all of `y`, (N,); of equal cosines the wrong ranks first.
+    """1 / rank of row i of `y` (N, d) when row i of `x` searches all of `y`: (N,). Of equal cosines the own ranks last.
 
     >>> reciprocal_ranks(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 0.1], [1.0, 0.0]])).tolist()
     [0.5, 0.5]
     """
-    found = []
+    ranks = []
     for rows, block in cosine_blocks(x, y):
         own = block[np.arange(len(block)), np.arange(y.shape[0])[rows]]
-        found.append(1 / (block >= own[:, None] - _TIE).sum(1))  # itself among them: the rank
-    return np.concatenate(found)
-
-
-def contrastive_losses(x: EmbeddingMatrix, y: EmbeddingMatrix, temperature: float = 0.05) -> np.ndarray:
-    """-log softmax of cos(x_i, y_i) / temperature among all of `y`, in nats, (N,)."""
-    logits = np.concatenate([block for _, block in cosine_blocks(x, y)]) / temperature
-    logits -= logits.max(1, keepdims=True)
-    return np.log(np.exp(logits).sum(1)) - np.diagonal(logits)
+        ranks.append((block >= own[:, None] - _TIE).sum(1))  # the own one counts too, so this is the rank
+    return 1 / np.concatenate(ranks)

@@ -16,8 +16,8 @@ from sentence_transformers.sentence_transformer.evaluation import SentenceEvalua
 
 from diffcse.errors import InputError
 from diffcse.evaluation.data import find_sets
+from diffcse.evaluation.measuring import EmbedOnce
 from diffcse.evaluation.sts import PairSet, score_sts, split_of
-from diffcse.evaluation.suite import EmbedOnce
 
 
 class StsEvaluator(SentenceEvaluator):

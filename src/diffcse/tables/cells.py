@@ -48,9 +48,9 @@ from diffcse.training.checkpoints import newest_whole, say_at_once
 
 if TYPE_CHECKING:
     from diffcse.evaluation.data import Data
+    from diffcse.evaluation.jobs import Job
     from diffcse.evaluation.seeds import Scatter
     from diffcse.evaluation.sts import PairSet
-    from diffcse.evaluation.suite import Job
     from diffcse.method.paper import DiffCSE
 
 METHOD = 3
@@ -225,9 +225,9 @@ def read_data(folders: Sequence[str], columns: Sequence[str]) -> Data:
 
 def _jobs(column: str, dev: PairSet, data: Data) -> list[Job]:
     from diffcse.evaluation.data import Data
+    from diffcse.evaluation.jobs import jobs_of
     from diffcse.evaluation.probes import PROBES
     from diffcse.evaluation.sts import SEVEN
-    from diffcse.evaluation.suite import jobs_of
 
     family, _, split = column.partition("@")[0].partition("_")
     pairs = data.sts.get("STSB-test") if split == "test" else dev
@@ -518,7 +518,8 @@ def _located(values: Mapping[str, float], jobs: Mapping[str, list[Job]]) -> dict
 def _measured(encoder: Any, jobs: Mapping[str, list[Job]]) -> dict[str, float]:
     """Column -> score of a loaded encoder."""
     from diffcse.evaluation.cache import ResultCache, default_cache_dir
-    from diffcse.evaluation.suite import EmbedOnce, encoder_candidate, measure
+    from diffcse.evaluation.candidates import encoder_candidate
+    from diffcse.evaluation.measuring import EmbedOnce, measure
 
     once = EmbedOnce(encoder)  # columns share sentences
     candidate = dataclasses.replace(encoder_candidate("cell", encoder), fit=lambda _: once)
