@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffcse.config import load_pretraining
 from diffcse.method.build import read_vocabulary
 from diffcse.method.edits import Draw, mask_tokens
+from diffcse.pretraining.config import load_pretraining
 from diffcse.pretraining.run import Batches, _Run, new_model, split, spread
 from diffcse.pretraining.tokens import tokenise, train_wordpiece
 from diffcse.record import Record

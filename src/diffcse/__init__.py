@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from diffcse import machine as machine  # counts the cores, before torch can bind the thread to one
 
 if TYPE_CHECKING:
-    from diffcse.config import Config, Method, Pretraining, Text, Training, load_pretraining, load_recipe
+    from diffcse.config import Config, Method, Text, Training, load_recipe
     from diffcse.encoder.encode import Encoder
     from diffcse.encoder.load import load
     from diffcse.encoder.save import save
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from diffcse.method.build import build
     from diffcse.method.inspect import conditional_gain, judge
     from diffcse.method.paper import DiffCSE, Terms
+    from diffcse.pretraining.config import Pretraining, load_pretraining
     from diffcse.pretraining.run import pretrain
     from diffcse.text.corpus import Corpus, read_corpus
     from diffcse.text.examples import Examples, read_examples
@@ -41,8 +42,8 @@ _HOMES = {
     "Text": "config",
     "Training": "config",
     "load_recipe": "config",
-    "Pretraining": "config",
-    "load_pretraining": "config",
+    "Pretraining": "pretraining.config",
+    "load_pretraining": "pretraining.config",
     "pretrain": "pretraining.run",
     "InputError": "errors",
     "Corpus": "text.corpus",

@@ -6,7 +6,6 @@ that reading a thousand records costs nothing.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -86,22 +85,6 @@ def verdict(scores: dict[str, Any]) -> str | None:
                 + ("; the start is the better encoder" if judged["helped"] is False else "")
             )
     return None
-
-
-_NO_METHOD = ("seed", "dev", "log_every", "checkpoint_every", "keep_training_parts")
-"""Training fields that leave the method what it is."""
-
-
-def without_seed(config: dict[str, Any]) -> dict[str, Any]:
-    """A recipe without its seed and what else leaves the method what it is: equal for runs of one method."""
-    training = {key: value for key, value in config.get("training", {}).items() if key not in _NO_METHOD}
-    kept = {key: value for key, value in config.items() if key not in ("name", "reproduces", "hardware")}
-    return {**kept, "training": training}
-
-
-def method_hash(config: dict[str, Any]) -> str:
-    """SHA-256 (hex) of `without_seed`."""
-    return hashlib.sha256(json.dumps(without_seed(config), sort_keys=True).encode()).hexdigest()
 
 
 def read_record(path: Path) -> Record:

@@ -231,7 +231,6 @@ def test_the_example_runs(folder, tmp_path, capsys):
     [
         ({"lora_rank": 2}, "method.lora_rank = 2"),
         ({"positives": "next"}, "needs following sentences"),
-        ({"edit_columns": "anchor"}, "is for pairs"),
     ],
 )
 def test_choices_that_this_trainer_cannot_serve_are_refused(folder, choices, says):
@@ -240,7 +239,7 @@ def test_choices_that_this_trainer_cannot_serve_are_refused(folder, choices, say
 
 
 def test_idle_choices_are_told(folder):
-    with pytest.warns(UserWarning, match="without effect beside the other choices: sampling"):
+    with pytest.warns(UserWarning, match="without effect beside the other choices: method.sampling"):
         DiffCSELoss(stock(folder), Method(edits=("replace",), sampling="argmax"))
 
 

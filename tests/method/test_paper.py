@@ -383,9 +383,10 @@ def test_every_combination_of_the_difference_does_so_too():
         "condition": ("projected", "none"),
     }
     seen, refused = all_combinations(fields)
-    # rtd: 3 pairings of 6 editors, mlm 1, corrective_lm 3; each conditioned or not, and without contrast conditioned.
+    # rtd: 3 pairings of 6 editors, mlm 6 (idle), corrective_lm 3; each conditioned or not; without contrast
+    # conditioned.
     # none: the pairing, the condition, and as long as nothing is edited the editors too, are idle.
-    assert seen == 3 * (6 + 1 + 3) * 3 + 3 * 6 * 2 + 2 * 3 * 6 * 2
+    assert seen == 3 * (6 + 6 + 3) * 3 + 3 * 6 * 2 + 2 * 3 * 6 * 2
     assert seen + refused == 2 * 4 * 3 * 6 * 3 * 2
 
 

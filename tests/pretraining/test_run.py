@@ -18,12 +18,13 @@ from sentence_transformers import SentenceTransformer
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from diffcse.config import Method, Pretraining, Text, load_pretraining
+from diffcse.config import Method, Text
 from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.errors import InputError
 from diffcse.method.build import build, check_same_vocabulary, load_encoder, load_generator, load_tokenizer
 from diffcse.pretraining import run as module
+from diffcse.pretraining.config import Pretraining, load_pretraining
 from diffcse.pretraining.run import Batches, Pairs, following_pairs, pretrain, rate, split
 from diffcse.record import Record, read_record
 from diffcse.text.corpus import Corpus

@@ -279,8 +279,8 @@ def test_what_changed_between_what_is_there_and_what_is_asked_for(place, done, t
     assert [changes_of(cell) for cell in other] == [["the text"]] * 4
     older = dataclasses.replace(other[0], folder=str(tmp_path / "older"))
     outcome = json.loads(cells[0].record.read_text())
-    older.record.write_text(json.dumps(outcome | {"method": 1}))
-    assert changes_of(older) == ["the text", "what this version of diffcse trains"]
+    older.record.write_text(json.dumps(outcome | {"source": "other"}))
+    assert changes_of(older) == ["the text", "the code that trains"]
     older.record.write_text(json.dumps({name: outcome[name] for name in ("identity", "recipe")}))
     assert changes_of(older) == []  # it does not say what it was made from
     damaged = dataclasses.replace(changed[2], folder=str(tmp_path / "damaged"))

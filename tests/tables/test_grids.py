@@ -1,11 +1,9 @@
-"""Grids as files: every shipped cell is a valid run with the published figures, every mistake is named by its line."""
+"""Grids as files: every shipped cell is a valid run with the published figures; a mistake names file, row and key."""
 
 import dataclasses
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from diffcse.config import load_recipe
 from diffcse.errors import InputError
@@ -157,7 +155,7 @@ def test_every_shipped_cell_is_a_valid_run_that_differs_from_the_others(name, re
 
 def test_a_recipe_that_a_row_contradicts_is_refused():
     with pytest.raises(
-        InputError, match=r'^objective.toml:.* method.pairing = "next" .*\(row .next., with --recipe mini_documents\)$'
+        InputError, match=r'^objective.toml: method.pairing = "next" .*\(row .next., with --recipe mini_documents\)$'
     ):
         load_grid("objective").config(load_grid("objective").row("next"), recipe="mini_documents")
 
@@ -205,6 +203,7 @@ def test_a_grid_is_read_in_order_recipe_base_changes_row():
         "with_recipe.simcse_bert_base.training = { learning_rate = 1e-5 }",
         "[rows.with_recipe.simcse_bert_base.training]\nlearning_rate = 1e-5",
         "[rows.with_recipe.simcse_bert_base]\ntraining.learning_rate = 1e-5",
+        "with_recipe = { simcse_bert_base = { training = { learning_rate = 1e-5 } } }",
     ],
 )
 def test_a_row_may_have_fields_for_one_recipe(written):
@@ -214,11 +213,11 @@ def test_a_row_may_have_fields_for_one_recipe(written):
         return [[grid.config(row, recipe=name).training.learning_rate for name in names] for row in grid.rows]
 
     assert rates(written) == [[3e-5, 3e-5], [3e-5, 1e-5]]
-    with pytest.raises(InputError, match=r"^a.toml:(19|20): training.learning_rate = -1"):
+    with pytest.raises(InputError, match=r"^a.toml: training.learning_rate = -1.*'half'"):
         rates(written.replace("1e-5", "-1"))
-    with pytest.raises(InputError, match=r"^a.toml:19: with_recipe simcse_bert_bas: no recipe .*Did you mean"):
+    with pytest.raises(InputError, match=r"^a.toml: row 'half': with_recipe simcse_bert_bas: .*Did you mean"):
         rates(written.replace("bert_base", "bert_bas"))
-    with pytest.raises(InputError, match=r"^a.toml:19: with_recipe: write with_recipe.RECIPE.SECTION.FIELD = VALUE"):
+    with pytest.raises(InputError, match=r"^a.toml: row 'half': with_recipe: "):
         rates(written.replace("training", "trainings"))
 
 
@@ -227,17 +226,6 @@ def test_the_row_rtd_has_the_settings_that_its_note_names():
         grid, recipe = load_grid(name), load_recipe("mini_difference")
         config = grid.config(grid.row("rtd"))
         assert (config.method, config.training, config.text) == (recipe.method, recipe.training, recipe.text)
-
-
-def test_with_recipe_is_refused_where_its_lines_could_not_be_named():
-    for written in (
-        "with_recipe.mini_cpu = { training = { epochs = 1 } }",
-        "[rows.with_recipe]\nmini_cpu.training.epochs = 1",
-    ):
-        with pytest.raises(
-            InputError, match=r"^a.toml:(19|20): with_recipe: write with_recipe.RECIPE.SECTION.FIELD = VALUE"
-        ):
-            parse_grid(f"{GRID}{written}\n".encode(), "a.toml")
 
 
 def test_a_row_needs_what_its_fields_for_this_recipe_need():
@@ -263,50 +251,36 @@ def test_simcse_has_its_published_settings_beside_the_papers_recipe(grid, row, r
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
+    ("old", "new", "start"),
     [
-        ("mask_ratio = 0.50", "mask_rato = 0.50", ":17: unknown key method.mask_rato: did you mean method.mask_ratio?"),
-        ("mask_ratio = 0.50", "mask_ratio = 1.50", "a.toml:17: method.mask_ratio = 1.5: must lie"),
-        ("method.mask_ratio = 0.50", "mask_ratio = 0.50", "unknown key mask_ratio: did you mean method.mask_ratio?"),
-        ("method.mask_ratio = 0.50", "method.contrast = false\nmethod.difference = 'none'", "nothing to train"),
-        ("method.rtd_weight", "method.rtd_wieght", ":6: unknown key method.rtd_wieght: did you mean method.rtd_weight"),
-        ('["dev", "dev_last"]', '["dev", "dev_lst"]', "a.toml:3: unknown column 'dev_lst': did you mean 'dev_last'?"),
-        ('reference = "plain"', 'recipe = "mini_cup"', "a.toml:2: recipe = mini_cup: no recipe of that name. Did you"),
-        ('reference = "plain"', 'reference = "plan"', ":2: reference = 'plan': no such row: did you mean 'plain'?"),
-        ("published.dev =", "published.dv =", "a.toml:13: published.dv: no column of this grid: did you mean 'dev'?"),
-        ("published.dev = 80.5", "published.dev = '80.5'", "a.toml:13: published: write published.COLUMN = NUMBER"),
-        ('name = "half"', 'name = "plain"', "two rows are called 'plain'"),
-        ('name = "half"', 'name = "../half"', "a.toml:16: name = '../half': name each row by"),
-        ('name = "half"', "", "a.toml:15: name = '': name each row by"),
-        ('name = "half"', "[[rows]]", "a.toml:15: name = '': name each row by"),
-        ('name = "half"', 'name = "half"\nagainst = "plian"', "a.toml:16: against = 'plian': no such row: did you"),
-        ('"{small}"', '"{smal}"', "{smal} is not explained under [needs]: did you mean 'small'?"),
-        ("title = ", "titel = ", "a.toml:1: unknown key 'titel': did you mean 'title'?"),
-        ('title = "A table"', "", "title is missing or empty"),
-        ("[[rows]]", "[[row]]", "a.toml:11: unknown key 'row': did you mean 'rows'?"),
-        ("[needs.small]", "[needs.small.x]", "unknown key needs.small.x"),
-        ("[base]\nmethod.rtd_weight = 0.01", "base = 3", "base must be written as [base]"),
-        ("what =", "waht =", "a.toml:9: unknown key needs.small.waht: did you mean needs.small.what?"),
+        ("mask_ratio = 0.50", "mask_rato = 0.50", "a.toml: unknown key method.mask_rato: did you mean method."),
+        ("mask_ratio = 0.50", "mask_ratio = 1.50", "a.toml: method.mask_ratio = 1.5: "),
+        ("method.mask_ratio = 0.50", "mask_ratio = 0.50", "a.toml: row 'half': unknown key mask_ratio: did you"),
+        ("method.mask_ratio = 0.50", "method.contrast = false\nmethod.difference = 'none'", "a.toml: method.contrast"),
+        ("method.rtd_weight", "method.rtd_wieght", "a.toml: unknown key method.rtd_wieght: did you"),
+        ('["dev", "dev_last"]', '["dev", "dev_lst"]', "a.toml: columns: unknown column 'dev_lst': did you"),
+        ('reference = "plain"', 'recipe = "mini_cup"', "a.toml: recipe = mini_cup: "),
+        ('reference = "plain"', 'reference = "plan"', "a.toml: reference = 'plan': no such row: did you mean 'plain'?"),
+        ("published.dev =", "published.dv =", "a.toml: row 'plain': published.dv: no column of this grid: did"),
+        ("published.dev = 80.5", "published.dev = '80.5'", "a.toml: row 'plain': published: "),
+        ('name = "half"', 'name = "plain"', "a.toml: row 'plain': "),
+        ('name = "half"', 'name = "../half"', "a.toml: row '../half': name = '../half': "),
+        ('name = "half"', "", "a.toml: row 2: name = '': "),
+        ('name = "half"', "[[rows]]", "a.toml: row 2: name = '': "),
+        ('name = "half"', 'name = "half"\nagainst = "plian"', "a.toml: row 'half': against = 'plian': no such"),
+        ('"{small}"', '"{smal}"', "a.toml: row 'half': {smal} is not explained under [needs]: did you mean 'small'?"),
+        ("title = ", "titel = ", "a.toml: unknown key 'titel': did you mean 'title'?"),
+        ('title = "A table"', "", "a.toml: title "),
+        ("[[rows]]", "[[row]]", "a.toml: unknown key 'row': did you mean 'rows'?"),
+        ("[needs.small]", "[needs.small.x]", "a.toml: unknown key needs.small.x"),
+        ("[base]\nmethod.rtd_weight = 0.01", "base = 3", "a.toml: base "),
+        ("what =", "waht =", "a.toml: unknown key needs.small.waht: did you mean needs.small.what?"),
     ],
 )  # fmt: skip
-def test_mistakes_are_named_with_their_line(old, new, message):
+def test_mistakes_are_named_with_file_row_and_key(old, new, start):
     assert old in GRID
-    with pytest.raises(InputError, match=re.escape(message)):
+    with pytest.raises(InputError, match=f"^{re.escape(start)}"):
         parse_grid(GRID.replace(old, new).encode(), "a.toml")
-
-
-@given(rows=st.integers(1, 6), data=st.data())
-def test_the_line_of_a_mistake_is_found_in_whichever_row(rows, data):
-    bad = data.draw(st.integers(0, rows - 1))
-    lines, wrong = ['title = "t"'], 0
-    for index in range(rows):
-        lines += [""] * data.draw(st.integers(0, 2)) + ["[[rows]]", f'name = "r{index}"']
-        style = data.draw(st.booleans())
-        lines += ["[rows.method]"] * style
-        lines.append(f"{'' if style else 'method.'}{'mask_ration' if index == bad else 'mask_ratio'} = 0.2")
-        wrong = len(lines) if index == bad else wrong
-    with pytest.raises(InputError, match=rf"^g.toml:{wrong}: unknown key method.mask_ration"):
-        parse_grid("\n".join(lines).encode(), "g.toml")
 
 
 def test_an_unknown_grid_or_row_names_the_near_miss():

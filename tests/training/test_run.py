@@ -425,7 +425,7 @@ def test_generator_in_use_is_written_down_and_kept(tiny, tmp_path):
 def test_what_is_not_used_is_said(tiny, tmp_path):
     settings = config(tiny, method={"difference": "none", "generator": "/nowhere"}, max_steps=1)
     assert (
-        "without effect beside the other choices: generator"
+        "without effect beside the other choices: method.generator"
         in run(settings, CORPUS, tmp_path / "out").record.warnings[0]
     )
 

@@ -423,7 +423,7 @@ def _show_grids(console: Console) -> None:
 def _check_grid(file: Path, grid: Grid) -> None:
     """That the folder holds this grid's cells, if any: another's would be swept away."""
     if file.is_file():
-        title = read_toml(file.read_bytes(), str(file))[1].get("title")
+        title = read_toml(file.read_bytes(), str(file)).get("title")
         if title != grid.title:
             raise InputError(f"{file.parent}: holds the runs of another grid ({title!r}): give another --output")
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from tyro.conf import Positional, UseAppendAction, arg
 
 from diffcse.errors import InputError
-from diffcse.record import chosen_by, method_hash, without_seed
+from diffcse.record import chosen_by
 
 if TYPE_CHECKING:
     from diffcse.evaluation.data import Data
@@ -222,7 +222,9 @@ class _Source:
         if self.named is not None:
             return ("named", self.named)
         if self.record is not None:
-            return ("method", method_hash(self.record.config), self.record.data.get("sha256"))
+            from diffcse.config import method_identity
+
+            return ("method", method_identity(self.record.config), self.record.data.get("sha256"))
         encoder = self.result["encoder"]
         run = encoder.get("run")
         if run is None:
@@ -298,9 +300,9 @@ def _short(task: dict[str, Any]) -> str:
 
 def _name_methods(sources: list[_Source]) -> None:
     """Give each source its method's name: as asked, or what sets its recipe apart. Seeds of one method share it."""
-    from diffcse.config import differences
+    from diffcse.config import differences, method_config
 
-    configs = {id(s): without_seed(s.record.config) for s in sources if s.record is not None and s.named is None}
+    configs = {id(s): method_config(s.record.config) for s in sources if s.record is not None and s.named is None}
     changing: dict[str, set[str]] = {}
     for kind in {_kind(config) for config in configs.values()}:
         # A recipe without the difference term has fields that mean nothing there: like is compared with like.

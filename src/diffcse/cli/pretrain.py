@@ -12,8 +12,9 @@ from typing import Annotated
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from diffcse.config import PlainText, Pretraining, Text, differences, load_pretraining, to_dict, to_toml
+from diffcse.config import PlainText, Text, changed_fields, to_dict
 from diffcse.errors import InputError
+from diffcse.pretraining.config import Pretraining, load_pretraining, to_toml
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Pretrain:
 
     def __call__(self, console: Console) -> None:
         chosen, settings = load_pretraining(self.recipe), self.settings
-        changed = [name for name in differences(to_dict(chosen), to_dict(settings)) if name not in _HARMLESS]
+        changed = changed_fields(to_dict(chosen), to_dict(settings), Pretraining, least="weights")
+        changed = [name for name in changed if name != "seed"]
         if changed and settings.purpose == chosen.purpose:
             # With another shape or objective it no longer makes what the recipe says.
             settings = dataclasses.replace(settings, purpose=f"{chosen.name}, changed: {', '.join(changed)}")
@@ -98,10 +100,3 @@ class Pretrain:
             # Asked for on the command line, passes over the text win over a recipe's number of steps.
             settings = dataclasses.replace(settings, max_steps=None)
         return cls(corpus=(), recipe=named.recipe, settings=settings)
-
-
-_HARMLESS = {
-    *("name", "purpose", "hardware", "seed", "precision", "store", "eval_every", "checkpoint_every", "log_every"),
-    *("held_out", "max_steps", "epochs"),
-}
-"""Fields that do not change what a recipe makes."""

@@ -12,7 +12,7 @@ from typing import Annotated
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from diffcse.config import Config, Method, Text, Training, apply_preset, differences, load_recipe, to_dict, to_toml
+from diffcse.config import Config, Method, Text, Training, apply_preset, changed_fields, load_recipe, to_dict, to_toml
 from diffcse.errors import InputError
 
 
@@ -39,7 +39,8 @@ class Train:
     def __call__(self, console: Console) -> None:
         chosen = load_recipe(self.recipe)
         config = Config(chosen.name, chosen.reproduces, chosen.hardware, self.method, self.text, self.training)
-        changed = [name for name in differences(to_dict(chosen), to_dict(config)) if name not in _HARMLESS]
+        changed = changed_fields(to_dict(chosen), to_dict(config), Config, least="weights")
+        changed = [name for name in changed if name != "training.seed"]
         if changed:
             # With another method or schedule it reproduces nothing that was published.
             config = dataclasses.replace(config, reproduces=f"{chosen.name}, changed: {', '.join(changed)}")
@@ -92,20 +93,3 @@ class Train:
             text=config.text,
             training=config.training,
         )
-
-
-_HARMLESS = {
-    f"training.{name}"
-    for name in (
-        "seed",
-        "dev",
-        "select",
-        "eval_every",
-        "checkpoint_every",
-        "log_every",
-        "gradient_checkpointing",
-        "keep_training_parts",
-        "precision",
-    )
-}
-"""Fields that do not change what a recipe reproduces."""

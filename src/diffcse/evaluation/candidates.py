@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from diffcse.config import EncoderPooling
+from diffcse.config import EncoderPooling, method_identity
 from diffcse.encoder.encode import Encoder
 from diffcse.encoder.fingerprint import fingerprint
 from diffcse.encoder.load import load
@@ -16,7 +16,7 @@ from diffcse.evaluation.data import TextSet
 from diffcse.evaluation.embeddings import Encode
 from diffcse.evaluation.floors import Sif, TfIdf, input_embeddings, read_vectors
 from diffcse.evaluation.stored import SUFFIXES, StoredEmbeddings
-from diffcse.record import method_hash, read_record
+from diffcse.record import read_record
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _run_facts(folder: Path) -> dict[str, Any] | None:
     record = read_record(file)
     return {
         "recipe": record.config.get("name"),
-        "method_sha256": method_hash(record.config),  # options change a recipe and leave its name
+        "method_sha256": method_identity(record.config),  # options change a recipe and leave its name
         "seed": record.seed,
         "train_sha256": record.data.get("sha256"),
     }

@@ -76,7 +76,6 @@ class DiffCSELoss(nn.Module):
                 f'method.pooling = "{method.pooling}": the SentenceTransformer pools by "{pooling}": '
                 f'give Method(pooling="{pooling}"), or another Pooling module'
             )
-        Config(method=method)  # refuses what is for pairs
         for key, plain in (("pairing", "same"), ("positives", "dropout")):
             if getattr(method, key) != plain:
                 raise InputError(
@@ -88,10 +87,9 @@ class DiffCSELoss(nn.Module):
                 f"method.lora_rank = {method.lora_rank}: SentenceTransformer.save would write the adapter's layers, "
                 "which nothing loads: train with diffcse.train, whose saved folder has them multiplied out"
             )
-        if method.unused():
-            warnings.warn(
-                f"set, but without effect beside the other choices: {', '.join(method.unused())}", stacklevel=2
-            )
+        unused = Config(method=method).unused()
+        if unused:
+            warnings.warn(f"set, but without effect beside the other choices: {', '.join(unused)}", stacklevel=2)
         if method.rtd_schedule != "constant" and not steps:
             raise InputError(f'method.rtd_schedule = "{method.rtd_schedule}" needs steps=, the run\'s forward passes')
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:

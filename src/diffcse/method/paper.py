@@ -376,7 +376,8 @@ class DiffCSE(nn.Module):
         this one's embedding; sentences without a next one are left out there.
         """
         device = x_RT.device
-        wanted = {"anchor": (0, 1), "positive": (1, 2), "both": (0, 2)}[self.choices.edit_columns]
+        columns = self.choices.edit_columns if "positive_input_ids" in batch else "both"
+        wanted = {"anchor": (0, 1), "positive": (1, 2), "both": (0, 2)}[columns]
         part = slice(*(size * edge for edge in wanted))
         x_NT, attention_NT = x_RT[part], attention_RT[part]
         condition_NH = None if condition_RH is None else condition_RH[part]

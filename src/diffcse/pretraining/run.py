@@ -48,8 +48,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from diffcse.config import NextReads, PlainText, Pretraining, Text, differences, said_before, to_dict, to_toml
-from diffcse.encoder.encode import Encoder, position_limit
+from diffcse.config import PlainText, Text, changed_fields, previous_values, to_dict
+from diffcse.encoder.encode import Encoder, position_limit, use_bf16
 from diffcse.encoder.save import save_tokenizer, write_layout
 from diffcse.errors import InputError
 from diffcse.files import (
@@ -69,6 +69,7 @@ from diffcse.method.edits import Draw, Vocabulary, mask_tokens
 from diffcse.method.fast import hidden_states
 from diffcse.method.heads import at_least_float, pool
 from diffcse.method.paper import same_meaning, symmetric_contrastive_loss
+from diffcse.pretraining.config import NextReads, Pretraining, to_toml
 from diffcse.pretraining.token_vectors import (
     as_embeddings,
     learn_from_next,
@@ -89,7 +90,7 @@ from diffcse.training.checkpoints import (
     stop_between_steps,
     stopped,
 )
-from diffcse.training.run import Report, check_output, check_same_documents, check_same_weights, one_process, use_bf16
+from diffcse.training.run import Report, check_output, check_same_documents, check_same_weights, one_process
 
 _ANY_TEXT = Text()
 _PLAIN_TEXT = tuple(field.name for field in dataclasses.fields(PlainText))
@@ -624,7 +625,7 @@ class _Run:
         self.model, self.config, self.tokens, self.batches, self._sums_VH = model, config, tokens, batches, sums
         self.vocabulary, self.held_out, self.steps = vocabulary, held_out, steps
         self.output, self.record, self.report = output, record, report
-        self.bf16 = use_bf16(config)
+        self.bf16 = use_bf16(config.precision)
         self._stop = Stop()
         self.log: list[dict[str, Any]] = []
         self.tokens_seen = 0
@@ -1115,10 +1116,6 @@ Its sentence embeddings are only a start: train them with `diffcse train`.
 """
 
 
-_YOUNGER = {"start_share": 0.0}
-"""Fields younger than some records, and what those runs did."""
-
-
 def _check_same_run(record_file: Path, config: Pretraining, data: dict[str, Any]) -> Record:
     """The record of the run to go on with.
 
@@ -1126,13 +1123,12 @@ def _check_same_run(record_file: Path, config: Pretraining, data: dict[str, Any]
         InputError: it was begun with another recipe or other text.
     """
     begun = read_record(record_file)
-    harmless = {"name", "purpose", "hardware", "log_every", "eval_every", "checkpoint_every", "store"}
-    then, now = {**_YOUNGER, **begun.config}, to_dict(config)
+    then, now = begun.config, to_dict(config)
     if "text" in begun.data and "text" in data:  # older records do not say, and a corpus in memory has none
         then, now = {**then, "text": begun.data["text"]}, {**now, "text": data["text"]}
-    changed = [name for name in differences(then, now) if name not in harmless]
+    changed = changed_fields(then, now, Pretraining)
     if begun.kind != "pretrain" or changed:
-        before = said_before(changed, then)
+        before = previous_values(changed, then)
         what = before if begun.kind == "pretrain" else f"as a run of kind {begun.kind!r}"
         raise InputError(f"{record_file}: was begun with other settings ({what}): resume with those, or a new --output")
     if begun.data.get("sha256") != data["sha256"]:

@@ -38,12 +38,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffcse.config import Config, Text, differences, parse_recipe, said_before, to_dict, to_toml
+from diffcse.config import Config, Text, changed_fields, identity, parse_recipe, previous_values, to_dict, to_toml
 from diffcse.errors import InputError
 from diffcse.files import model_sha256, staged_folder, write_json, write_text
 from diffcse.machine import UNBOUND, all_cores, cores
 from diffcse.record import finite, read_record, versions
 from diffcse.tables.grids import COLUMNS, Column, Grid, Row
+from diffcse.tables.source import source_hash
 from diffcse.training.checkpoints import newest_whole, say_at_once
 
 if TYPE_CHECKING:
@@ -53,9 +54,6 @@ if TYPE_CHECKING:
     from diffcse.evaluation.sts import PairSet
     from diffcse.method.paper import DiffCSE
 
-METHOD = 3
-"""Raised where the same Config no longer trains the same encoder (a new bundled model too): finished cells are then run
-again."""
 SCHEMA = "diffcse-ablation/1"
 
 Report = Callable[["Cell", str, dict[str, Any]], None]
@@ -136,7 +134,7 @@ def cells_of(
                     texts[kind] = _text_sha256(shared.corpus, *kind)
                 data["the text"] = texts[kind]
             for field, folder in model_folders(config.method).items():
-                if getattr(config.method, field) != "mini":  # of the bundled one METHOD tells
+                if getattr(config.method, field) != "mini":  # source_hash covers the bundled model
                     folders[folder] = folders.get(folder) or model_sha256(folder)
                     data[f"the weights in method.{field}"] = folders[folder]
             name = f"seed-{seed}" if row.trained else "start"
@@ -154,26 +152,13 @@ def cells_of(
     return cells
 
 
-_NOT_THE_CELL = ("training.dev", "training.log_every", "training.checkpoint_every")
-"""Fields that another value of changes no result; what the dev file holds is in the data's hash."""
-
-
-_YOUNGER = ("training.discriminator_learning_rate",)
-"""Fields younger than `METHOD`: unset they change nothing, and a cell from before them is still the same cell."""
+_DEV_FILE = "training.dev"
+"""Path of the dev file, which is no part of a cell's identity: the hash of its content is."""
 
 
 def _identity(config: Config, data: list[str]) -> str:
-    values = to_dict(config)
-    for key in _YOUNGER:
-        section, _, name = key.partition(".")
-        if values[section][name] is None:
-            del values[section][name]
-    for key in _NOT_THE_CELL:
-        section, _, name = key.partition(".")
-        del values[section][name]
-    plain = {"method": METHOD, "data": data, **{key: values[key] for key in ("text", "training")}}
-    text = json.dumps({**plain, "choices": values["method"]}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    parts = {"source": source_hash(), "data": data, "config": identity(to_dict(config), Config, without=[_DEV_FILE])}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _text_sha256(corpus: tuple[str, ...], text: Text, documents: bool) -> str:
@@ -268,13 +253,13 @@ def changes_of(cell: Cell) -> list[str] | None:
     try:
         there = json.loads(cell.record.read_text(encoding="utf-8"))
         begun = parse_recipe(there["recipe"].encode(), cell.row)
-        data, method = dict(there.get("data", cell.data)), there.get("method", METHOD)
+        data, source = dict(there.get("data", cell.data)), there.get("source")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
         return []
-    found = differences(to_dict(begun), to_dict(parse_recipe(cell.recipe.encode(), cell.row)))
-    found = [said_before([name], to_dict(begun)) for name in found if name not in _NOT_THE_CELL]
+    found = changed_fields(to_dict(begun), to_dict(parse_recipe(cell.recipe.encode(), cell.row)), Config)
+    found = [previous_values([name], to_dict(begun)) for name in found if name != _DEV_FILE]
     found += [name for name, sha256 in cell.data.items() if name in data and data[name] != sha256]
-    return found + ([] if method == METHOD else ["what this version of diffcse trains"])
+    return found + ([] if source == source_hash() else ["the code that trains"])
 
 
 def is_finished(cell: Cell, shared: Shared) -> bool:
@@ -319,10 +304,7 @@ def reusable(cells: Sequence[Cell], shared: Shared, folders: Sequence[str]) -> d
                 record = _finished_elsewhere(file, shared)
                 if record is not None:
                     there.setdefault(record["identity"], []).append(file)
-    same = {
-        cell: [file for one in _identities(cell) for file in there.get(one, ()) if _run_is_there(cell, file)]
-        for cell in wanted
-    }
+    same = {cell: [file for file in there.get(cell.identity, ()) if _run_is_there(cell, file)] for cell in wanted}
     return {cell: files[0] for cell, files in same.items() if files}
 
 
@@ -358,17 +340,6 @@ def _finished_elsewhere(file: Path, shared: Shared) -> dict[str, Any] | None:
         return None  # damaged or of another version: it is nothing to build on
 
 
-def _identities(cell: Cell) -> list[str]:
-    """Its own, and the one it would have in a table that keeps the training parts, or does not: no score differs."""
-    config, data = parse_recipe(cell.recipe.encode(), cell.row), [*cell.data.values()]
-    one, other = (
-        _identity(dataclasses.replace(config, training=training), data)
-        for kept in (False, True)
-        for training in [dataclasses.replace(config.training, keep_training_parts=kept)]
-    )
-    return [cell.identity, one, other]
-
-
 def take_over(found: Mapping[Cell, Path], shared: Shared) -> list[Cell]:
     """Copy those runs' records and scores (and models, if they are kept) to where the cells' own would be.
 
@@ -381,7 +352,7 @@ def take_over(found: Mapping[Cell, Path], shared: Shared) -> list[Cell]:
     taken = []
     for cell, file in found.items():
         record, source = _finished_elsewhere(file, shared), file.with_suffix("")
-        if record is None or record["identity"] not in _identities(cell):
+        if record is None or record["identity"] != cell.identity:
             continue  # made anew since it was found, by another process
         if not _run_is_there(cell, file):
             continue
@@ -461,23 +432,26 @@ def _head(cell: Cell) -> dict[str, Any]:
         "seed": cell.seed,
         "recipe": cell.recipe,
         "data": dict(cell.data),
-        "method": METHOD,
+        "source": source_hash(),
     }
 
 
 def _cannot_go_on(folder: Path, config: Config) -> bool:
     """Whether what lies in `folder` is no beginning of this run, or one whose model is no longer there."""
+    from diffcse.training.run import PARTS
+
     if not (folder / "run.json").is_file():
         return True
     try:
         record = read_record(folder / "run.json")
     except InputError:
         return True
-    changed = differences(record.config, to_dict(config))
+    changed = changed_fields(record.config, to_dict(config), Config)
     if config.method.generator is None and "method.generator" in changed:
         changed.remove("method.generator")  # the run wrote down which one it found
-    gone = record.status == "complete" and not (folder / "model").is_dir()
-    return gone or any(name not in _NOT_THE_CELL[1:] for name in changed)
+    needed = ["model", *([PARTS] if config.training.keep_training_parts else [])]
+    gone = record.status == "complete" and not all((folder / name).exists() for name in needed)
+    return gone or bool(changed)
 
 
 def _trained(

@@ -1,8 +1,8 @@
 """A table to be made: its rows, each a run's settings, and its columns, each a score.
 
-A grid is a TOML file. Its rows are named cells: overrides of a recipe's fields, and what was published for them. It is
-read with the recipes' own care, so a mistyped field is an error that names file, line and the near miss, and every cell
-is built once as it is read: a grid that can be read is a grid that can be run.
+A grid is a TOML file. Its rows are named cells: overrides of a recipe's fields, and what was published for them. A
+mistyped field is an error that names file, row, key and the nearest known key. Every cell is built once while the grid
+is read: a grid that can be read can be run.
 
     title = "Share of tokens that are edited"
     recipe = "mini_cpu"                  # what every row starts from
@@ -37,7 +37,6 @@ from typing import Any
 from diffcse.config import (
     Config,
     Method,
-    line_of,
     load_recipe,
     override,
     read_fields,
@@ -116,8 +115,6 @@ class Row(RowHead):
     """What it overrides, as in a recipe."""
     with_recipe: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Recipe -> what it overrides beside them where the table is made from that one."""
-    text: str = ""
-    """Its lines of the file, at their place, for messages."""
 
     def placeholders(self, recipe: str) -> list[str]:
         """Names of the needs that its fields hold where the table is made from `recipe`."""
@@ -145,6 +142,7 @@ class Grid(GridHead):
 
     source: str = ""
     text: str = ""
+    """The file's content."""
     base: dict[str, Any] = field(default_factory=dict)
     needs: dict[str, Need] = field(default_factory=dict)
     rows: tuple[Row, ...] = ()
@@ -176,15 +174,15 @@ class Grid(GridHead):
         Raises:
             InputError: together they are no valid run.
         """
-        config = override(load_recipe(recipe or self.recipe), self.base, _block(self.text, "base"), self.source)
+        config = override(load_recipe(recipe or self.recipe), self.base, self.source)
         if changes:
-            config = override(config, read_toml(changes.encode(), "--set")[1], changes, "--set")
+            config = override(config, read_toml(changes.encode(), "--set"), "--set")
         try:
-            config = override(config, _filled(row.fields, given or {}), row.text, self.source)
+            config = override(config, _filled(row.fields, given or {}), self.source)
             name = recipe or self.recipe
             if name in row.with_recipe:
                 more = _filled(row.with_recipe[name], given or {})
-                config = override(config, more, _block_for(row.text, name), self.source)
+                config = override(config, more, self.source)
         except InputError as error:
             raise InputError(f"{error} (row {row.name!r}{f', with --recipe {recipe}' if recipe else ''})") from None
         return dataclasses.replace(config, name=row.name, reproduces="", hardware="")
@@ -206,31 +204,31 @@ def load_grid(name_or_path: str) -> Grid:
 
 def parse_grid(data: bytes, source: str) -> Grid:
     """A `Grid` from TOML bytes; `source` is the file's name in messages. Every cell is built once, to check it."""
-    text, table = read_toml(data, source)
+    table = read_toml(data, source)
     known = [*(one.name for one in dataclasses.fields(GridHead)), *_TABLES]
     for key in table:
         if key not in known:
-            _unknown(f"{source}:{line_of(text, [key])}: unknown key {key!r}", key, known)
-    base, needs, rows = (_popped(table, key, kind, text, source) for key, kind in _TABLES.items())
-    head = read_fields(GridHead, table, [], _block(text, ""), source)
+            _unknown(f"{source}: unknown key {key!r}", key, known)
+    base, needs, rows = (_popped(table, key, kind, source) for key, kind in _TABLES.items())
+    head = read_fields(GridHead, table, source)
     grid = Grid(
         **head,
         source=source,
-        text=text,
+        text=data.decode("utf-8-sig"),
         base=base,
-        needs={name: Need(**read_fields(Need, need, ["needs", name], text, source)) for name, need in needs.items()},
-        rows=tuple(_row(row, _block(text, "rows", n), source, _begin(text, n)) for n, row in enumerate(rows)),
+        needs={name: Need(**read_fields(Need, need, source, path=("needs", name))) for name, need in needs.items()},
+        rows=tuple(_row(row, source, number) for number, row in enumerate(rows, 1)),
     )
     for key, there in (("title", grid.title), ("rows", grid.rows), ("columns", grid.columns)):
         if not there:
-            raise InputError(f"{source}:{line_of(text, [key])}: {key} is missing or empty")
+            raise InputError(f"{source}: {key} is missing or empty")
     for name in grid.columns:
         if name not in COLUMNS:
-            _unknown(f"{source}:{line_of(text, ['columns'])}: unknown column {name!r}", name, list(COLUMNS))
+            _unknown(f"{source}: columns: unknown column {name!r}", name, list(COLUMNS))
     try:
         load_recipe(grid.recipe)
     except InputError as error:
-        raise InputError(f"{source}:{line_of(text, ['recipe'])}: {error}".replace("--recipe", "recipe =", 1)) from None
+        raise InputError(f"{source}: {error}".replace("--recipe", "recipe =", 1)) from None
     _check_rows(grid)
     return grid
 
@@ -272,62 +270,55 @@ _STEPS_OF_A_PASS = 10_000
 _TABLES: dict[str, type] = {"base": dict, "needs": dict, "rows": list}
 
 
-def _popped(table: dict[str, Any], key: str, kind: type, text: str, source: str) -> Any:
+def _popped(table: dict[str, Any], key: str, kind: type, source: str) -> Any:
     value = table.pop(key, kind())
     tables = value if isinstance(value, list) else value.values() if key == "needs" and isinstance(value, dict) else ()
     if not isinstance(value, kind) or not all(isinstance(one, dict) for one in tables):
         shape = {"base": "[base]", "needs": "[needs.NAME]", "rows": "[[rows]]"}[key]
-        raise InputError(f"{source}:{line_of(text, [key])}: {key} must be written as {shape}")
+        raise InputError(f"{source}: {key} must be written as {shape}")
     return value
 
 
-def _begin(text: str, index: int) -> int:
-    """The line of the `index`-th [[rows]]; 1 where rows are written in another way."""
-    headers = [n for n, line in enumerate(text.split("\n"), 1) if re.match(r"\s*\[\[\s*rows\s*\]\]", line)]
-    return headers[index] if index < len(headers) else 1
-
-
-def _row(table: dict[str, Any], text: str, source: str, begins: int) -> Row:
+def _row(table: dict[str, Any], source: str, number: int) -> Row:
+    """A `Row` from its table, the `number`-th of the file."""
     sections = ("method", "text", "training")
     fields: dict[str, Any] = {key: table.pop(key) for key in sections if key in table}
     published, with_recipe = table.pop("published", {}), table.pop("with_recipe", {})
-    head = read_fields(RowHead, table, [], text, source)
+    where = f"{source}: row {table.get('name', number)!r}"
+    head = read_fields(RowHead, table, where, root=Config)
     name = head.get("name", "")
-    where = f"{source}:{line_of(text, ['name']) if 'name' in head else begins}"
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise InputError(f'{where}: name = {name!r}: name each row by letters, digits, "_", "-" and "."')
     if not isinstance(published, dict) or not all(type(value) in (int, float) for value in published.values()):
-        raise InputError(f"{source}:{line_of(text, ['published'])}: published: write published.COLUMN = NUMBER")
-    _check_with_recipe(with_recipe, sections, text, source)
+        raise InputError(f"{where}: published: write published.COLUMN = NUMBER")
+    _check_with_recipe(with_recipe, sections, where)
     label = head.pop("label", "") or name
-    return Row(**head, label=label, published=published, fields=fields, with_recipe=with_recipe, text=text)
+    return Row(**head, label=label, published=published, fields=fields, with_recipe=with_recipe)
 
 
-def _check_with_recipe(table: Any, sections: Sequence[str], text: str, source: str) -> None:
-    """Raise an `InputError` unless it is written so that a mistake in it can be found by its line."""
-    for recipe, fields in table.items() if isinstance(table, dict) else [("", None)]:
-        if not isinstance(fields, dict) or not set(fields) <= set(sections) or not _block_for(text, recipe).strip():
+def _check_with_recipe(table: Any, sections: Sequence[str], where: str) -> None:
+    """Raise an `InputError` unless it has the shape recipe -> section -> field."""
+    for _, fields in table.items() if isinstance(table, dict) else [("", None)]:
+        if not isinstance(fields, dict) or not set(fields) <= set(sections):
             raise InputError(
-                f"{source}:{line_of(text, ['with_recipe', recipe])}: with_recipe: write "
-                f"with_recipe.RECIPE.SECTION.FIELD = VALUE, SECTION one of {', '.join(sections)}"
+                f"{where}: with_recipe: write with_recipe.RECIPE.SECTION.FIELD = VALUE, SECTION one of "
+                f"{', '.join(sections)}"
             )
 
 
 def _check_rows(grid: Grid) -> None:
     names = [row.name for row in grid.rows]
     if grid.reference and grid.reference not in names:
-        where = f"{grid.source}:{line_of(grid.text, ['reference'])}"
-        _unknown(f"{where}: reference = {grid.reference!r}: no such row", grid.reference, names)
+        _unknown(f"{grid.source}: reference = {grid.reference!r}: no such row", grid.reference, names)
     for row in grid.rows:
-        where = f"{grid.source}:{line_of(row.text, ['name'])}"
+        where = f"{grid.source}: row {row.name!r}"
         if names.count(row.name) > 1:
-            raise InputError(f"{where}: two rows are called {row.name!r}")
+            raise InputError(f"{where}: two rows have this name")
         if row.against and row.against not in names:
             _unknown(f"{where}: against = {row.against!r}: no such row", row.against, names)
         for column in row.published:
             if column not in grid.columns:
-                place = f"{grid.source}:{line_of(row.text, ['published', column])}"
-                _unknown(f"{place}: published.{column}: no column of this grid", column, list(grid.columns))
+                _unknown(f"{where}: published.{column}: no column of this grid", column, list(grid.columns))
         for recipe in ("", *row.with_recipe):
             for name in row.placeholders(recipe):
                 if name not in grid.needs:
@@ -337,8 +328,7 @@ def _check_rows(grid: Grid) -> None:
             try:
                 load_recipe(recipe)
             except InputError as error:
-                place = f"{grid.source}:{line_of(row.text, ['with_recipe', recipe])}"
-                raise InputError(f"{place}: {error}".replace("--recipe", "with_recipe", 1)) from None
+                raise InputError(f"{where}: {error}".replace("--recipe", "with_recipe", 1)) from None
             grid.config(row, recipe=recipe)
 
 
@@ -363,34 +353,3 @@ def _filled(value: Any, given: Mapping[str, str]) -> Any:
         return {key: _filled(inner, given) for key, inner in value.items()}
     found = _placeholders(value)
     return given.get(found[0], value) if found else value
-
-
-def _block(text: str, name: str, index: int = 0) -> str:
-    """`text` with all lines blank but those of the `index`-th table `name` ("": before any table).
-
-    What is left stands as it would in a recipe, so that its reader finds the lines.
-    """
-    kept, seen, inside = [], -1, not name
-    for line in text.split("\n"):
-        header = re.match(r"\s*\[\[?\s*([\w-]+)\s*(\.?)[^\]]*\]\]?\s*(#.*)?$", line)
-        if header:
-            if header[1] == name and (not header[2] or seen < 0):
-                seen += 1
-            inside = header[1] == name and seen == index
-            line = re.sub(rf"\[\s*{name}\s*\.\s*", "[", line) if header[2] else ""
-        kept.append(line if inside else "")
-    return "\n".join(kept)
-
-
-def _block_for(text: str, recipe: str) -> str:
-    """A row's `text` with all lines blank but those of `with_recipe` for `recipe`, as they would stand in a recipe."""
-    prefix, kept, inside = rf"with_recipe\s*\.\s*[\"']?{re.escape(recipe)}[\"']?\s*", [], False
-    for line in text.split("\n"):
-        if re.match(r"\s*\[", line):
-            inside = re.match(rf"\s*\[\s*{prefix}[.\]]", line) is not None
-            kept.append(re.sub(rf"{prefix}\.?\s*", "", line, count=1) if inside else "")
-        elif dotted := re.match(rf"\s*{prefix}\.\s*", line):
-            kept.append(line[dotted.end() :])
-        else:
-            kept.append(line if inside else "")
-    return "\n".join(kept)

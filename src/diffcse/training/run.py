@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from diffcse.config import EDITS, Config, Pretraining, Training, differences, said_before, to_dict, to_toml
-from diffcse.encoder import encode
-from diffcse.encoder.encode import Encoder, position_limit
+from diffcse.config import EDITS, Config, Training, changed_fields, previous_values, to_dict, to_toml
+from diffcse.encoder.encode import Encoder, position_limit, use_bf16
 from diffcse.encoder.load import load, stated_pooling
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
@@ -142,16 +141,12 @@ def _run(
     limit = position_limit(model.encoder, tokenizer)
     _check_lengths(config, model, tokenizer, limit)
     encoder = Encoder(model.encoder, tokenizer, config.method.pooling, limit)
-    bf16 = use_bf16(training)
+    bf16 = use_bf16(training.precision)
 
     record = Record(kind="train", config=to_dict(config), seed=training.seed, data=data)
     record.created = record.created if begun is None else begun.created
     record.scores["steps"] = steps
-    unused = config.method.unused()
-    if config.text.document is not None and not config.method.reads_next:
-        unused.append("text.document")
-    if training.discriminator_learning_rate is not None and config.method.difference == "none":
-        unused.append("training.discriminator_learning_rate")
+    unused = config.unused()
     if unused:
         record.warnings.append(f"set, but without effect beside the other choices: {', '.join(unused)}")
     record.warnings += [f"{part} runs padded, which is slower: {why}" for part, why in padded.items()]
@@ -362,11 +357,6 @@ def _restore(config: Config, parts: Path) -> DiffCSE | None:
     return model.eval()
 
 
-def use_bf16(training: Training | Pretraining) -> bool:
-    """Whether to compute in bf16 autocast: as asked, or where the hardware multiplies in it."""
-    return encode.use_bf16(training.precision)
-
-
 def _scores(trainer: DiffCSETrainer, training: Training, panel: Panel, select: str | None) -> dict[str, Any]:
     log = trainer.state.log_history
     shown = [entry for entry in log if "sentences" in entry]
@@ -393,27 +383,23 @@ def _scores(trainer: DiffCSETrainer, training: Training, panel: Panel, select: s
     return scores
 
 
-_ANY_TIME = ("training.log_every", "training.checkpoint_every", "training.gradient_checkpointing")
-"""What a resumed run may do otherwise: it changes no weight."""
-_WORDS = ("name", "reproduces", "hardware")
-"""What a recipe only says of itself; the command line says in one of them which fields were changed."""
-
-
 def _check_same_run(record_file: Path, config: Config, data: dict[str, Any]) -> Record:
     """The record of the run begun there; an error if it is another run than the one asked for."""
     begun = read_record(record_file)
-    changed = differences(begun.config, to_dict(config))
+    changed = changed_fields(begun.config, to_dict(config), Config)
     if config.method.generator is None and "method.generator" in changed:
         changed.remove("method.generator")  # the run wrote down which one it found
-    changed = [name for name in changed if name not in (*_ANY_TIME, *_WORDS)]
+    folder = record_file.parent
     if changed:
-        folder, before = record_file.parent, said_before(changed, begun.config)
+        before = previous_values(changed, begun.config)
         if begun.status == "complete":
             raise InputError(f"{folder}: holds a complete run of another recipe ({before}): give a new --output")
         raise InputError(
             f"{folder}: was begun with another recipe ({before}): go on with that (--recipe {folder / 'recipe.toml'} "
             "--resume), or give a new --output"
         )
+    if config.training.keep_training_parts and begun.status == "complete" and not (folder / PARTS).is_file():
+        raise InputError(f"{folder}: its run is complete and kept no training parts: give a new --output")
     for name, what in (("sha256", "other text: give the same corpus"), ("dev_sha256", "another dev file: give that")):
         if begun.data.get(name) != data.get(name):
             raise InputError(f"{record_file.parent}: was begun on {what}, or a new --output")

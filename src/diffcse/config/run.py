@@ -1,0 +1,258 @@
+"""One run: which text is read, how it is trained, and the recipe files that store it.
+
+A result can be repeated only if everything that shaped it has a name and a value. So there is no option outside
+`Config`. A recipe file is one `Config`, the command line overrides its fields, and `run.json` stores it. An unknown key
+is an error that names the nearest known key. Field docstrings become the command line's help.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from diffcse.config.fields import (
+    check_values,
+    effective,
+    identity,
+    non_default,
+    override,
+    preset,
+    read_toml,
+    require,
+    setting,
+)
+from diffcse.config.method import Method
+from diffcse.errors import InputError
+
+Precision = Literal["auto", "fp32", "bf16"]
+Select = Literal["auto", "labels", "label_free", "last"]
+
+
+@dataclass(frozen=True)
+class PlainText:
+    """Which sentences of the files are read."""
+
+    column: str = "text"
+    """Column with the sentences, in files that have columns (.csv, .tsv, .jsonl, .parquet, hub data sets)."""
+    document: str | None = None
+    """Column that names the document of a row; rows of one document stand together. In plain text an empty line ends a
+    document."""
+    split_sentences: bool = False
+    """Lines (or cells) are running prose: split each into sentences."""
+    language: str = "en"
+    """Language of the prose, by its ISO 639-1 code, for split_sentences."""
+
+
+@dataclass(frozen=True)
+class Text(PlainText):
+    """How files become examples: which columns are read, and whether they are sentences or pairs."""
+
+    anchor: str | None = None
+    """Supervised: column with the anchors. Set positive too."""
+    positive: str | None = None
+    """Supervised: column with each anchor's positive, a sentence that means the same."""
+    hard_negative: str | None = None
+    """Supervised, optional: column with each anchor's hard negative, a similar sentence of another meaning."""
+
+    def __post_init__(self) -> None:
+        check_values(self, "text.")
+        for key in ("column", "anchor", "positive", "hard_negative", "document", "language"):
+            require(getattr(self, key) != "", f"text.{key}", "(empty)", "must not be empty")
+        together = "set both text.anchor and text.positive (--anchor, --positive), or neither"
+        require((self.anchor is None) == (self.positive is None), "text.anchor", self.anchor, together)
+        lonely = self.hard_negative is not None and self.anchor is None
+        require(not lonely, "text.hard_negative", self.hard_negative, "needs text.anchor and text.positive")
+        roles = [name for name in (self.anchor, self.positive, self.hard_negative) if name is not None]
+        require(len(set(roles)) == len(roles), "text.anchor", self.anchor, "one column cannot have two roles")
+
+    @property
+    def supervised(self) -> bool:
+        """Whether examples are pairs or triplets from named columns."""
+        return self.anchor is not None
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how fast: everything outside the method itself."""
+
+    seed: int = setting(42, at_least=0)
+    """Determines batches, masks, samples and dropout."""
+    batch_size: int = setting(64, at_least=2)
+    """Sentences that the contrastive loss compares with each other."""
+    mini_batch_size: int | None = setting(None, at_least=1)
+    """Sentences (each view counts as one) that a network computes at once; unset: all. Memory grows with this instead
+    of batch_size, and the loss still compares the whole batch. Needs a second forward pass: about 25 % slower."""
+    gradient_checkpointing: bool = setting(False, affects="nothing")
+    """Keep only the input of each layer and compute the rest again for the gradient: less memory for long texts and
+    deep models, the same weights. Needs a second forward pass: about 25 % slower."""
+    accumulation: int = setting(1, at_least=1)
+    """Forward passes per weight update."""
+    max_tokens: int = setting(32, at_least=4)
+    """Longer sentences are cut to this many tokens in training. The saved encoder keeps its own limit."""
+    epochs: float = setting(2.0, above=0)
+    """Passes over the corpus."""
+    max_steps: int | None = setting(None, above=0)
+    """Weight updates; overrides epochs when set."""
+    learning_rate: float = setting(7e-6, above=0)
+    """Peak of AdamW's learning rate; decays linearly to 0."""
+    discriminator_learning_rate: float | None = setting(None, above=0)
+    """The same for the discriminator and its token head. Unset: learning_rate, as in the paper."""
+    warmup_ratio: float = setting(0.0, at_least=0, below=1)
+    """Share of the steps over which the learning rate first rises."""
+    weight_decay: float = setting(0.0, at_least=0)
+    """AdamW's weight decay."""
+    max_grad_norm: float = setting(1.0, above=0)
+    """The gradient of all trained weights together is clipped to this norm."""
+    precision: Precision = "auto"
+    """fp32, bf16 autocast, or bf16 where the hardware computes in it (auto)."""
+    packing: bool = True
+    """Compute no padding where the architecture allows it: the same numbers, faster."""
+    dev: str | None = setting(None, affects="score")
+    """TSV of graded pairs (score, sentence, sentence), or "pairs", the 399 bundled ones. Its Spearman selects the best
+    step."""
+    select: Select = setting("auto", affects="score")
+    """What selects the step that ships: the dev file (labels), sentences held out from the text (label_free), or
+    nothing (last). auto: the dev file if there is one, otherwise held-out sentences."""
+    eval_every: int = setting(125, affects="score", at_least=1)
+    """Updates between evaluations on the dev file or the held-out sentences."""
+    checkpoint_every: int = setting(500, affects="nothing", at_least=1)
+    """Updates between checkpoints that --resume can start from."""
+    log_every: int = setting(25, affects="nothing", at_least=1)
+    """Updates between logged values (means over the updates since the last)."""
+    keep_training_parts: bool = setting(False, affects="nothing")
+    """Also keep projector, discriminator and head of the last step, next to the model folder."""
+
+    def __post_init__(self) -> None:
+        check_values(self, "training.")
+        size = self.mini_batch_size
+        most = f"must be at most batch_size = {self.batch_size}: a batch is computed in parts of this size"
+        require(size is None or size <= self.batch_size, "training.mini_batch_size", size, most)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. `name`, `reproduces` and `hardware` describe the recipe for a reader."""
+
+    name: str = setting("default", affects="nothing")
+    """The recipe's name."""
+    reproduces: str = setting("", affects="nothing")
+    """What this recipe reproduces, with its source."""
+    hardware: str = setting("", affects="nothing")
+    """What it needs to run in reasonable time."""
+    method: Method = field(default_factory=Method)
+    text: Text = field(default_factory=Text)
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        if self.text.supervised:
+            for key, plain in (("pairing", "same"), ("edit_role", "difference"), ("positives", "dropout")):
+                value = getattr(self.method, key)
+                if value != plain:
+                    raise InputError(
+                        f'method.{key} = "{value}" needs plain text, and text.anchor names pairs: set {key} = '
+                        f'"{plain}", or train on plain text'
+                    )
+
+    def unused(self) -> list[str]:
+        """Dotted names of the fields that differ from their default and have no effect beside the other choices."""
+        method, text = self.method, self.text
+        idle_method, idle_text, idle_training = set(method.unused()), set(), set()
+        if text.supervised:
+            idle_text |= {"column", "document", "split_sentences", "language"}
+        else:
+            idle_method |= {"edit_columns"}
+            idle_method |= {"false_negatives"} if method.positives == "dropout" else set()
+        if text.hard_negative is None and method.edit_role != "negative":
+            idle_method |= {"hard_negative_weight"}
+        if not method.reads_next:
+            idle_text |= {"document"}
+        if method.difference == "none":
+            idle_training |= {"discriminator_learning_rate"}
+        idle = {"method": idle_method, "text": idle_text, "training": idle_training}
+        return [f"{name}.{key}" for name, keys in idle.items() for key in non_default(getattr(self, name), keys)]
+
+
+_NOT_THE_METHOD = ("training.seed", "training.dev")
+"""Fields that affect the result and are not part of the method: the seed, and the dev file, which is data."""
+
+
+def method_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A `Config`, as dictionary, reduced to the method: what affects weights or score, without seed and dev file."""
+    return effective(config, Config, without=_NOT_THE_METHOD)
+
+
+def method_identity(config: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of `method_config`: equal for runs of one method with different seeds."""
+    return identity(config, Config, without=_NOT_THE_METHOD)
+
+
+# ---- recipe files ------------------------------------------------------------------------------------------------
+
+
+def recipe_names(folder: str = "recipes") -> list[str]:
+    """Names of the recipes that come with the package in `folder`."""
+    files = resources.files("diffcse").joinpath(folder).iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str) -> Config:
+    """The named recipe, or the one in a TOML file.
+
+    Raises:
+        InputError: no such recipe, not TOML, an unknown key, or a value out of range; names file and key.
+    """
+    return parse_recipe(*recipe_file(name_or_path, "recipes"))
+
+
+def parse_recipe(data: bytes, source: str) -> Config:
+    """A `Config` from TOML bytes; `source` is the file's name in messages.
+
+    `preset` under `[method]` first sets several fields at once (see `PRESETS`); keys written out win over it.
+
+    Raises:
+        InputError: as `load_recipe`.
+    """
+    config: Config = override(Config(), read_toml(data, source), source)
+    return config
+
+
+def apply_preset(config: Config, name: str) -> Config:
+    """`config` with the named preset's method fields set.
+
+    Raises:
+        InputError: no such preset.
+    """
+    fields: dict[str, Any] = dict(preset(Method, name, "--preset"))
+    return dataclasses.replace(config, method=dataclasses.replace(config.method, **fields))
+
+
+def recipe_file(name_or_path: str, folder: str, option: str = "--recipe") -> tuple[bytes, str]:
+    """(content, name for messages) of a TOML file: a bundled one in `folder` by its name, or any by its path.
+
+    Raises:
+        InputError: it does not exist, or it cannot be read; `option` is the option that named it.
+    """
+    path, kind = Path(name_or_path), option.lstrip("-")
+    try:
+        if path.suffix == ".toml" or path.is_file():
+            return path.read_bytes(), str(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such {kind} file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    names = recipe_names(folder)
+    if name_or_path not in names:
+        near = difflib.get_close_matches(name_or_path, names, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"{option} {name_or_path}: no {kind} of that name.{hint} Known names: {', '.join(names)}; "
+            "or give a path that ends in .toml"
+        )
+    file = resources.files("diffcse").joinpath(folder, f"{name_or_path}.toml")
+    return file.read_bytes(), f"{name_or_path}.toml"
