@@ -27,8 +27,7 @@ from diffcse.method import draws
 from diffcse.method.build import build
 from diffcse.method.paper import DiffCSE, Terms
 from diffcse.text.corpus import Corpus, read_corpus
-from diffcse.training.collate import Collate, Neighbours
-from diffcse.training.loop import Shuffled
+from diffcse.training.collate import Collate, Neighbours, Shuffled
 
 BATCH, TOKENS = 64, 32
 

@@ -46,9 +46,10 @@ from diffcse.method.heads import pooled
 from diffcse.method.inspect import conditional_gain
 from diffcse.method.paper import DiffCSE
 from diffcse.text.corpus import Corpus, read_corpus
-from diffcse.training.collate import Collate, Neighbours
-from diffcse.training.loop import DiffCSETrainer
+from diffcse.training.collate import Batches, Collate, Neighbours
+from diffcse.training.loop import Loop, Pace, linear_rate
 from diffcse.training.selection import Without
+from diffcse.training.task import DiffCSETask
 
 SIMCSE: dict[str, Any] = {"difference": "none"}
 NEXT: dict[str, Any] = {"difference": "none", "positives": "next"}
@@ -231,26 +232,37 @@ def train(
     chooser = next(iter(texts.judges.values()))
 
     def judge() -> float:
-        step = trainer.state.global_step
+        step = loop.step
         rows = encoder(everything, bf16=bf16)
         np.save(folder / f"step-{step:05d}.npy", rows.astype(np.float16))
         facts.append({"step": step, **in_training(model, encoder, texts.sentences[:512], bf16)})
         return score_sts(table_of(everything, rows), chooser).all.spearman
 
     examples = Without(Neighbours(corpus, held_out) if method.reads_next else corpus, held_out)
-    trainer = DiffCSETrainer(
-        model,
-        training,
+    batches = Batches(
         examples,
         collate,
-        folder,
+        batch_size=training.batch_size,
+        accumulation=training.accumulation,
+        seed=training.seed,
+    )
+    task = DiffCSETask(model, training, batches, steps=options.steps, bf16=bf16, judges={"dev": judge})
+    pace = Pace(
         steps=options.steps,
-        bf16=bf16,
-        resuming=False,
-        judges={"dev": judge},
+        log_every=training.log_every,
+        evaluate_every=training.eval_every,
+        checkpoint_every=training.checkpoint_every,
+        max_grad_norm=training.max_grad_norm,
+        rate=linear_rate(options.steps, 0),
+        per_epoch=batches.per_epoch,
+    )
+    loop = Loop(
+        task,
+        pace,
+        folder,
         report=lambda entry: print(name, {k: entry[k] for k in ("step", "dev", "loss") if k in entry}, flush=True),
     )
-    trainer.train()
+    loop.run()
     (folder / "facts.json").write_text(json.dumps(facts))
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import math
 import statistics
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,8 +32,8 @@ from diffcse.config import Method, Training, load_recipe
 from diffcse.encoder.encode import use_bf16
 from diffcse.method.build import MINI, build, load_encoder, load_masked_lm, load_tokenizer
 from diffcse.method.paper import DiffCSE
-from diffcse.training.collate import Collate
-from diffcse.training.loop import DiffCSETrainer
+from diffcse.training.collate import Batches, Collate
+from diffcse.training.task import DiffCSETask
 
 PAPER_SENTENCES = 31_250 * 64
 """Two passes over a million sentences (Chuang et al., 2022, section 4.1)."""
@@ -57,32 +56,35 @@ def networks(shape: str, vocabulary: int) -> tuple[Any, Any, Method]:
 # ---- ours ------------------------------------------------------------------------------------------------------------
 
 
-def trainer(module: DiffCSE, collate: Collate, batch: int, folder: Path, *, bf16: bool, optimizer: Any = None) -> Any:
-    """A `DiffCSETrainer` as `train` leaves it when the first step begins; `optimizer` if it shares another's."""
-    training = Training(batch_size=batch)
-    made = DiffCSETrainer(
-        module, training, ["nothing"] * batch, collate, folder, steps=10**6, bf16=bf16, resuming=False
-    )
-    made.optimizer = optimizer
-    made.create_optimizer()
-    made.model_wrapped, made.optimizer = made.accelerator.prepare(made.model, made.optimizer)
-    made.current_gradient_accumulation_steps = 1
-    return made
+class Ours:
+    """Updates as `diffcse train` makes them; its loop adds only the schedule and the log.
 
+    Args:
+        optimizer: of another task on the same weights, to share its state; None for an own one.
+    """
 
-def ours(trainer: Any, sentences: Sequence[str], watch: Stopwatch) -> None:
-    """One update as `diffcse train` makes it; the loop adds only the schedule and the log."""
-    with measure.tuned():
-        with watch("data"):
-            batch = trainer.data_collator(sentences)
-        with watch("step"):
-            trainer.training_step(trainer.model_wrapped, batch)
-        with watch("clip"):
-            trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.args.max_grad_norm)
-        with watch("optimiser"):
-            trainer.optimizer.step()
-            trainer.model.zero_grad()
-        trainer.state.global_step += 1
+    def __init__(self, module: DiffCSE, collate: Collate, batch: int, *, bf16: bool, optimizer: Any = None) -> None:
+        training = Training(batch_size=batch)
+        batches = Batches(["nothing"] * batch, collate, batch_size=batch, accumulation=1, seed=training.seed)
+        self.task = DiffCSETask(module, training, batches, steps=10**6, bf16=bf16)
+        self.task.optimizer = optimizer or self.task.optimizer
+        self.limit, self.step = training.max_grad_norm, 0
+
+    def __call__(self, sentences: Sequence[str], watch: Stopwatch) -> None:
+        """One update."""
+        task = self.task
+        with measure.tuned():
+            with watch("data"):
+                batch = task.batches.collate(sentences)
+            with watch("step"):
+                task.model.train()
+                task.run_pass(batch, self.step, self.step)
+            with watch("clip"):
+                nn.utils.clip_grad_norm_(task.model.parameters(), self.limit)
+            with watch("optimiser"):
+                task.optimizer.step()
+                task.optimizer.zero_grad()
+            self.step += 1
 
 
 # ---- both ------------------------------------------------------------------------------------------------------------
@@ -155,7 +157,7 @@ def parts(counted: dict[str, float]) -> dict[str, float]:
     }
 
 
-def group(shape: str, batch: int, options: Any, pool: Sequence[str], device: torch.device, folder: Path) -> Group:
+def group(shape: str, batch: int, options: Any, pool: Sequence[str], device: torch.device) -> Group:
     """All contestants at one shape and batch size."""
     torch.manual_seed(options.seed)
     tokenizer = load_tokenizer(MINI)
@@ -183,9 +185,8 @@ def group(shape: str, batch: int, options: Any, pool: Sequence[str], device: tor
     ]
 
     # The two of ours share weights and optimiser state, as those of the plain step do: six would not fit in memory.
-    shallow = copy.copy(module)  # before accelerate marks the module as its own
-    exact = trainer(module, collate, batch, folder, bf16=False)
-    fast = trainer(shallow, collate, batch, folder, bf16=True, optimizer=exact.optimizer.optimizer)
+    exact = Ours(module, collate, batch, bf16=False)
+    fast = Ours(module, collate, batch, bf16=True, optimizer=exact.task.optimizer)
     size = min(batch, 8)
     agreed = check(module, plain, {k: v.to(device) for k, v in collate(given[-1][:size]).items()})
 
@@ -193,8 +194,8 @@ def group(shape: str, batch: int, options: Any, pool: Sequence[str], device: tor
         return lambda s: plain.update(s, watch, max_tokens=collate.max_tokens, attention=attention, bf16=bf16)
 
     contestants: dict[str, Callable[[Sequence[str]], None]] = {
-        "ours, bf16": lambda s: ours(fast, s, watch),
-        "ours, fp32": lambda s: ours(exact, s, watch),
+        "ours, bf16": lambda s: fast(s, watch),
+        "ours, fp32": lambda s: exact(s, watch),
         **{
             f"plain, {attention}, {dtype}": update(attention, dtype == "bf16")
             for dtype in ("fp32", "bf16")
@@ -267,8 +268,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     shapes = options.shape or (["tiny"] if options.quick else ["base", "mini"])
     batches = options.batch or ([4] if options.quick else [64, 512] if options.device == "cuda" else [64])
     pool = measure.read_text(options.text)
-    with tempfile.TemporaryDirectory() as folder:
-        groups = [group(shape, batch, options, pool, device, Path(folder)) for shape in shapes for batch in batches]
+    groups = [group(shape, batch, options, pool, device) for shape in shapes for batch in batches]
     return measure.finish(result, options.seed, groups, options.results)
 
 

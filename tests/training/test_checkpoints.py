@@ -109,7 +109,7 @@ def test_weights_come_back_and_the_generator_stays(tmp_path):
     one, other = Parts(), Parts()
     generator = other.generator.weight.clone()
     save_weights(one.trained_state(), tmp_path / "parts.safetensors")
-    load_weights(other, tmp_path / "parts.safetensors")
+    load_weights(other.trained_state(), tmp_path / "parts.safetensors")
     assert torch.equal(one.encoder.weight, other.encoder.weight)
     assert torch.equal(generator, other.generator.weight)
     assert names(tmp_path) == ["parts.safetensors"]
@@ -120,7 +120,7 @@ def test_weights_need_not_lie_in_one_piece(tmp_path):
     save_weights({"encoder.weight": weight, "encoder.bias": torch.zeros(4)}, tmp_path / "a")
     model = Parts()
     model.encoder = nn.Linear(3, 4)
-    load_weights(model, tmp_path / "a")
+    load_weights(model.trained_state(), tmp_path / "a")
     assert torch.equal(model.encoder.weight, weight)
 
 
@@ -141,7 +141,7 @@ def test_other_weights_are_refused(tmp_path, change, first):
     with pytest.raises(
         InputError, match=re.escape(f"{tmp_path / 'a'}: holds other weights than this run trains (first: {first})")
     ):
-        load_weights(model, tmp_path / "a")
+        load_weights(model.trained_state(), tmp_path / "a")
     if first == "encoder.weight":
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -151,4 +151,4 @@ def test_unreadable_weights(tmp_path, content):
     if content is not None:
         (tmp_path / "a").write_bytes(content)
     with pytest.raises(InputError, match=re.escape(f"{tmp_path / 'a'}: cannot be read as weights")):
-        load_weights(Parts(), tmp_path / "a")
+        load_weights(Parts().trained_state(), tmp_path / "a")

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 
-from diffcse.training import loop as trainer
+from diffcse.training import checkpoints, loop, task
 from diffcse.training import run as train
 
 torch.set_num_threads(int(sys.argv[6]))  # the order of sums, and so the last bits, depend on it
@@ -59,12 +59,12 @@ def after(owner, attribute, name):
     setattr(owner, attribute, wrapped)
 
 
-after(trainer.DiffCSETrainer, "training_step", "pass")
-after(trainer.DiffCSETrainer, "_save_checkpoint", "checkpoint")
-after(trainer.DiffCSETrainer, "evaluate", "evaluation")
-after(trainer, "write_manifest", "manifest")
-after(trainer, "save_weights", "weights")
-after(trainer, "prune", "pruning")
+after(task.DiffCSETask, "run_pass", "pass")
+after(loop.Loop, "_save", "checkpoint")
+after(loop.Loop, "_evaluate", "evaluation")
+after(checkpoints, "write_manifest", "manifest")
+after(checkpoints, "save_weights", "weights")
+after(checkpoints, "prune", "pruning")
 after(train, "save", "saving the model")
 after(train.Record, "write", "record")
 after(train, "_clean_up", "cleaning")
@@ -148,7 +148,7 @@ def uninterrupted(bench, tmp_path_factory):
         ("after pass", 15),  # between two passes of one accumulated update, inside epoch 1
         ("before pass", 27),  # inside epoch 2, just before an update begins
         ("after pass", 40),  # at the end of epoch 4
-        ("after weights", 3),  # while a checkpoint is written
+        ("after weights", 5),  # while a checkpoint is written
         ("before manifest", 2),
         ("before pruning", 4),  # complete, older ones not yet removed
         ("after checkpoint", 8),  # the last step's checkpoint is there, the model is not
@@ -188,7 +188,7 @@ def test_killed_from_outside(bench, uninterrupted, tmp_path):
     [
         ("SIGINT", "before pass", 15, 8),  # between the two passes of the eighth update: it ends first, and is scored
         ("SIGINT SIGINT", "before pass", 15, 6),  # twice: at once, as a kill
-        ("SIGINT", "before evaluation", 3, 9),  # of the eighth step: with the step that follows
+        ("SIGINT", "before evaluation", 3, 8),  # of the eighth step
         ("SIGINT", "before manifest", 2, 7),  # while the sixth step's is written: both are whole
     ],
 )
@@ -302,7 +302,7 @@ def test_torn_checkpoint_is_skipped_for_the_newest_whole_one(bench, uninterrupte
     root = tmp_path / "run"
     start(bench, root, "after checkpoint", 4).communicate(timeout=200)
     newest, older = sorted(root.glob("checkpoints/step-*"), reverse=True)
-    torn = newest / "optimizer.pt"
+    torn = newest / "optimizer.safetensors"
     torn.write_bytes(torn.read_bytes()[:-100])
     assert finish(bench, root) == uninterrupted["fp32"]
     assert read_record(root / "run.json").warnings == [f"{newest.name}: incomplete or damaged, skipped"]

@@ -22,8 +22,7 @@ from diffcse.method import draws
 from diffcse.method.build import build
 from diffcse.record import read_record
 from diffcse.text.corpus import Corpus
-from diffcse.training.collate import Collate
-from diffcse.training.loop import Shuffled, updates_per_epoch
+from diffcse.training.collate import Collate, Shuffled, updates_per_epoch
 from diffcse.training.run import PARTS, run
 from tests.models import SENTENCES, save_tiny, tiny_tokenizer
 
@@ -443,33 +442,6 @@ def test_the_pairs_that_come_along_are_a_dev_set(tiny, tmp_path):
     (tmp_path / "pairs").write_text(OWN_PAIRS.read_text())
     run(config(tiny, dev=str(tmp_path / "pairs"), max_steps=1), CORPUS, tmp_path / "other")
     assert 'dev = "./pairs"' in (tmp_path / "other/model/README.md").read_text()
-
-
-def test_logged_shares_are_weighted_by_tokens():
-    from diffcse.method.paper import Terms
-    from diffcse.training.loop import _Meter
-
-    meter = _Meter()
-    nan = float("nan")
-    for tokens, replaced, accuracy, of_replaced, of_kept in ((10, 2, 0.9, 0.5, 1.0), (30, 0, 0.5, nan, 0.5)):
-        metrics = {
-            "rtd_tokens": tokens,
-            "rtd_replaced": replaced,
-            "rtd_accuracy": accuracy,
-            "rtd_accuracy_replaced": of_replaced,
-            "rtd_accuracy_kept": of_kept,
-            "rtd_log_loss": accuracy,
-        }
-        metrics = {name: torch.tensor(value) for name, value in metrics.items()}
-        terms = Terms(total=torch.tensor(1.0), contrastive=None, difference=torch.tensor(2.0), metrics=metrics)
-        meter = _Meter(**meter.state())  # as if resumed in between
-        meter.add(terms, sentences=4, truncated=torch.tensor(1))
-    read = meter.read()
-    assert read["rtd_accuracy"] == pytest.approx((9 + 15) / 40)
-    assert read["rtd_accuracy_replaced"] == pytest.approx(0.5)
-    assert read["rtd_accuracy_kept"] == pytest.approx((8 + 15) / 38)
-    assert read["rtd_majority"] == pytest.approx(38 / 40)
-    assert (read["loss"], read["difference"], read["sentences"], read["truncated"]) == (1, 2, 8, 2)
 
 
 def test_divergence_leaves_the_last_good_checkpoint(tiny, tmp_path):

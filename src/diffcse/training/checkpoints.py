@@ -7,6 +7,7 @@ needed: dropout, masks and samples are functions of (seed, step).
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,17 +15,20 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffcse.errors import InputError
-from diffcse.files import clear_partials, is_whole, staged_file
-from diffcse.method.paper import DiffCSE
+from diffcse.files import clear_partials, is_whole, staged_file, staged_folder, write_json, write_manifest
 
+_WEIGHTS, _MOMENTS, _STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d+)")
 
 
@@ -83,7 +87,10 @@ def say_at_once(line: str) -> None:
 
 
 def stopped(step: int, steps: int) -> KeyboardInterrupt:
-    """What a loop raises that was asked to stop, once the checkpoint is there."""
+    """What a run raises when Ctrl-C ended its loop after `step` of `steps` updates.
+
+    Python ends with the exit code of Ctrl-C only for `KeyboardInterrupt` itself, not for a subclass.
+    """
     return KeyboardInterrupt(f"after step {step:,} of {steps:,}, with a checkpoint of it")
 
 
@@ -118,24 +125,60 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
         save_file({name: value.contiguous() for name, value in weights.items()}, staging)
 
 
-def load_weights(model: DiffCSE, path: Path) -> None:
-    """Load into `model` what `save_weights(model.trained_state(), path)` wrote; the generator stays as it is.
+def load_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Copy into `weights`, in place, what `save_weights` wrote of tensors of the same names and shapes.
 
     Raises:
-        InputError: the file cannot be read, or holds other weights than the model trains.
+        InputError: the file cannot be read, or holds other weights.
     """
     try:
-        weights = load_file(path)
+        saved = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read as weights: {error}") from error
-    trained = model.state_dict()
-    sizes = [name for name, value in weights.items() if name in trained and trained[name].shape != value.shape]
-    missing, unexpected = ([], []) if sizes else model.load_state_dict(weights, strict=False)
-    # Of tied weights one name is saved; a frozen generator comes from its own checkpoint.
-    wanted = model.trained_state()
-    other = [*sizes, *unexpected, *(name for name in missing if name in wanted)]
-    if other:
+    wrong = sorted(
+        saved.keys() ^ weights.keys()
+        | {name for name in saved.keys() & weights.keys() if saved[name].shape != weights[name].shape}
+    )
+    if wrong:
         raise InputError(
-            f"{path}: holds other weights than this run trains (first: {other[0]}): resume with the recipe that "
-            "started it"
+            f"{path}: holds other weights than this run trains (first: {wrong[0]}). Resume with the recipe that "
+            "started the run."
         )
+    with torch.no_grad():
+        for name, value in weights.items():
+            value.copy_(saved[name])
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training run between two updates."""
+
+    step: int
+    """Updates so far."""
+    weights: Mapping[str, Tensor]
+    """Everything that training changes, by name."""
+    moments: Mapping[str, Tensor]
+    """State of the optimiser."""
+    state: dict[str, Any]
+    """Everything else, as JSON."""
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Add a checkpoint to `folder`, whole or not at all, and keep only the newest two."""
+    with staged_folder(checkpoint_path(folder, checkpoint.step)) as staging:
+        save_weights(checkpoint.weights, staging / _WEIGHTS)
+        save_weights(checkpoint.moments, staging / _MOMENTS)
+        write_json(staging / _STATE, {"step": checkpoint.step, **checkpoint.state})
+        write_manifest(staging)
+    prune(folder, checkpoint.step)
+
+
+def read_checkpoint(folder: Path, weights: Mapping[str, Tensor]) -> Checkpoint:
+    """The checkpoint at `folder`; its weights are copied into `weights`.
+
+    Raises:
+        InputError: it holds other weights.
+    """
+    load_weights(weights, folder / _WEIGHTS)
+    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    return Checkpoint(state.pop("step"), weights, load_file(folder / _MOMENTS), state)

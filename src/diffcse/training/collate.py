@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import xxhash
 from torch import Tensor
@@ -29,6 +31,83 @@ class Neighbours(Sequence[tuple[str, str | None]]):
     def __getitem__(self, index: Any) -> Any:
         next_ = int(self.following[index])
         return self.corpus[index], None if next_ < 0 or next_ in self.left_out else self.corpus[next_]
+
+
+class Shuffled(Sequence[int]):
+    """The indices 0 ... size - 1 in an order that (seed, epoch) alone decides; set `epoch` for the next one.
+
+    >>> sorted(Shuffled(4, seed=0))
+    [0, 1, 2, 3]
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self._size, self._seed = size, seed
+        self.epoch = 0
+
+    @property
+    def epoch(self) -> int:
+        """Passes over all indices before this one."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        random = np.random.default_rng([self._seed, epoch])
+        self._order = random.permutation(np.arange(self._size, dtype=np.uint32))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._order[index].tolist()
+
+
+class Batches:
+    """The batches of each update; an epoch's last sentences that do not fill a batch are left out.
+
+    An epoch's last update has fewer batches where `accumulation` does not divide their number.
+    """
+
+    def __init__(
+        self, examples: Sequence[Any], collate: Collate, *, batch_size: int, accumulation: int, seed: int
+    ) -> None:
+        self.examples, self.collate, self.batch_size, self.accumulation = examples, collate, batch_size, accumulation
+        self._order = Shuffled(len(examples), seed)
+        self.per_epoch = updates_per_epoch(len(examples), batch_size, accumulation)
+
+    def __getitem__(self, update: int) -> list[tuple[int, dict[str, Tensor]]]:
+        """(number of the forward pass in the whole run, batch) of each batch of `update`, which counts from 0."""
+        epoch, index = divmod(update, self.per_epoch)
+        if epoch != self._order.epoch:
+            self._order.epoch = epoch
+        batches = []
+        for number in range(self.accumulation):
+            start = (index * self.accumulation + number) * self.batch_size
+            rows = self._order[start : start + self.batch_size]
+            if len(rows) == self.batch_size:
+                batch = self.collate([self.examples[row] for row in rows])
+                batches.append((update * self.accumulation + number, batch))
+        return batches
+
+
+def updates_per_epoch(sentences: int, batch_size: int, accumulation: int) -> int:
+    """Weight updates in one pass: incomplete batches are left out, an incomplete accumulation counts.
+
+    >>> updates_per_epoch(80, batch_size=8, accumulation=4)
+    3
+    """
+    return math.ceil((sentences // batch_size) / accumulation)
+
+
+def sentences_seen(steps: int, sentences: int, batch_size: int, accumulation: int) -> int:
+    """How many sentences `steps` updates read, repeated ones included.
+
+    >>> sentences_seen(6, 80, batch_size=8, accumulation=4)
+    160
+    """
+    batches = sentences // batch_size
+    passes, rest = divmod(steps, updates_per_epoch(sentences, batch_size, accumulation))
+    return (passes * batches + min(rest * accumulation, batches)) * batch_size
 
 
 class Collate:

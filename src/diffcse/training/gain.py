@@ -85,7 +85,7 @@ def _gain(run: Path, config: Config, edits: tuple[Any, ...], sentences: Sequence
     """The gain over `edits`, in plain JSON values."""
     method = dataclasses.replace(config.method, edits=edits)
     model, tokenizer = build(method, seed=config.training.seed)
-    load_weights(model, run / PARTS)
+    load_weights(model.trained_state(), run / PARTS)
     collate = Collate(tokenizer, config.training.max_tokens)
     batches = (collate(sentences[i : i + _BATCH]) for i in range(0, len(sentences), _BATCH))
     figures = dataclasses.asdict(conditional_gain(model, batches))

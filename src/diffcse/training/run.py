@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from diffcse.config import EDITS, Config, Training, changed_fields, previous_values, to_dict, to_toml
 from diffcse.encoder.encode import Encoder, position_limit, use_bf16
@@ -29,10 +29,12 @@ from diffcse.method.paper import DiffCSE
 from diffcse.record import Record, read_record, verdict
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.text.examples import Examples, read_examples
-from diffcse.training.checkpoints import load_weights, newest_whole, save_weights, stop_between_steps, stopped
-from diffcse.training.collate import Collate, Neighbours
-from diffcse.training.loop import DiffCSETrainer, seen_in, updates_per_epoch
+from diffcse.training.callbacks import Callbacks
+from diffcse.training.checkpoints import load_weights, newest_whole, save_weights, stopped
+from diffcse.training.collate import Batches, Collate, Neighbours, sentences_seen, updates_per_epoch
+from diffcse.training.loop import Loop, Pace, linear_rate
 from diffcse.training.selection import Graded, Halves, HeldOut, Panel, Without, hold_out
+from diffcse.training.task import DiffCSETask
 
 PARTS = "training_parts.safetensors"
 """Where --keep-training-parts leaves all trained weights of the last step."""
@@ -60,6 +62,7 @@ def run(
     *,
     resume: bool = False,
     report: Report = lambda event, facts: None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
     """Train by `config` on `corpus` and leave a complete folder at `output`.
 
@@ -70,6 +73,7 @@ def run(
     Args:
         corpus: a corpus, pairs or triplets, or files and globs to read them from as `config.text` says.
         resume: go on in `output`; nothing to go on from is no error. A run that is complete is opened, not trained.
+        callbacks: of transformers; see `callbacks.Callbacks` for the events.
 
     Raises:
         InputError: unusable text, recipe, model or folder.
@@ -78,11 +82,17 @@ def run(
     """
     one_process()
     with only_one(Path(output)):
-        return _run(config, corpus, Path(output), resume=resume, report=report)
+        return _run(config, corpus, Path(output), resume=resume, report=report, callbacks=callbacks)
 
 
 def _run(
-    config: Config, corpus: Corpus | Examples | Sequence[str | Path], output: Path, *, resume: bool, report: Report
+    config: Config,
+    corpus: Corpus | Examples | Sequence[str | Path],
+    output: Path,
+    *,
+    resume: bool,
+    report: Report,
+    callbacks: Sequence[TrainerCallback],
 ) -> Trained:
     dev = None if config.training.dev is None else read_pairs(named_pairs(config.training.dev))
     record_file = output / "run.json"
@@ -174,7 +184,7 @@ def _run(
         "start",
         {
             "steps": steps,
-            "passes": seen_in(steps, len(examples), batch, training.accumulation) / len(examples),
+            "passes": sentences_seen(steps, len(examples), batch, training.accumulation) / len(examples),
             "bf16": bf16,
             "warnings": record.warnings,
             "resumed": checkpoint and checkpoint.name,
@@ -196,36 +206,49 @@ def _run(
         panel.keep()
         save(encoder, output / "best", "")
 
-    with stop_between_steps() as stop:
-        trainer = DiffCSETrainer(
-            model,
-            training,
+    task = DiffCSETask(
+        model,
+        training,
+        Batches(
             examples,
             Collate(tokenizer, training.max_tokens, neighbours=config.method.reads_next),
-            output,
-            steps=steps,
-            bf16=bf16,
-            resuming=checkpoint is not None,
-            judges=panel.measures(),
-            select=select,
-            on_best=keep,
-            # Whoever reads the lines may have been ended by the same Ctrl-C, and the checkpoint comes after them.
-            report=lambda entry: None if stop.asked else report("log", {**entry, "steps": steps}),
-            stop=stop,
-        )
-        if checkpoint is None:
-            trainer.train()
-        else:
-            trainer.resume(checkpoint)
-    if stop.asked:
+            batch_size=batch,
+            accumulation=training.accumulation,
+            seed=training.seed,
+        ),
+        steps=steps,
+        bf16=bf16,
+        judges=panel.measures(),
+        select=select,
+        on_best=keep,
+    )
+    pace = Pace(
+        steps=steps,
+        log_every=training.log_every,
+        evaluate_every=training.eval_every,
+        checkpoint_every=training.checkpoint_every,
+        max_grad_norm=training.max_grad_norm,
+        rate=linear_rate(steps, round(training.warmup_ratio * steps)),
+        per_epoch=task.batches.per_epoch,
+    )
+    loop = Loop(
+        task,
+        pace,
+        output,
+        report=lambda entry: report("log", {**entry, "steps": steps}),
+        callbacks=Callbacks(callbacks, output),
+    )
+    loop.run(checkpoint)
+    if loop.stopped:
         record.status = "stopped"
         record.write(record_file)
-        raise stopped(trainer.state.global_step, steps)
+        raise stopped(loop.step, steps)
     if select is None:
         panel.keep_last()
-    record.timing["seconds"] = trainer.seconds()
-    record.log = trainer.state.log_history
-    record.scores |= _scores(trainer, training, panel, select)
+    record.timing["seconds"] = loop.seconds()
+    record.log = loop.log
+    record.scores["steps"] = loop.step
+    record.scores |= _scores(loop, training, panel, select)
     if "false_negatives" in record.scores:
         record.scores["false_negatives_masked"] = config.method.false_negatives == "mask"
 
@@ -353,12 +376,12 @@ def _restore(config: Config, parts: Path) -> DiffCSE | None:
         return None
     training = config.training
     model, _ = build(config.method, seed=training.seed, pairs=config.text.supervised, packed=training.packing)
-    load_weights(model, parts)
+    load_weights(model.trained_state(), parts)
     return model.eval()
 
 
-def _scores(trainer: DiffCSETrainer, training: Training, panel: Panel, select: str | None) -> dict[str, Any]:
-    log = trainer.state.log_history
+def _scores(loop: Loop, training: Training, panel: Panel, select: str | None) -> dict[str, Any]:
+    log = loop.log
     shown = [entry for entry in log if "sentences" in entry]
     scores: dict[str, Any] = {
         "sentences_seen": sum(entry["sentences"] for entry in shown),
@@ -376,7 +399,7 @@ def _scores(trainer: DiffCSETrainer, training: Training, panel: Panel, select: s
             "start": found.get(0),
             "best": found[best],
             "best_step": best,
-            "last": found.get(trainer.state.global_step),
+            "last": found.get(loop.step),
             "selects": name == select,
             **panel.verdict(name, len(trained) if name == select else 1),
         }
@@ -492,7 +515,7 @@ def _card(config: Config, corpus: Corpus | Examples, size: int, steps: int, judg
     training = config.training
     batch = training.batch_size * training.accumulation
     # An epoch that is no multiple of it ends with a smaller one.
-    smaller = seen_in(steps, size, training.batch_size, training.accumulation) < steps * batch
+    smaller = sentences_seen(steps, size, training.batch_size, training.accumulation) < steps * batch
     pairs, what = config.text.supervised, _what(config)
     said = f"\n{judged[0].upper()}{judged[1:]}.\n" if judged else ""
     return f"""---
