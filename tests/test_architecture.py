@@ -243,7 +243,6 @@ LONG_FUNCTIONS = {
         "_forest",
     ],
     "training": [
-        "DiffCSETrainer.__init__",
         "_run",
     ],
 }
