@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from diffcse.method.build import load_generator, load_tokenizer, named, read_vocabulary
 from diffcse.method.edits import Draw, mask_tokens
 from diffcse.method.fast import logits_at
+from diffcse.pretraining.batches import split
 from diffcse.pretraining.config import Pretraining
-from diffcse.pretraining.run import split
 from diffcse.text.corpus import read_corpus
 from diffcse.training.collate import Collate
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from diffcse.evaluation.sts import PairSet, read_pairs, score_sts
 from diffcse.method.build import load_tokenizer, named
-from diffcse.pretraining.run import following_pairs
+from diffcse.pretraining.batches import following_pairs
 from diffcse.pretraining.token_vectors import LONGEST, Views, learn, next_views, ppmi_svd, sif_weights
 from diffcse.pretraining.tokens import tokenise
 from diffcse.text.corpus import read_corpus

@@ -40,6 +40,8 @@ _SIF = 1e-3  # a: a token of the share p begins with the weight a / (a + p)
 _BATCH, _PASSES, _STEPS = 1024, 4, 500
 """Pairs in a step; at most so many passes over all of them, and at most so many steps: more begin to lose again."""
 _LEARNING_RATE, _TEMPERATURE = 3e-3, 0.1
+FILLING = 2
+"""Coordinates that `as_embeddings` adds."""
 _HEAVIEST = 0.995  # quantile of the weighted vectors' lengths; the few above are cut to it
 
 
