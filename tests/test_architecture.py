@@ -206,7 +206,6 @@ LONG_MODULES = [
     "evaluation.seeds",
     "method.build",
     "method.paper",
-    "pretraining.run",
     "tables.cells",
     "tables.page",
     "training.run",
@@ -232,9 +231,6 @@ LONG_FUNCTIONS = {
     "method": [
         "DiffCSE.__init__",
         "build",
-    ],
-    "pretraining": [
-        "_pretrain",
     ],
     "quickstart": [
         "quickstart",

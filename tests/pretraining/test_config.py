@@ -58,3 +58,21 @@ def test_a_recipe_that_cannot_be_used_names_file_and_key(line, start):
     with pytest.raises(InputError) as caught:
         parse_pretraining(f'name = "mine"\n{line}\n'.encode(), "my.toml")
     assert str(caught.value).startswith(f"my.toml: {start}")
+
+
+def test_the_recipe_further_continues_from_the_bundled_model_and_keeps_half_of_it():
+    config = load_pretraining("further")
+    assert (config.model, config.start_share, config.next_reads) == ("mini", 0.5, "cls")
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1])
+def test_a_share_out_of_range(share):
+    with pytest.raises(InputError, match=f"start_share = {share}: "):
+        Pretraining(model="mini", start_share=share)
+
+
+def test_fields_without_effect_are_named():
+    assert Pretraining(next_reads="cls").unused() == ["next_reads"]
+    assert Pretraining(next_reads="cls", next_weight=0.1).unused() == []
+    assert Pretraining(objective="causal", mask_ratio=0.9).unused() == ["mask_ratio"]
+    assert Pretraining(model="mini", layers=7).unused() == ["layers"]

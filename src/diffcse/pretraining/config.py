@@ -11,10 +11,8 @@ from diffcse.config.method import Pooling
 from diffcse.config.run import Precision, recipe_file
 
 Objective = Literal["mlm", "causal"]
-Decay = Literal["linear", "cosine"]
-Activation = Literal["gelu", "gelu_tanh"]
 StartEmbeddings = Literal["none", "ppmi_svd", "next_sentences"]
-NextReads = Literal["all", "unmasked", "cls"]
+NextReads = Literal["all", "cls"]
 Store = Literal["fp16", "fp32"]
 
 
@@ -47,8 +45,6 @@ class Pretraining:
     """Tokens of a tokenizer trained here, special tokens included."""
     lowercase: bool = True
     """A tokenizer trained here lower-cases and strips accents (as BERT's uncased one does)."""
-    tokenizer_sentences: int = setting(1_000_000, at_least=1)
-    """At most this many sentences, spread evenly over the corpus, train the tokenizer."""
     layers: int = setting(4, at_least=1)
     """Transformer layers."""
     width: int = setting(256, at_least=1)
@@ -57,8 +53,6 @@ class Pretraining:
     """Attention heads in a layer."""
     intermediate: int = setting(1024, at_least=1)
     """Width of the feed-forward layer."""
-    activation: Activation = "gelu"
-    """gelu, or its tanh approximation."""
     positions: int = setting(128, at_least=4)
     """Longest input the model can take, in tokens."""
     dropout: float = setting(0.0, at_least=0, below=1)
@@ -66,19 +60,14 @@ class Pretraining:
     start_embeddings: StartEmbeddings = "none"
     """Initial token vectors: random; the SVD of the corpus's word co-occurrences (ppmi_svd); or (mlm) these, trained
     until weighted sums of a sentence's tokens predict the next sentence (next_sentences)."""
-    start_tokens: int = setting(30_000_000, at_least=1)
-    """Tokens counted for the SVD, spread evenly over the corpus."""
     next_weight: float = setting(0.0, at_least=0)
     """mlm: weight of a second loss: the embedding of a sentence must select the next sentence among those of the batch.
     Above 0, batches hold sentences and their next ones, so the text must be in its original order."""
     next_reads: NextReads = "all"
-    """How that embedding is made from the last layer: the mean of all tokens (all), the mean of the tokens that are not
-    predicted (unmasked; all predicted ones are then [MASK]), or [CLS] (cls)."""
+    """How that embedding is made from the last layer: the mean of all tokens (all), or [CLS] (cls)."""
     sums_weight: float = setting(0.0, at_least=0)
     """mlm: weight of a third loss: 1 - the cosine between that embedding and the weighted sum of the token vectors of
     start_embeddings = "next_sentences". Needs next_weight above 0."""
-    next_temperature: float = setting(0.05, above=0)
-    """Temperature of the loss that next_weight weights."""
     max_tokens: int = setting(64, at_least=4)
     """Longer sentences are cut to this many tokens, special ones included."""
     mask_ratio: float = setting(0.20, above=0, below=1)
@@ -90,9 +79,7 @@ class Pretraining:
     max_steps: int | None = setting(None, above=0)
     """Weight updates; overrides epochs when set."""
     learning_rate: float = setting(1e-3, above=0)
-    """Peak of AdamW's learning rate."""
-    schedule: Decay = "linear"
-    """How the learning rate falls to 0 after the warm-up."""
+    """Peak of AdamW's learning rate, which then falls linearly to 0."""
     warmup_ratio: float = setting(0.03, at_least=0, below=1)
     """Share of the steps over which the learning rate first rises."""
     weight_decay: float = setting(0.01, at_least=0)
@@ -111,8 +98,8 @@ class Pretraining:
     """Updates between checkpoints that --resume can start from."""
     log_every: int = setting(25, affects="nothing", at_least=1)
     """Updates between logged values (means over the updates since the last)."""
-    store: Store = "fp16"
-    """Precision of the saved weights. fp16 needs half the bytes; all computation is in fp32."""
+    store: Store = setting("fp16", affects="nothing")
+    """Format of the saved weights. fp16 needs half the bytes of fp32."""
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -170,14 +157,11 @@ class Pretraining:
         if self.objective == "causal":
             idle |= {"mask_ratio"}
         if self.next_weight == 0:
-            idle |= {"next_temperature", "next_reads"}
-        if self.start_embeddings == "none":
-            idle |= {"start_tokens"}
+            idle |= {"next_reads"}
         if self.tokenizer is not None or self.model is not None:
-            idle |= {"vocabulary", "lowercase", "tokenizer_sentences"}
+            idle |= {"vocabulary", "lowercase"}
         if self.model is not None:
-            idle |= {"layers", "width", "heads", "intermediate", "activation", "positions"}
-            idle |= {"start_embeddings", "start_tokens"}
+            idle |= {"layers", "width", "heads", "intermediate", "positions", "start_embeddings"}
         return idle
 
 

@@ -44,7 +44,7 @@ def open_record(config: Pretraining, output: Path, data: dict[str, Any], *, resu
         record.created = previous.created
     unused = config.unused()
     if unused:
-        record.warnings.append(f"set, but without effect beside the other choices: {', '.join(unused)}")
+        record.warnings.append(f"{', '.join(unused)}: set, but without effect beside the other settings")
     record.write(file)
     write_text(output / RECIPE, to_toml(config))
     clear_partials(output)
@@ -66,8 +66,8 @@ def _previous(file: Path, config: Pretraining, data: dict[str, Any]) -> Record:
     changed = changed_fields(then, now, Pretraining)
     if changed:
         raise InputError(
-            f"{file}: was begun with other settings ({previous_values(changed, then)}). Resume with those, or give a new "
-            "--output"
+            f"{file}: was begun with other settings ({previous_values(changed, then)}). Resume with those, or give a "
+            "new --output"
         )
     if previous.data["sha256"] != data["sha256"]:
         raise InputError(f"{file}: was begun on other text. Give the same files, or a new --output")
