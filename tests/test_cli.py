@@ -1,5 +1,6 @@
 """What a person meets: help at once, every mistake in one clear line and exit code 2, nothing half-written."""
 
+import dataclasses
 import gzip
 import os
 import subprocess
@@ -11,6 +12,9 @@ from importlib import resources
 import pytest
 
 from benchmarks.small_models import MODELS
+from diffcse.cli import VERBS
+from diffcse.cli.options import options_of
+from diffcse.config import Method, Text, Training
 from diffcse.record import read_record
 from tests.cli.runs import command as run
 from tests.models import SENTENCES, save_tiny
@@ -111,7 +115,93 @@ def test_option_mistakes(capsys, tmp_path, text):
         assert "Traceback" not in out + err
         assert not output.exists()
     code, _, err = run(capsys, "trian")
-    assert (code, "did you mean train?" in err) == (2, True)
+    assert (code, "Did you mean train?" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["train", "TEXT", "--output", "out", "--mask-ration", "0.2"], ["--mask-ration", "--mask-ratio?"]),
+        (["train", "TEXT", "--output", "out", "--pooling", "meen"], ["--pooling meen", "mean?"]),
+        (["train", "TEXT", "--output", "out", "--batch-size", "many"], ["--batch-size many"]),
+        (["train", "TEXT", "--output", "out", "--batch-size"], ["--batch-size"]),
+        (["train", "TEXT", "--set", "method.mask_ration=0.2"], ["method.mask_ration", "method.mask_ratio?"]),
+        (["train", "TEXT", "--set", "mask_ratio=0.2"], ["mask_ratio", "method.mask_ratio?"]),
+        (["train", "TEXT", "--set", "method.mask_ratio"], ["method.mask_ratio"]),
+        (["train", "TEXT", "--set", "method.contrast=perhaps"], ["method.contrast=perhaps"]),
+        (["train", "nowhere.txt", "--output", "out"], ["nowhere.txt"]),
+        (["train", "TEXT", "--output", "out", "--model", "./nowhere"], ["--model ./nowhere"]),
+        (["train", "TEXT", "--output", "out", "--dev", "nowhere.tsv"], ["--dev nowhere.tsv"]),
+        (["evaluate", "./nowhere", "--data", "pairs"], ["./nowhere"]),
+        (["evaluate", "mini", "--data", "nowhere"], ["--data nowhere"]),
+        (["embed", "./nowhere", "TEXT", "--output", "x.npy"], ["./nowhere"]),
+        (["pretrain", "TEXT", "--set", "layerz=3"], ["layerz", "layers?"]),
+        (["ablate", "--sedes", "5"], ["--sedes", "--seeds?"]),
+    ],
+)
+def test_mistakes_are_one_line_before_torch_is_loaded(tmp_path, text, arguments, names):
+    program = (
+        "import sys; from diffcse.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nfinally:\n    assert 'torch' not in sys.modules"
+    )
+    words = [str(text) if word == "TEXT" else word for word in arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert all(name in line for name in names), line
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def options_on(page):
+    return [line.split()[0] for line in page.splitlines() if line.startswith("  --")]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_is_one_screen(capsys, verb):
+    code, page, _ = run(capsys, verb, "--help")
+    lines = page.splitlines()
+    assert code == 0
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 80
+    assert len(options_on(page)) <= 17
+    every = options_of(VERBS[verb])
+    assert {option.name for option in every if not option.section} - {*options_on(page)} <= (
+        {option.name for option in every if option.positional} | {"--preset", "--print-config", "--license-note"}
+    )
+    assert ("--help-all" in options_on(page)) == (any(option.section for option in every))
+
+
+def test_the_page_of_train_has_fifteen_options_and_help_all_has_every_one(capsys):
+    page, whole = run(capsys, "train", "--help")[1], run(capsys, "train", "--help-all")[1]
+    assert len(options_on(page)) <= 15
+    assert {"--output", "--model", "--recipe", "--column", "--resume", "--set"} <= {*options_on(page)}
+    fields = [field.name for section in (Method, Text, Training) for field in dataclasses.fields(section)]
+    assert {f"--{name.replace('_', '-')}" for name in fields} <= {*options_on(whole)}
+    assert [line for line in whole.splitlines() if line in ("method:", "text:", "training:")] == [
+        "method:",
+        "text:",
+        "training:",
+    ]
+    assert all(option.help for option in options_of(VERBS["train"]))
+    assert max(map(len, whole.splitlines())) <= 80
+    assert "--batch-size N" in run(capsys, "train", "--recipe", "diffcse_supervised", "--help")[1]
+
+
+def test_set_is_the_option(capsys):
+    options = ["--mask-ratio", "0.2", "--edits", "mlm", "delete", "--no-contrast", "--max-steps", "7"]
+    settings = ["method.mask_ratio=0.2", 'method.edits=["mlm", "delete"]', "method.contrast = false"]
+    sets = [word for setting in (*settings, "training.max_steps=7") for word in ("--set", setting)]
+    expected = run(capsys, "train", "--print-config", *options)
+    assert expected[0] == 0
+    assert run(capsys, "train", "--print-config", *sets) == expected
+    assert run(capsys, "train", *sets, "text.txt", "--print-config") == expected
+    assert 'column = "body"' in run(capsys, "train", "--print-config", "--set=text.column=body")[1]
+    assert "layers = 3" in run(capsys, "pretrain", "--print-config", "--set", "layers=3")[1]
+    # Passes over the text that are asked for win over the recipe's steps, however they are asked for.
+    assert "max_steps =" not in run(capsys, "train", "--print-config", "--set", "training.epochs=3")[1]
 
 
 def test_print_config_is_a_recipe_and_overrides_win(capsys, tmp_path):
@@ -355,9 +445,9 @@ def test_a_reader_that_has_enough_is_no_error(arguments):
 
 
 def test_ctrl_c_before_there_is_a_command(capsys, monkeypatch):
-    def interrupt():
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("diffcse.cli._overview", interrupt)
+    monkeypatch.setattr("diffcse.cli._run", interrupt)
     code, _, err = run(capsys, "--help")
     assert (code, err) == (130, "")

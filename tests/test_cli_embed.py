@@ -57,7 +57,7 @@ def test_embed_mistakes(capsys, tiny, text, tmp_path):
         ((tiny, text, "--output", out, "--column", "text"), "has no columns"),
         ((tiny, text, "--output", out, "--batch-tokens", 0), "--batch-tokens 0"),
         ((tiny, text, "--output", out, "--workers", 0), "--workers 0"),
-        ((tmp_path / "no", text, "--output", out), "there is no such folder"),
+        ((tmp_path / "no", text, "--output", out), "no such folder"),
     ):
         code, _, err = run(capsys, "embed", *arguments)
         assert (code, err.count("\n"), says in err) == (2, 1, True), err

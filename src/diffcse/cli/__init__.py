@@ -1,16 +1,18 @@
-"""The command line: one verb, one dataclass, one file; its fields are the options and their docstrings the help.
+"""The command line. Each verb is one dataclass in one file: its fields are the options, their docstrings the help.
 
-Heavy imports happen inside the verbs, so that `--help` and a mistyped option answer at once.
+Verbs import heavy libraries when they run, so that `--help` and a mistyped option answer at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from importlib.metadata import version
+from typing import Any, TextIO
 
 import tyro
 from rich.console import Console
@@ -21,6 +23,7 @@ from diffcse.cli.compare import Compare
 from diffcse.cli.doctor import Doctor
 from diffcse.cli.embed import Embed
 from diffcse.cli.evaluate import Evaluate
+from diffcse.cli.options import help_text, prepare
 from diffcse.cli.pretrain import Pretrain
 from diffcse.cli.quickstart import Quickstart
 from diffcse.cli.similarity import Similarity
@@ -31,81 +34,95 @@ VERBS: dict[str, Any] = {
     "quickstart": Quickstart,
     "doctor": Doctor,
     "train": Train,
-    "pretrain": Pretrain,
     "evaluate": Evaluate,
     "compare": Compare,
-    "ablate": Ablate,
     "embed": Embed,
     "similarity": Similarity,
+    "ablate": Ablate,
+    "pretrain": Pretrain,
 }
+_OVERVIEW = """\
+diffcse: sentence embeddings from plain text, without labels
+
+usage: diffcse COMMAND [options]        (diffcse COMMAND --help lists them)
+
+  quickstart  Train an encoder on Python's documentation and measure it
+  doctor      Check a text before you train on it
+  train       Train a sentence encoder on your text
+  evaluate    Score encoders on graded pairs, classification and search
+  compare     Tell whether two methods differ by more than chance
+  embed       Write the embedding of each line of a file
+  similarity  Print how similar sentences are
+  ablate      Make a table of many settings and seeds, as in the paper
+  pretrain    Make a small language model to start from"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one verb. Exit code 0: done; 2: the input cannot be used, with one line that says why and what to do."""
-    # Threads that spin for long while they wait for each other take the cores from one another as soon as anything else
-    # runs there: training then is tens of times slower. Those that never spin cost an idle machine a fifth
-    # (docs/log.md). Read when torch loads its OpenMP, so set before.
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
-        os.environ["GOMP_SPINCOUNT"] = "3000"  # some ten microseconds: the next product seldom comes later
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="replace")  # not every encoding has a character for a table's bars
-    # 160 columns where output goes to a file: lines must not be folded at a width nobody looks at.
+    """Run one verb. Exit code 0: done; 2: the input cannot be used, and one line on stderr says why; 130: Ctrl-C."""
+    _prepare_process()
+    # 160 columns where output goes to a file, so that lines are not folded at the width of some terminal.
     console = Console(width=None if sys.stdout.isatty() else 160)
-    verb, *rest = arguments or ["--help"]
+    verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        if verb in ("-h", "--help"):
-            print(_overview(), flush=True)
-            return
-        if verb == "--version":
-            from importlib.metadata import version
-
-            print(f"diffcse {version('diffcse')}", flush=True)
-            return
-        if verb not in VERBS:
-            import difflib
-
-            near = difflib.get_close_matches(verb, VERBS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(VERBS)}"
-            raise InputError(f"{verb}: no such command: {hint}")
-        command = tyro.cli(
-            VERBS[verb],
-            prog=f"diffcse {verb}",
-            args=rest,
-            default=VERBS[verb].defaults(rest) if hasattr(VERBS[verb], "defaults") else None,
-            config=(OmitArgPrefixes,),
-        )
-        command(console)
+        _run(verb, rest, console)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        # Whoever read our output (head, less) has enough; what is left in the buffer goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output(sys.stdout)
     except KeyboardInterrupt as stop:
-        if verb not in VERBS:  # --help, say
-            sys.exit(130)
-        where, hint = f" {stop}" if stop.args else "", getattr(VERBS[verb], "ON_STOP", "")
-        if any(field.name == "resume" for field in dataclasses.fields(VERBS[verb])):
-            hint = " The same command with --resume goes on" + (
-                " from it." if where else ", from the newest checkpoint if any."
-            )
-        for stream, line in ((sys.stderr, f"\nstopped{where}.{hint}\n"), (sys.stdout, "")):
-            try:
-                print(line, end="", file=stream, flush=True)
-            except BrokenPipeError:  # whoever read it was ended by the same Ctrl-C
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _print_stop(verb, stop)
         sys.exit(130)
 
 
-def _overview() -> str:
-    lines = [f"  {name:<12}{verb.__doc__}" for name, verb in VERBS.items()]
-    return "\n".join(
-        [
-            "diffcse: sentence embeddings from plain text without labels",
-            "",
-            "usage: diffcse COMMAND [options]        diffcse COMMAND --help lists them",
-            "",
-            *lines,
-        ]
-    )
+def _prepare_process() -> None:
+    """Settings that must be made before torch is loaded, and an output that never fails on a character."""
+    # Waiting OpenMP threads spin for a while. Long spins take the cores from other processes, and training then is
+    # tens of times slower. No spins cost an idle machine a fifth (docs/log.md). 3000 is some ten microseconds.
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = "3000"
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # some encodings lack the characters of tables and bars
+
+
+def _run(verb: str, rest: list[str], console: Console) -> None:
+    if verb in ("-h", "--help"):
+        print(_OVERVIEW, flush=True)
+        return
+    if verb == "--version":
+        print(f"diffcse {version('diffcse')}", flush=True)
+        return
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, 1)
+        hint = f"Did you mean {near[0]}?" if near else f"Commands: {', '.join(VERBS)}."
+        raise InputError(f"{verb}: no such command. {hint}")
+    kind = VERBS[verb]
+    options = rest[: rest.index("--")] if "--" in rest else rest
+    if {"-h", "--help", "--help-all"} & set(options):
+        print(help_text(kind, verb, options), flush=True)
+        return
+    rest = prepare(kind, verb, rest)
+    defaults = kind.defaults(rest) if hasattr(kind, "defaults") else None
+    command = tyro.cli(kind, prog=f"diffcse {verb}", args=rest, default=defaults, config=(OmitArgPrefixes,))
+    command(console)
+
+
+def _print_stop(verb: str, stop: KeyboardInterrupt) -> None:
+    """After Ctrl-C: where the verb stopped, and which command goes on."""
+    if verb not in VERBS:
+        return
+    where, hint = f" {stop}" if stop.args else "", getattr(VERBS[verb], "ON_STOP", "")
+    if any(field.name == "resume" for field in dataclasses.fields(VERBS[verb])):
+        hint = " The same command with --resume continues" + (
+            " from there." if where else " from the newest checkpoint, if there is one."
+        )
+    for stream, line in ((sys.stderr, f"\nstopped{where}.{hint}\n"), (sys.stdout, "")):
+        try:
+            print(line, end="", file=stream, flush=True)
+        except BrokenPipeError:  # the same Ctrl-C ended the reader
+            _drop_output(stream)
+
+
+def _drop_output(stream: TextIO) -> None:
+    """The reader (head, less) closed the pipe: what is left in the buffer goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

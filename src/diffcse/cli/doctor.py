@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from rich.console import Console
 from tyro.conf import Positional, arg
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Doctor:
     """Check a text before training: what repeats, what is cut off, what is broken, and which option helps."""
+
+    COMMON: ClassVar = (
+        *("model", "max_tokens", "batch_size", "text.column", "text.split_sentences", "text.language", "json"),
+    )
 
     corpus: Annotated[Positional[tuple[str, ...]], arg(metavar="CORPUS...", help_behavior_hint="")]
     """Files or globs: .txt .csv .tsv .jsonl .json .parquet, also .gz .xz .zst; or hub:OWNER/NAME."""

@@ -9,6 +9,7 @@ from typing import Annotated
 from rich.console import Console
 from tyro.conf import Positional, arg
 
+from diffcse.cli.paths import check_model
 from diffcse.config import EncoderPooling, Precision
 from diffcse.errors import InputError
 from diffcse.machine import tune
@@ -49,6 +50,7 @@ class Embed:
             raise InputError(f"--batch-tokens {self.batch_tokens}: must be at least 1")
         if self.workers is not None and self.workers < 1:
             raise InputError(f"--workers {self.workers}: must be at least 1")
+        check_model(self.model, "model")
         from diffcse.encoder.inputs import Sentences
 
         sentences = Sentences(self.files, self.column)

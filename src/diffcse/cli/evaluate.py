@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from rich.console import Console
 from tyro.conf import Positional, UseAppendAction, arg
 
+from diffcse.cli.paths import check_data, check_files, check_model
 from diffcse.config import EncoderPooling
 from diffcse.errors import InputError
 
@@ -100,6 +101,12 @@ class Evaluate:
             )
         if not self.models and not self.list_sentences:
             raise InputError("no model: give a model folder, e.g. diffcse evaluate out/model --data pairs")
+        for name in self.data:
+            check_data(name)
+        floor_files = (self.floor_vectors, self.floor_text) if self.floors else ()
+        check_files(str(file) for file in (*self.text, *floor_files) if file is not None)
+        for model in self.models:
+            check_model(model, "model")
 
     def _idle(self, groups: Sequence[Group]) -> list[str]:
         """Options that are given and have no effect beside the others."""

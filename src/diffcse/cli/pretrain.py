@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from rich.console import Console
 from tyro.conf import Positional, arg
@@ -20,6 +20,14 @@ from diffcse.pretraining.config import Pretraining, load_pretraining, to_toml
 @dataclass(frozen=True)
 class Pretrain:
     """Make a small language model from scratch (encoder start, or generator for any encoder), or go on from one."""
+
+    COMMON: ClassVar = (
+        *("output", "recipe", "settings.objective", "settings.model", "settings.tokenizer", "settings.vocabulary"),
+        *("settings.layers", "settings.width", "settings.max_steps", "settings.epochs", "settings.learning_rate"),
+        *("settings.seed", "text.column", "resume"),
+    )
+    SETTING: ClassVar = "mask_ratio=0.15"
+    UNNAMED: ClassVar = "settings"
 
     corpus: Annotated[Positional[tuple[str, ...]], arg(metavar="CORPUS...", help_behavior_hint="")]
     """Text files or globs: one sentence a line, or a --column of a table; also packed."""

@@ -9,6 +9,7 @@ from typing import Annotated
 from rich.console import Console
 from tyro.conf import Positional, arg
 
+from diffcse.cli.paths import check_model
 from diffcse.config import EncoderPooling
 from diffcse.errors import InputError
 from diffcse.machine import tune
@@ -31,6 +32,7 @@ class Similarity:
     def __call__(self, console: Console) -> None:
         if self.file is not None and self.sentences:
             raise InputError("give sentences or --file, not both")
+        check_model(self.model, "model")
         from diffcse.encoder.inputs import STDIN, Sentences
 
         sentences = list(self.sentences)

@@ -7,31 +7,38 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from rich.console import Console
 from tyro.conf import Positional, arg
 
+from diffcse.cli.paths import check_data, check_files, check_model
 from diffcse.config import Config, Method, Text, Training, apply_preset, changed_fields, load_recipe, to_dict, to_toml
 from diffcse.errors import InputError
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a sentence encoder: on plain text without labels, or on pairs and triplets."""
+    """Train a sentence encoder on plain text, without labels; or on pairs and triplets."""
+
+    COMMON: ClassVar = (
+        *("output", "method.model", "recipe", "text.column", "training.dev", "training.max_steps", "training.epochs"),
+        *("training.batch_size", "training.learning_rate", "training.max_tokens", "training.seed", "resume"),
+    )
+    SETTING: ClassVar = "method.mask_ratio=0.2"
 
     corpus: Annotated[Positional[tuple[str, ...]], arg(metavar="CORPUS...", help_behavior_hint="")]
     """Files or globs: .txt .csv .tsv .jsonl .parquet, also .gz .xz .zst; or hub:OWNER/NAME."""
     output: Path | None = None
-    """Folder for the model, run.json and logs. Must be new or empty, unless --resume."""
+    """Folder for the model, run.json and logs; must be new or empty unless --resume is given."""
     recipe: str = "mini_cpu"
-    """Name of a bundled recipe, or a .toml file. All options below override it."""
+    """Name of a bundled recipe, or a .toml file. The other options override it."""
     preset: str | None = None
-    """Set several method fields at once: reference (the 2022 code's behaviour) or simcse."""
+    """Set several method fields at once: reference (behaviour of the authors' 2022 code) or simcse."""
     resume: bool = False
-    """Go on from the newest complete checkpoint in --output."""
+    """Continue from the newest complete checkpoint in --output."""
     print_config: bool = False
-    """Print the complete recipe that these options make, and stop."""
+    """Print the complete recipe that the options make, and stop."""
     method: Method = field(default_factory=Method)
     text: Text = field(default_factory=Text)
     training: Training = field(default_factory=Training)
@@ -53,6 +60,11 @@ class Train:
             raise InputError("no corpus: give one or more text files, e.g. diffcse train sentences.txt --output out")
         if self.output is None:
             raise InputError("no output folder: give --output DIR")
+        check_files(self.corpus)
+        for name in ("model", "generator", "discriminator", "causal_generator"):
+            check_model(getattr(self.method, name), f"--{name.replace('_', '-')}")
+        if self.training.dev is not None:
+            check_data(self.training.dev, "--dev")
         from diffcse.terminal import TrainingView, judged, loading, say
 
         view = TrainingView(console)

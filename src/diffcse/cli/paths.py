@@ -1,0 +1,49 @@
+"""Wrong paths are answered before torch is loaded, which takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from diffcse.errors import InputError
+from diffcse.text.hub import PREFIX
+from diffcse.text.sources import find_sources
+
+
+def check_files(patterns: Iterable[str]) -> None:
+    """That these files of text exist and have a format that is read; `hub:` names are left to the reader.
+
+    Raises:
+        InputError: a file does not exist, or its format is not read.
+    """
+    local = [pattern for pattern in patterns if not pattern.startswith(PREFIX)]
+    if local:
+        find_sources(local)
+
+
+def check_model(name: str | Path | None, option: str) -> None:
+    """That a model that is written as a path exists. Other names may be those of the hub.
+
+    Raises:
+        InputError: the path does not exist.
+    """
+    text = str(name)
+    if name is not None and (text.startswith(("/", ".", "~")) or text.count("/") > 1) and not _exists(Path(text)):
+        raise InputError(f"{option} {text}: no such folder. Relative paths start at {Path.cwd()}.")
+
+
+def check_data(name: str, option: str = "--data") -> None:
+    """That a folder or file exists; "pairs" and `hub:` names stand for data sets.
+
+    Raises:
+        InputError: the path does not exist.
+    """
+    if name != "pairs" and not name.startswith(PREFIX) and not _exists(Path(name)):
+        raise InputError(f"{option} {name}: does not exist. Relative paths start at {Path.cwd()}.")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # a name too long, with a NUL, or in the home of no user
+        return False
