@@ -185,7 +185,7 @@ def test_an_import_within_a_package_is_read_rightly():
     assert imported("import numpy, diffcse_other\nfrom os import path", "diffcse.a") == set()
 
 
-LIGHT = ["diffcse", "diffcse.config", "diffcse.files", "diffcse.record", "diffcse.cli", "diffcse.report.page"]
+LIGHT = ["diffcse", "diffcse.config", "diffcse.files", "diffcse.record", "diffcse.cli", "diffcse.report.quickstart"]
 
 
 @pytest.mark.parametrize("module", LIGHT)
@@ -202,23 +202,13 @@ def test_light_modules_stay_light(module):
 MODULE_LINES, FUNCTION_LINES = 450, 60
 
 LONG_MODULES = [
-    "cli.ablate",
-    "evaluation.seeds",
     "method.build",
     "method.paper",
-    "tables.cells",
-    "tables.page",
     "training.run",
 ]
 """Modules that are still too long. The list may only shrink: delete an entry when its module is short enough."""
 
 LONG_FUNCTIONS = {
-    "cli": [
-        "Ablate._run",
-        "Ablate._show_rows",
-        "Compare.__call__",
-        "Compare._scored",
-    ],
     "encoder": [
         "load",
     ],
@@ -234,9 +224,6 @@ LONG_FUNCTIONS = {
     ],
     "quickstart": [
         "quickstart",
-    ],
-    "report": [
-        "_forest",
     ],
     "training": [
         "_run",

@@ -137,18 +137,19 @@ def test_processes_that_share_the_work_are_not_all_bound_to_one_core(what, tmp_p
     """Each kind of worker process tells what it may use, once it works."""
     code = {
         "cells": """
-from diffcse.tables import cells as ablate
+from diffcse.tables import workers
+from diffcse.tables.cells import Cell, Shared
 told = '''
 import json, os, torch
 unbound = os.environ["OMP_PROC_BIND"] == "false"
 print(json.dumps(["end", {"cores": len(os.sched_getaffinity(0)) * unbound}]), flush=True)
 '''
-popen = ablate.subprocess.Popen
-ablate.subprocess.Popen = lambda words, **rest: popen([words[0], "-c", told], **rest)
-[environment, _] = ablate._environments(2)
-worker = ablate._Worker(environment)
-cell = ablate.Cell("row", 1, "", "", "")
-thread = threading.Thread(target=lambda: found.update(worker._run(cell, ablate.Shared((), ""), print)))
+popen = workers.subprocess.Popen
+workers.subprocess.Popen = lambda words, **rest: popen([words[0], "-c", told], **rest)
+[environment, _] = workers._environments(2)
+worker = workers._Worker(environment)
+cell = Cell("row", 1, "", "", "")
+thread = threading.Thread(target=lambda: found.update(worker._run(cell, Shared((), ""), print)))
 thread.start(); thread.join()
 """,
         "embedding": """

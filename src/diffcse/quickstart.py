@@ -369,7 +369,7 @@ def _search(encoder: Encoder, docstrings: Sequence[Docstring], console: Console)
 
 def _page(record: Record, output: Path) -> Path | None:
     """The page, if the packages that draw it are installed."""
-    from diffcse.report.page import quickstart_page
+    from diffcse.report.quickstart import quickstart_page
 
     runs = {name: read_record(_folder(output, name) / "run.json") for name in record.config}
     try:

@@ -36,7 +36,9 @@ def make_run(folder, seed, *, difference="rtd", best=60.0, last=59.0, weights=No
         start = save_tiny(folder / "start", "bert", seed=(seed if weights is None else weights) + number)
         save(load(start, pooling="mean"), folder / name, "# A model\n")
         shutil.rmtree(start)
-    record = Record(kind="train", config=to_dict(config), seed=seed, data={"sha256": "ab"}, status="complete")
+    record = Record(
+        kind="train", config=to_dict(config), seed=seed, data={"sha256": "ab", "dev_sha256": "cd"}, status="complete"
+    )
     if dev:
         record.scores["dev"] = {"file": "some/pets.tsv", "start": 50.0, "best": best, "best_step": 2, "last": last}
     record.write(folder / "run.json")

@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
-from diffcse.cli.ablate import _alike, _short, _shorter
 from diffcse.files import only_one
-from diffcse.tables import cells as ablate
-from diffcse.tables.grids import grid_names, load_grid
+from diffcse.tables import workers
+from diffcse.tables.grids import grid_names
+from diffcse.tables.plan import Request, make_plan
+from diffcse.tables.run import run_cell
 from tests.cli.runs import command
 from tests.models import SENTENCES, save_tiny
 
@@ -55,7 +56,7 @@ def place(tmp_path, monkeypatch):
 ASKED = ("ablate", "a.toml", "text.txt", "--model", "tiny", "--dev", "pets.tsv", "--max-steps", "2", "--output", "out")
 
 
-def test_from_a_grid_to_a_table_and_a_page_of_results(place, capsys):
+def test_from_a_grid_to_a_table_and_its_pages(place, capsys):
     code, out, err = command(capsys, *ASKED, "--seeds", "7", "9")
     assert (code, err) == (0, "")
     assert (
@@ -65,53 +66,64 @@ def test_from_a_grid_to_a_table_and_a_page_of_results(place, capsys):
     assert re.search(r"4/4  half, seed 9  dev -?\d", out)
     table = json.loads((place / "out/table.json").read_text())
     assert [(row["name"], len(row["runs"])) for row in table["rows"]] == [("plain", 2), ("half", 2), ("own", 0)]
-    assert set(table["columns"]["dev"]["rows"]["half"]["values"]) == {"7", "9"}
-    assert (place / "out/table.md").read_text() in out
+    values = table["columns"]["dev"]["rows"]["half"]["values"]
+    assert set(values) == {"7", "9"}
+    page = (place / "out/table.md").read_text()
+    for text in (out, page):
+        assert f"({values['7']:.2f}, {values['9']:.2f})" in text, "of two seeds each value is shown"
+        assert "no interval: fewer than four seeds; ask for --seeds 4" in " ".join(text.split())
+    assert "| row " not in out, "a terminal gets no Markdown"
     assert "<title>A table</title>" in (place / "out/table.html").read_text()
     # Again: nothing is run, the table is the same.
     code, out, _ = command(capsys, *ASKED, "--seeds", "7", "9")
-    assert "4 runs of 2 rows, 4 finished before" in out
+    assert re.search(r"out/cells: 4 of 4 runs finished", out)
     assert "4/4" not in out
     assert json.loads((place / "out/table.json").read_text()) == table
-    # Another grid does not sweep these away.
+    # Another grid does not overwrite this table.
     (place / "b.toml").write_text(GRID.replace("A table", "Another"))
     code, _, err = command(capsys, "ablate", "b.toml", *ASKED[2:])
     assert code == 2
-    assert "out: holds the runs of another grid ('A table'): give another --output" in err
-    code, out, err = command(capsys, "ablate", "results", "out", "--output", "docs/results.md")
-    assert code == 0
-    page = (place / "docs/results.md").read_text()
-    assert "Written by `diffcse ablate results out --output docs/results.md`" in page
-    assert "## A table" in page
-    assert str(place) not in page + (place / "out/table.md").read_text()
+    assert "out: holds the table of another grid ('A table'): give another --output" in err
 
 
-def test_runs_of_another_table_are_not_run_again(place, capsys, monkeypatch):
-    command(capsys, *ASKED, "--seeds", "7", "9", "--only", "half")
-    asked = ("ablate", "b.toml", *ASKED[2:-1], "more", "--seeds", "7", "9", "--only", "halved", "--reuse", "out")
+def test_four_seeds_have_intervals(place, capsys):
+    code, out, err = command(capsys, *ASKED, "--seeds", "4", "--only", "half", "plain")
+    assert (code, err) == (0, "")
+    table = json.loads((place / "out/table.json").read_text())
+    score = table["columns"]["dev"]["rows"]["half"]
+    assert (score["n"], score["effect"]["seeds"]) == (4, 4)
+    assert score["verdict"] in ("better", "worse", "tie")
+    assert "no interval" not in out
+
+
+def test_tables_that_share_their_cells_run_equal_rows_once(place, capsys, monkeypatch):
+    asked = (*ASKED, "--seeds", "7", "9", "--cells", "runs")
+    assert command(capsys, *asked, "--only", "half")[0] == 0
+    before = sorted(path.name for path in (place / "runs").glob("*.json"))
+    assert [name.rpartition("-")[0] for name in before] == ["half-seed-7", "half-seed-9"]
     (place / "b.toml").write_text(GRID.replace("A table", "Another").replace('"half"', '"halved"'))
+    other = ("ablate", "b.toml", *asked[2:], "--output", "more", "--only", "halved")
+    _, out, _ = command(capsys, *other, "--dry-run")
+    assert "runs: 2 of 2 runs finished" in out
+    monkeypatch.setattr(workers, "run_cell", lambda *_, **__: pytest.fail("it ran"))
+    assert command(capsys, *other)[0] == 0
+    tables = [json.loads((place / name / "table.json").read_text()) for name in ("out", "more")]
+    scores = [table["columns"]["dev"]["rows"] for table in tables]
+    assert scores[1]["halved"]["values"] == scores[0]["half"]["values"] != {}
+    assert not (place / "more/cells").exists()
+
+
+def test_a_changed_setting_makes_other_cells_and_loses_none(place, capsys, monkeypatch):
+    asked = (*ASKED, "--seeds", "7", "9", "--only", "plain")
+    command(capsys, *asked)
+    _, out, _ = command(capsys, *asked, "--set", "method.temperature=0.1", "--dry-run")
+    assert "0 of 2 runs finished" in out
+    assert command(capsys, *asked, "--set", "method.temperature=0.1")[0] == 0
+    monkeypatch.setattr(workers, "run_cell", lambda *_, **__: pytest.fail("it ran"))
+    assert command(capsys, *asked)[0] == 0
+    (place / "text.txt").write_text("\n".join(SENTENCES[:39]))
     _, out, _ = command(capsys, *asked, "--dry-run")
-    assert "more: 0 of 2 runs finished; reused would be 2 runs of out" in out
-    _, out, _ = command(capsys, *asked[:-2], "--seeds", "8", "--reuse", "out", "--dry-run")
-    assert "reused would be no runs: none there has the same settings" in out
-    monkeypatch.setattr(ablate, "run_cell", lambda *_, **__: pytest.fail("it ran"))
-    code, out, _ = command(capsys, *asked)
-    assert code == 0
-    assert "reused   2 runs of out" in out
-    table, before = (json.loads((place / name / "table.json").read_text()) for name in ("more", "out"))
-    assert table["columns"]["dev"]["rows"]["halved"]["values"] == before["columns"]["dev"]["rows"]["half"]["values"]
-    assert "--reuse" not in table["command"]  # it changes no score, and another machine has no such folder
-    assert "- Runs copied from out (--reuse): halved" in (place / "more/table.md").read_text()
-    (place / "out").rename(place / "elsewhere")
-    assert command(capsys, *asked)[0] == 0  # its sources may be gone: the same command goes on
-    asked = [word if word != "more" else "new" for word in asked]
-    for folder, message in (
-        ("tiny", "there is no table of diffcse ablate (grid.toml): give the --output of one"),
-        ("text.txt", "is a file: the text stands before the options"),
-    ):
-        code, _, err = command(capsys, *asked[:-1], "elsewhere", "new", folder)
-        assert (code, (place / "new").exists()) == (2, False)
-        assert f"--reuse {folder}: {message}" in err
+    assert "0 of 2 runs finished" in out
 
 
 def test_a_failed_run_is_in_the_table_and_in_the_exit_code(place, capsys):
@@ -125,10 +137,10 @@ def test_a_failed_run_is_in_the_table_and_in_the_exit_code(place, capsys):
 
 def test_ctrl_c_leaves_the_table_so_far_and_says_how_to_go_on(place, capsys, monkeypatch):
     def stopped(cells, shared, **options):
-        ablate.run_cell(cells[0], shared)
+        run_cell(cells[0], shared)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ablate, "run_cells", stopped)
+    monkeypatch.setattr(workers, "run_cells", stopped)
     code, _, err = command(capsys, *ASKED, "--seeds", "2")
     assert code == 130
     assert "The same command goes on" in err
@@ -137,9 +149,9 @@ def test_ctrl_c_leaves_the_table_so_far_and_says_how_to_go_on(place, capsys, mon
 
 
 def test_a_table_without_its_reference_says_so(place, capsys, monkeypatch):
-    monkeypatch.setattr(ablate, "run_cells", lambda cells, shared, **options: None)
+    monkeypatch.setattr(workers, "run_cells", lambda cells, shared, **options: None)
     (place / "a.toml").write_text(GRID.replace("columns =", 'reference = "plain"\ncolumns ='))
-    note = "note     no difference for half: compared with plain, which is not among --only"
+    note = "note     no difference for half: the reference plain is not among --only"
     _, out, _ = command(capsys, *ASKED, "--only", "half")
     assert note in out
     assert "left out own" not in out
@@ -161,10 +173,11 @@ def test_a_failed_start_leaves_nothing_in_the_way(place, capsys):
     assert not (place / "out").exists()
     code, _, err = command(capsys, "ablate", "a.toml", "text.txt", *asked, "--output", "out")
     assert (code, err) == (0, "")
-    assert (place / "out/STSB-dev.tsv").is_file()
-    # What was begun before keeps its dev set.
+    assert (place / "out/cells/STSB-dev.tsv").is_file()
+    assert json.loads((place / "out/table.json").read_text())["dev"] == "STSB-dev of --data"
+    # What was begun before stays.
     assert command(capsys, "ablate", "a.toml", "nothing.txt", *asked, "--output", "out")[0] == 2
-    assert (place / "out/STSB-dev.tsv").is_file()
+    assert (place / "out/cells/STSB-dev.tsv").is_file()
 
 
 def test_rows_that_a_recipe_makes_the_same_are_named(capsys):
@@ -173,7 +186,7 @@ def test_rows_that_a_recipe_makes_the_same_are_named(capsys):
     _, out, _ = command(
         capsys, "ablate", "lambda", "--recipe", "mini_deletion", "--only", "0", "0.05", "50", "--dry-run"
     )
-    assert "0, 0.05, 50: the same settings, and so the same scores; what tells them apart changes nothing" in out
+    assert "0, 0.05, 50: the same settings, and so the same scores" in out
     _, out, _ = command(capsys, "ablate", "positives", "--recipe", "mini_deletion", "--dry-run")
     assert "the same settings" not in out
 
@@ -187,8 +200,6 @@ def test_rows_that_are_the_same_run_are_named_in_the_table(place, capsys):
     assert json.loads((place / "out/table.json").read_text())["alike"] == [["plain", "half"]]
     assert "- plain, half: the same settings, and so the same scores" in (place / "out/table.md").read_text()
     assert "the same settings" in (place / "out/table.html").read_text()
-    command(capsys, "ablate", "results", "out", "--output", "page.md")
-    assert "How far the paper's differences show here" not in (place / "page.md").read_text(), "there is none to count"
 
 
 def test_a_row_that_a_recipe_forbids_can_be_left_out(capsys):
@@ -204,19 +215,11 @@ def test_a_row_that_a_recipe_forbids_can_be_left_out(capsys):
     assert "no_contrast" not in out
 
 
-def test_a_run_is_no_table(place, capsys):
-    (place / "run").mkdir()
-    (place / "run/run.json").write_text("{}")
-    code, _, err = command(capsys, "ablate", "results", "run", "--output", "page.md")
-    assert code == 2
-    assert "run: is one run; results reads the folders of diffcse ablate, and diffcse compare reads runs" in err
-
-
 @pytest.mark.parametrize("name", grid_names())
 def test_no_shipped_table_has_a_row_twice(name):
-    grid = load_grid(name)
-    configs = {row.name: grid.config(row, given={need: need for need in grid.needs}) for row in grid.rows}
-    assert _alike(grid, configs, []) == []
+    plan = make_plan(Request(name))
+    needs = tuple(f"{need}={need}" for need in plan.grid.needs)
+    assert make_plan(Request(name, given=needs)).alike == []
 
 
 def test_the_command_of_a_table_makes_all_its_rows(place, capsys):
@@ -230,45 +233,16 @@ def test_the_command_of_a_table_makes_all_its_rows(place, capsys):
     assert "Not asked for (--only): own" in (place / "out/table.md").read_text()
 
 
-def test_runs_of_other_settings_are_replaced_only_when_asked(place, capsys, monkeypatch):
-    command(capsys, *ASKED, "--seeds", "7", "9", "--only", "plain")
-    monkeypatch.setattr(ablate, "run_cells", lambda cells, shared, **options: None)
-    _, out, _ = command(capsys, *ASKED, "--seeds", "7", "9", "11")
-    assert "had other settings" not in out
-    before = (place / "out/grid.toml").read_text()
-    other = (*ASKED, "--seeds", "7", "9", "11", "--set", "method.temperature=0.1")
-    code, _, err = command(capsys, *other)
-    assert code == 2
-    assert "2 runs there had other settings or data (method.temperature was 0.05): give the options" in err
-    (place / "out/cells/plain/seed-9.json").write_text("{")
-    err = command(capsys, *other)[2]
-    assert (
-        "(method.temperature was 0.05; a setting, the text, the dev file, a model, or the version of diffcse; or "
-        in err
-    )
-    assert (place / "out/grid.toml").read_text() == before
-    assert command(capsys, *other, "--replace")[0] != 2
-    code, out, _ = command(capsys, *other, "--dry-run")
-    assert code == 0
-    assert re.search(
-        r"output +out: 0 of \d+ runs finished; 2 runs .*temperature was 0.05; .*; this would be refused", out
-    )
-    (place / "text.txt").write_text("\n".join(SENTENCES[:39]))
-    (place / "out/cells/plain/seed-9.json").unlink()
-    _, out, _ = command(capsys, *ASKED, "--seeds", "7", "9", "--only", "plain", "--dry-run")
-    assert "0 of 2 runs finished; 1 run there had other settings or data (the text)" in out
-
-
 def test_a_missing_package_is_known_before_anything_runs(place, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    monkeypatch.setattr(ablate, "run_cells", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(workers, "run_cells", lambda *_, **__: pytest.fail("it ran"))
     code, _, err = command(capsys, *ASKED)
     assert (code, (place / "out").exists()) == (2, False)
     assert 'pip install "diffcse[report]"' in err
 
 
 def test_one_command_a_folder(place, capsys, monkeypatch):
-    monkeypatch.setattr(ablate, "run_cells", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(workers, "run_cells", lambda *_, **__: pytest.fail("it ran"))
     with only_one(place / "out"):
         code, _, err = command(capsys, *ASKED)
     assert code == 2
@@ -311,9 +285,9 @@ def test_a_dry_run_shows_rows_and_what_is_missing(place, capsys):
     [
         ([], "no grid: diffcse ablate --list"),
         (["mian"], "Did you mean 'main'?"),
-        (["a.toml"], "no text: give one or more files"),
+        (["a.toml"], "no text: give files"),
         (["a.toml", "text.txt"], "no output folder: give --output DIR"),
-        (["a.toml", "--only", "half", "text.txt"], "--only text.txt: is a file: the text stands before the options"),
+        (["a.toml", "--only", "half", "text.txt"], "--only text.txt: is a file: "),
         (["a.toml", "--only", "hlaf"], "no row 'hlaf': did you mean 'half'?"),
         (["a.toml", "--set", "smal=x"], "--set smal=x: this grid needs small"),
         (["a.toml", "--set", "small"], "--set small: write NAME=VALUE"),
@@ -325,36 +299,9 @@ def test_a_dry_run_shows_rows_and_what_is_missing(place, capsys):
         (["a.toml", "text.txt", "--output", "x", "--seeds", "3", "3"], "--seeds 3 3: give a count"),
         (["a.toml", "text.txt", "--output", "."], "nothing to resume there, and it holds other files"),
         (["a.toml", "none.txt", "--output", "x"], "none.txt"),
-        (["results"], "give the folders of tables"),
-        (["results", "tiny", "--output", "x.md"], "table.json: cannot be read"),
-        (["results", "half", "--output", "x.md"], "not a whole table of this version ('title' is missing)"),
     ],
 )
 def test_what_cannot_be_done_is_said(place, capsys, arguments, message):
-    (place / "half").mkdir()
-    (place / "half/table.json").write_text('{"schema": "diffcse-ablation/1"}')
     code, _, err = command(capsys, "ablate", *arguments)
     assert code == 2
     assert message in err
-
-
-def test_folders_are_named_without_where_they_lie(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "small" / "model").mkdir(parents=True)
-    (tmp_path / "model").mkdir()
-    assert _short(tmp_path / "runs" / "small") == "small"
-    assert _short(tmp_path / "runs" / "small" / "model") == "small/model", "or all models would have one name"
-    assert _short("../runs/small") == _short("~/runs/small") == "small"
-    assert _short("~backup.txt") == "~backup.txt"
-    assert _short("/home/user/pairs") == "./pairs", "the bare name is that of the pairs that come along"
-    assert (_short("pairs"), _short("mini"), _short("../mini")) == ("pairs", "mini", "./mini")
-    assert _short("hub:../../x/sets") == _short("hub:/home/user/sets") == "hub:sets"
-    assert _short("hub:owner/name@main") == "hub:owner/name@main"
-    assert _shorter("method.generator='/home/user/g'") == "method.generator='g'"
-    assert _shorter("small=/home/user/g") == "small=g"
-    assert _shorter("method.edits=['insert']") == "method.edits=['insert']"
-    assert _short(tmp_path / "not yet there.md") == "not yet there.md"
-    assert _short("runs/small") == "runs/small", "the command is repeated as it was"
-    assert _short("model") == "model"
-    assert _short("bert-base-uncased") == "bert-base-uncased"
-    assert _short("hub/name") == "hub/name"

@@ -1,10 +1,10 @@
 """`diffcse compare` as a user meets it: by runs, with data and without, and by JSON files."""
 
 import json
+import re
 
 import pytest
 
-from diffcse.cli.compare import _kind
 from diffcse.encoder.load import load
 from diffcse.evaluation.sts import read_pairs, score_sts
 from tests.cli.runs import command, make_run
@@ -29,14 +29,30 @@ def runs(tmp_path):
 def test_dev_scores_of_runs(capsys, tmp_path, runs):
     code, out, err = command(capsys, "compare", *runs, "--markdown", tmp_path / "c.md", "--json", tmp_path / "c.json")
     assert code == 0, err
-    assert "# DiffCSE against SimCSE" in out
-    assert "62.50 ± 0.71" in out
-    assert (tmp_path / "c.md").read_text() in out
+    assert "62.50 (62.00, 63.00)" in out
+    assert "| " not in re.sub("│", "", out), "a terminal gets no Markdown"
+    assert "DiffCSE against SimCSE on pets: +1.00 points, no verdict: fewer than four seeds" in out
+    assert (tmp_path / "c.md").read_text().startswith("# DiffCSE against SimCSE\n")
     found = json.loads((tmp_path / "c.json").read_text())
     assert (found["baseline"], found["methods"]) == ("SimCSE", ["SimCSE", "DiffCSE"])
     best, last = (found["checkpoints"][which]["effects"][0]["sets"]["pets"] for which in ("best", "last"))
     assert (best["difference"], best["seeds"], best["error_pairs"]) == (1, 2, None)
-    assert (last["difference"], last["probability"]) == (0, 0.5)
+    assert (best["low"], best["verdict"], last["difference"]) == (None, None, 0)
+
+
+def test_four_seeds_have_a_verdict(capsys, tmp_path):
+    runs = [
+        make_run(tmp_path / f"{kind}-{seed}", seed, difference=kind, best=60 + gain + seed, weights=seed)
+        for kind, gain in (("none", 0), ("rtd", 1))
+        for seed in range(4)
+    ]
+    record = json.loads((runs[-1] / "run.json").read_text())
+    record["scores"]["dev"]["best"] += 0.1
+    (runs[-1] / "run.json").write_text(json.dumps(record))
+    code, out, err = command(capsys, "compare", *runs)
+    assert code == 0, err
+    assert "DiffCSE is clearly better than SimCSE on pets (+1.02 points)" in out
+    assert re.search(r"\+1\.02 ▲ │ \+0\.95 to \+1\.10", out)
 
 
 def test_with_data_every_encoder_is_scored_pair_by_pair(capsys, tmp_path, runs):
@@ -57,7 +73,7 @@ def test_with_data_every_encoder_is_scored_pair_by_pair(capsys, tmp_path, runs):
         assert values == pytest.approx(expected, abs=1e-6)
         effect = part["effects"][0]["sets"]["average"]
         assert effect["error_pairs"] is not None
-        assert effect["error_seeds"] is not None
+        assert (effect["error_seeds"], effect["verdict"]) == (None, None)
     page = (tmp_path / "c.html").read_text()
     assert "SimCSE against DiffCSE" in page
     before = (tmp_path / "c.json").read_bytes()
@@ -74,7 +90,7 @@ def test_json_files_and_names(capsys, tmp_path, runs):
     named = [f"{name}={file}" for name, file in zip(("plain", "plain", "ours", "ours"), files, strict=True)]
     code, out, err = command(capsys, "compare", *named)
     assert code == 0, err
-    assert "# ours against plain" in out
+    assert "ours against plain on pets" in out
     assert "which do not say how the weights were chosen" in out
 
 
@@ -112,7 +128,7 @@ def test_encoders_of_no_run_are_one_method_only_where_they_are_one_encoder(capsy
     files = [scores(tmp_path / f"{i}.json", sts_pets=60.0 - i, fingerprint=f"{i}" * 64) for i in range(2)]
     code, out, err = command(capsys, "compare", *files)
     assert code == 0, err
-    assert f"e (mean) ({files[1]}) is 1.00 points below e (mean) on pets; nothing says how sure" in out
+    assert f"e (mean) ({files[1]}) against e (mean) on pets: -1.00 points, no verdict" in out
 
 
 def test_runs_on_other_texts_are_other_methods(capsys, tmp_path):
@@ -122,14 +138,14 @@ def test_runs_on_other_texts_are_other_methods(capsys, tmp_path):
     (runs[1] / "run.json").write_text(json.dumps(record))
     code, out, err = command(capsys, "compare", *runs)
     assert code == 0, err
-    assert f"| DiffCSE ({runs[1]}) " in out
+    assert f"DiffCSE ({runs[1]}) against DiffCSE " in out
 
 
 def test_a_name_given_takes_in_no_other_run(capsys, tmp_path):
     runs = [make_run(tmp_path / f"r{seed}", seed, difference="none") for seed in (1, 2)]
     code, out, _ = command(capsys, "compare", f"SimCSE={runs[0]}", runs[1])
     assert code == 0
-    assert f"| SimCSE ({runs[1]}) " in out
+    assert f"SimCSE ({runs[1]}) against SimCSE " in out
 
 
 def test_scores_that_are_no_score_of_one_thing_are_not_compared(capsys, tmp_path):
@@ -141,7 +157,7 @@ def test_scores_that_are_no_score_of_one_thing_are_not_compared(capsys, tmp_path
     code, _, err = command(capsys, "compare", f"a={a}", f"c={dev}")
     assert (code, "transfer/MR" in err, "in another way" in err) == (2, True, True)
     code, out, _ = command(capsys, "compare", f"a={a}", f"c={dev}", "--sets", "pets")
-    assert (code, "c is 1.00 points above a on pets" in out) == (0, True)
+    assert (code, "c against a on pets: +1.00 points" in out) == (0, True)
     first, second = (make_run(tmp_path / f"r{seed}", seed, rtd_weight=seed) for seed in (1, 2))
     for run, sha in ((first, "english"), (second, "german")):
         record = json.loads((run / "run.json").read_text())
@@ -160,13 +176,13 @@ def test_unlike_scores_have_no_average_together(capsys, tmp_path):
     (part,) = json.loads((tmp_path / "c.json").read_text())["checkpoints"].values()
     assert part["headlines"] == ["average STS", "average transfer"]
     assert part["methods"][0]["scores"]["average STS"]["mean"] == 65
-    assert "b is 1.00 points above a on the average of the transfer sets" in out
+    assert "b against a on the average of the transfer sets: +1.00 points" in out
 
 
 def test_a_set_that_chose_is_named_whatever_its_file(capsys, tmp_path, runs):
     folders.tsv(tmp_path / "data", "pets", n=30)
     folders.tsv(tmp_path / "data", "birds", n=30, seed=1)
-    note = "pets chose the best steps, so its scores under “best” are too high"
+    note = "note     pets chose the best steps"
     assert note in command(capsys, "compare", *runs)[1]
     out = command(capsys, "compare", *runs, "--data", tmp_path / "data")[1]
     assert note in out
@@ -181,7 +197,7 @@ def test_checkpoints_that_share_no_set_are_left_out(capsys, tmp_path):
     (extra / "run.json").write_text(json.dumps(record))
     code, out, err = command(capsys, "compare", *runs, extra)
     assert code == 0, err
-    assert "“After the last step” is left out: its runs share no set" in out
+    assert "no comparison of the last step: its runs share no set" in out
 
 
 def test_a_run_without_dev_set_has_a_last_step_alone(capsys, tmp_path):
@@ -190,7 +206,7 @@ def test_a_run_without_dev_set_has_a_last_step_alone(capsys, tmp_path):
     code, out, err = command(capsys, "compare", f"a={runs[0]}", f"b={runs[1]}", "--data", tmp_path / "data")
     assert code == 0, err
     assert "Best step" not in out
-    assert "One seed of a method: intervals hold the luck of the sentence pairs alone" in out
+    assert "Intervals cover other sentence pairs alone" in " ".join(out.split())
     code, _, err = command(capsys, "compare", *runs)
     assert (code, "recorded no dev score: give --data DIR" in err) == (2, True)
 
@@ -199,8 +215,8 @@ def test_names_come_from_what_differs(capsys, tmp_path):
     runs = [make_run(tmp_path / f"w{weight}", 1, rtd_weight=weight) for weight in (0.005, 0.05)]
     code, out, _ = command(capsys, "compare", *runs)
     assert code == 0
-    assert "# DiffCSE, rtd_weight 0.05 against DiffCSE, rtd_weight 0.005" in out
-    assert "Where no interval stands" in out
+    assert "DiffCSE, rtd_weight 0.05 against DiffCSE, rtd_weight 0.005 on pets" in out
+    assert "No interval: fewer than four seeds" in out
 
 
 @pytest.mark.parametrize(
@@ -215,11 +231,9 @@ def test_names_come_from_what_differs(capsys, tmp_path):
         (["RUN", "b=RUN", "--sets", "STS12"], "its dev score is on pets; give --data DIR"),
         (["RUN", "b=RUN", "--sets", "pets", "--sets", "STS12"], "its dev score is on pets; give --data DIR"),
         (["RUN", "b=RUN", "--resamples", "5"], "at least 100"),
-        (["RUN", "b=RUN", "--resamples", "500"], "--resamples changes nothing without --data"),
-        (["RUN", "b=RUN", "--no-cache"], "--no-cache changes nothing without --data"),
         (["RUN", "b=SCORES"], "holds scores, "),
         (["SCORES", "b=SCORES", "--data", "EMPTY"], "--data scores the encoders of run folders"),
-        (["SCORES", "b=SCORES", "--sets", "pets", "--sets", "STS99"], "has no STS99; there are: pets"),
+        (["SCORES", "b=SCORES", "--sets", "pets", "--sets", "STS99"], "has no STS99; it has: pets"),
         (["AVERAGE", "b=AVERAGE"], "a set is called average"),
     ],
 )
@@ -237,8 +251,9 @@ def test_mistakes_are_one_line(capsys, tmp_path, arguments, message):
     assert err.count("\n") == 1
 
 
-def test_a_method_with_edited_views_is_not_called_simcse_alone():
-    plain = {"difference": "none", "positives": "dropout", "edit_role": "difference"}
-    assert _kind({"method": plain}) == "SimCSE"
-    assert _kind({"method": {**plain, "edit_role": "positive"}}) == "SimCSE (an edited copy as one more positive)"
-    assert _kind({"method": {"difference": "rtd"}}) == "DiffCSE"
+def test_options_without_effect_are_one_warning(capsys, runs):
+    code, out, _ = command(capsys, "compare", *runs, "--resamples", "500", "--no-cache")
+    assert code == 0
+    assert [line for line in out.splitlines() if "--" in line] == [
+        "note     --resamples, --no-cache: no effect without --data"
+    ]

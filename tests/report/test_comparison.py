@@ -9,11 +9,11 @@ from diffcse.errors import InputError
 from diffcse.report.comparison import comparison_markdown, comparison_page
 
 
-def effect(difference=1.25, low=0.5, high=2.0, probability=0.9987, pairs=0.3, seeds=0.2, p=0.0123):
+def effect(difference=1.25, low=0.5, high=2.0, probability=0.9987, pairs=0.3, seeds=0.2, p=0.0123, verdict="better"):
     return {
         "difference": difference, "low": low, "high": high, "probability": probability,
-        "error_pairs": pairs, "error_seeds": seeds, "p_seeds": p, "seeds": 3 if seeds else 0,
-        "pooled": False,
+        "error_pairs": pairs, "error_seeds": seeds, "p_seeds": p, "seeds": 4 if seeds else 0,
+        "verdict": verdict,
     }  # fmt: skip
 
 
@@ -21,8 +21,8 @@ def made(one=None, name="ours"):
     one = one or effect()
     score = lambda *values: {"mean": sum(values) / len(values), "sd": 0.5, "values": list(values)}  # noqa: E731
     methods = [
-        {"method": "plain", "seeds": [1, 2, 3], "scores": {"STS12": score(60.0, 61.0, 62.0)}},
-        {"method": name, "seeds": [1, 2, 3], "scores": {"STS12": score(61.0, 62.5, 63.0)}},
+        {"method": "plain", "seeds": [1, 2, 3, 4], "scores": {"STS12": score(60.0, 61.0, 62.0, 61.0)}},
+        {"method": name, "seeds": [1, 2, 3, 4], "scores": {"STS12": score(61.0, 62.5, 63.0, 62.5)}},
     ]
     return {
         "methods": ["plain", name],
@@ -58,14 +58,14 @@ def test_what_is_said_of_some_methods_names_them():
     ]
     part["effects"] = several
     text = comparison_markdown(found)
-    assert "*ours, other: intervals hold both kinds of luck" in text
-    assert "*theirs: one seed of a method: intervals hold the luck of the sentence pairs alone" in text
-    assert "*ours: runs of the same seed are compared" in text
-    assert "*other: the methods share fewer than two seeds" in text
-    assert "ours is 1.25 points above plain on the average of the STS sets" in text
-    level = {**effect(difference=0.0), "low": None, "high": None, "probability": None}
+    assert "\nours, other: Intervals cover other seeds (t-test over seeds) and other sentence pairs" in text
+    assert "\ntheirs: Intervals cover other sentence pairs alone" in text
+    assert "\nours: Runs of the same seed are compared" in text
+    assert "\nother: The methods share too few seeds" in text
+    assert "ours is clearly better than plain on the average of the STS sets (+1.25 points)" in text
+    level = effect(0.0, None, None, None, pairs=None, verdict=None)
     part["effects"] = [{"method": "ours", "against": "plain", "sets": {"average STS": level}}]
-    assert "ours and plain are level on the average of the STS sets; nothing says" in comparison_markdown(found)
+    assert "+0.00 points, no verdict: every seed gave the same difference" in comparison_markdown(found)
 
 
 def drawn(found):
@@ -79,38 +79,41 @@ def test_markdown_says_everything():
     text = comparison_markdown(made())
     lines = [re.sub(r" +", " ", line) for line in text.splitlines()]
     assert lines[0] == "# ours against plain"
-    assert "| plain | 3 (1, 2, 3) | 61.00 ± 0.50 |" in lines
-    assert "| ours | STS12 | +1.25 | +0.50 to +2.00 | 99.9 % | 0.012 |" in lines
-    assert "- ours is 1.25 points above plain on STS12: the interval excludes zero" in lines
+    assert "| — STS12 — | | | | |" in lines
+    assert "| plain | 4 | 61.00 ± 0.50 | baseline | |" in lines
+    assert "| ours | 4 | 62.25 ± 0.50 | +1.25 ▲ | +0.50 to +2.00 |" in lines
+    assert "- ours is clearly better than plain on STS12 (+1.25 points)." in lines
     assert "- Note: something to know" in lines
     assert "t-test over seeds" in text
-    assert "taken from all methods" not in text
+
+
+NOTHING = effect(low=None, high=None, probability=None, pairs=None, seeds=None, p=None, verdict=None)
 
 
 @pytest.mark.parametrize(
     ("one", "said"),
     [
-        (effect(low=-0.5), "ours and plain cannot be told apart on STS12 (+1.25)"),
-        (effect(difference=-1.25, low=-2, high=-0.5), "ours is 1.25 points below plain"),
-        (effect(low=None, high=None, probability=None, pairs=None, seeds=None, p=None), "nothing says how sure"),
-        (effect(seeds=None, p=None), "One seed of a method"),
-        (effect(pairs=None), "the luck of the seeds alone"),
-        ({**effect(), "pooled": True}, "taken from all methods together"),
-        (effect(probability=0.99999), "> 99.9 %"),
+        (effect(low=-0.5, verdict="tie"), "ours and plain cannot be told apart on STS12 (+1.25 points)"),
+        (effect(-1.25, -2, -0.5, verdict="worse"), "ours is clearly worse than plain on STS12 (-1.25 points)"),
+        (NOTHING, "ours against plain on STS12: +1.25 points, no verdict: fewer than four seeds"),
+        (NOTHING, "No interval: fewer than four seeds"),
+        (effect(seeds=None, p=None, verdict=None), "Intervals cover other sentence pairs alone"),
+        (effect(pairs=None), "Intervals cover other seeds alone"),
     ],
 )
 def test_what_is_not_known_is_not_claimed(one, said):
     assert said in comparison_markdown(made(one))
-    assert said.replace(">", "&gt;") in drawn(made(one))
+    assert said in drawn(made(one))
 
 
 def test_the_page_holds_scores_differences_and_plots():
     page = drawn(made())
     for shown in ("61.00 ± 0.50", "+0.50 to +2.00", "Best step by dev score", "runs/a", "ab" * 32, "something to know"):
         assert shown in page
-    assert page.count("Plotly.newPlot(") == 2
-    without = made(effect(low=None, high=None, probability=None, pairs=None, seeds=None, p=None))
-    assert drawn(without).count("Plotly.newPlot(") == 1
+    assert (page.count("Plotly.newPlot("), page.count('class="forest"')) == (1, 1)
+    assert page.index("clearly better") < page.index('class="forest"') < page.index("<table>")
+    assert page.index("<table>") < page.index("How to read this")
+    assert 'class="forest"' not in drawn(made(NOTHING))
     assert page == drawn(made())
 
 
@@ -126,7 +129,7 @@ def test_markdown_keeps_its_columns():
     text = comparison_markdown(made(name="a|b"))
     assert "a\\|b" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4, 7}
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}
 
 
 @pytest.mark.parametrize("module", ["jinja2", "plotly", "plotly.offline"])

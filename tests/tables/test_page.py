@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffcse.tables.page import _titles, ablation_markdown, ablation_page, results_markdown, summary_rows
+from diffcse.tables.page import ablation_markdown, ablation_page, headline
 
 
 def score(mean, *, values=None, published=None, against=None, low=None, high=None, difference=0.5, verdict=None):
@@ -106,20 +106,13 @@ def test_markdown_says_everything():
         "- Not finished: late",
     ):
         assert expected in lines
-    start = next(line for line in lines if line.startswith("Start:"))
-    assert start == (
-        "Start: mini, recipe mini_cpu; dev set: pets.tsv; seeds 1, 2; 300 steps a run; A processor, 2 threads a run; "
-        "6 minutes of runs."
+    assert lines[2] == "- dev: clearly better: other (+0.50)."
+    made_by = next(line for line in lines if line.startswith("Made by"))
+    assert made_by == (
+        "Made by `diffcse ablate a text.txt --seeds 2`. Start: mini, recipe mini_cpu; dev set: pets.tsv; seeds 1, 2; "
+        "300 steps a run; A processor, 2 threads a run; 6 minutes of runs."
     )
     assert "the paper's table 4" in lines[-1]
-
-
-def test_where_the_spread_is_that_of_all_rows_the_table_says_so():
-    table = made()
-    assert "residual of rows" not in ablation_markdown(table)
-    table["columns"]["dev"]["rows"]["other"]["effect"]["pooled"] = True
-    for text in (ablation_markdown(table), drawn(table)):
-        assert "from all rows together (residual of rows × seeds" in " ".join(text.split())
 
 
 def test_rows_that_were_not_asked_for_are_not_called_unfinished():
@@ -189,28 +182,10 @@ def test_plots_tell_rows_of_one_name_apart():
     ticks = json.loads(re.search(r'"ticktext":(\[.*?\])', page)[1])
     at = json.loads(re.search(r'"tickvals":(\[.*?\])', page)[1])
     by_height = [text for _, text in sorted(zip(at, ticks, strict=True), reverse=True)]
-    assert by_height == ["plain", "same", "<i>— More —</i>", "gone", "broken", "same"]  # headings as in the table
-    titles = re.findall(r'"text":"((?:plain|same|other|late)[^"]*)"', page)
-    assert titles == ["plain", r"same\u003cbr\u003e[other]", r"same\u003cbr\u003e(More)"]
+    assert by_height == ["plain", "same", "gone (More)", "broken (More)", "same (More)"]
+    titles = re.findall(r'"text":"(plain|other|late|same)"', page)
+    assert titles == ["plain", "other", "late"], "names are unique, labels need not be"
     assert "same (More), seed 1: " in page
-
-
-def test_titles_of_plots_are_labels_that_fit():
-    group = "Another conditional task"
-    rows = [
-        row("a", label="DiffCSE, from a start that was trained further"),
-        row("b", label="masked tokens <filled>", group=group),
-        row("c", label="masked tokens <filled>", group=group),
-        row("d", label="masked tokens <filled>", group="As one more negative"),
-        row("e", label="masked tokens <filled>"),
-    ]
-    assert _titles(rows) == [
-        "DiffCSE, from a start that was tr…",
-        "masked tokens &lt;filled&gt;<br>[b]",
-        "masked tokens &lt;filled&gt;<br>[c]",
-        "masked tokens &lt;filled&gt;<br>(As one more negative)",
-        "masked tokens &lt;filled&gt;<br>[e]",
-    ]
 
 
 def test_no_curves_where_nothing_was_trained():
@@ -225,8 +200,28 @@ def test_a_difference_without_an_interval_claims_nothing():
     table["columns"]["dev"]["rows"]["other"] = score(60.5, values={"1": 60.5}, published=82.5, against=1)
     lines = plain(ablation_markdown(table))
     assert "| other | 1 | 60.50 | 82.50 | +0.50 | – | +2.50 |" in lines
-    assert any("single run" in line for line in lines)
+    assert lines[2] == "- dev: no interval: fewer than four seeds; ask for --seeds 4."
     assert not any("▲ better" in line for line in lines)
+
+
+def test_few_runs_are_shown_one_by_one():
+    table = made()
+    table["columns"]["dev"]["rows"]["plain"] |= {"values": {"1": 59.0, "2": 61.0}, "sd": None}
+    assert "| plain | 2 | 60.00 (59.00, 61.00) | 80.00 | reference | | – |" in plain(ablation_markdown(table))
+
+
+def test_the_headline_names_what_is_clear():
+    table = made()
+    rows = table["columns"]["dev"]["rows"]
+    assert headline(table) == ["dev: clearly better: other (+0.50)."]
+    rows["late"] = score(59.0, against=1, low=-1.5, high=-0.5, difference=-1.0, verdict="worse")
+    rows["broken"] = score(60.1, against=1, low=-0.5, high=0.7, difference=0.1, verdict="tie")
+    assert headline(table) == [
+        "dev: clearly better: other (+0.50); clearly worse: late (More) (-1.00); no clear difference: 1 of 3 rows."
+    ]
+    for each in rows.values():
+        each["verdict"] = None
+    assert headline(table) == ["dev: no direction is better by itself."]
 
 
 def test_nothing_published_needs_no_column():
@@ -239,7 +234,7 @@ def test_nothing_published_needs_no_column():
     assert drawn(table).count(">published<") == 0
     table = made()
     table["paper"] = ""  # a grid of one's own need not say where its figures are from
-    assert "*With another dev set, text, model or steps compare orders, not scores.*" in ablation_markdown(table)
+    assert "\nWith another dev set, text, model or steps compare orders, not scores.\n" in ablation_markdown(table)
 
 
 def test_the_page_holds_the_table_and_plots():
@@ -254,6 +249,8 @@ def test_the_page_holds_the_table_and_plots():
     ):
         assert shown in page
     assert page.count("Plotly.newPlot(") == 2
+    assert page.index("clearly better: other") < page.index('class="forest"')
+    assert page.index('class="forest"') < page.index("<table>") < page.index("How to read this")
     assert page == drawn(made())
 
 
@@ -272,87 +269,17 @@ def test_a_table_of_nothing_is_still_a_page():
     assert drawn(table).count("Plotly.newPlot(") == 0
 
 
-def test_results_are_all_tables_one_level_down():
-    text = results_markdown({"t/a": made(), "t/b": {**made(), "title": "Another"}}, "diffcse ablate results a b")
-    headings = [line for line in text.splitlines() if line.startswith("#")]
-    assert headings == [
-        "# Results",
-        "## How far the paper's differences show here",
-        "## A table",
-        "### dev (pets)",
-        "### STS",
-        "### dev Spearman by step, mean over the runs",
-        "## Another",
-        "### dev (pets)",
-        "### STS",
-        "### dev Spearman by step, mean over the runs",
-    ]
-    assert "`diffcse ablate results a b`" in text
-    assert text.count("`diffcse ablate a text.txt --seeds 2`") == 2
-    assert "these are runs of 300 steps from mini. Comparisons with its differences (1 published, some in" in text
-    assert "in several tables): 2, of which 2 find its direction beyond the luck of the seeds, 0 the contrary" in text
+PUBLISHED = sorted((Path(__file__).parents[2] / "docs/results").glob("*/table.json"))
 
 
-def test_tables_of_one_title_are_told_apart_by_their_folders():
-    text = results_markdown({"t/a": made(), "u/b": made(), "c": {**made(), "title": "Another"}}, "x")
-    assert re.findall(r"^## (.*)", text, re.MULTILINE)[1:] == ["A table (a)", "A table (b)", "Another"]
-
-
-def test_the_summary_counts_what_the_runs_bear_out():
-    column = {
-        "label": "dev",
-        "digits": 2,
-        "agreement": {"n": 5, "spearman": 0.9, "kendall": 0.8, "p": 0.08},
-        "rows": {},
-    }
-    cases = {  # name: difference, low, high, published difference
-        "base": (None, None, None, None),
-        "sure": (2.0, 1.0, 3.0, 0.5),
-        "wrong": (-2.0, -3.0, -1.0, 0.5),
-        "luck": (0.5, -1.0, 2.0, 3.0),
-        "single": (-0.5, None, None, -1.0),
-        "nothing": (0.004, 0.003, 0.005, -1.0),  # is shown as +0.00
-        "unpublished": (0.5, 0.2, 0.8, None),
-    }
-    column["rows"]["unrun"] = {**score(None), "published_difference": None}
-    for name, (difference, low, high, published) in cases.items():
-        effect = None if difference is None else {"difference": difference, "low": low, "high": high}
-        figures = {"published": published, "published_difference": published}
-        column["rows"][name] = {"n": 1 if name == "single" else 3, "effect": effect, **figures}
-    rows = [{"name": name, "label": f"row {name}", "against": "base"} for name in (*cases, "unrun")]
-    table = {"title": "T", "recipe": "mini_cpu", "rows": rows, "columns": {"dev": column}}
-    heads, lines = summary_rows([table])
-    assert dict(zip(heads, lines[0], strict=True)) == {
-        "table": "T",
-        "recipe": "mini_cpu",
-        "score": "dev",
-        "rows run": "7 of 8",
-        "seeds": "1 to 3",
-        "same sign": "3 of 5",
-        "agree": "1",
-        "contrary": "1: row wrong (-2.00)",
-        "open": "3",
-        "Kendall's τ": "+0.80 (p = 0.08)",
-    }
-    # A row that is the same run as its reference says nothing of a difference.
-    heads, lines = summary_rows([{**table, "alike": [["base", "sure"], ["wrong", "luck"]]}])
-    assert dict(zip(heads, lines[0], strict=True)) | {"same sign": "2 of 4", "agree": "0"} == dict(
-        zip(heads, lines[0], strict=True)
+@pytest.mark.parametrize("file", PUBLISHED, ids=[file.parent.name for file in PUBLISHED])
+def test_published_tables_can_be_drawn(file):
+    table = json.loads(file.read_text())
+    text = ablation_markdown(table)
+    for column in table["columns"].values():
+        for one in column["rows"].values():
+            assert one["mean"] is None or f"{one['mean']:.{column['digits']}f}" in text
+    assert drawn(table).count('class="forest"') == sum(
+        any(one["effect"] and one["effect"]["low"] is not None for one in column["rows"].values())
+        for column in table["columns"].values()
     )
-    # A reference without a published figure: no differences, but an order.
-    column["rows"]["sure"]["published_difference"] = None
-    column["rows"] = {name: column["rows"][name] for name in ("base", "sure", "unpublished")}
-    _, lines = summary_rows([table])
-    assert lines == [["T", "mini_cpu", "dev", "3 of 3", "3", "–", "–", "–", "–", "+0.80 (p = 0.08)"]]
-    column["agreement"] = None
-    assert summary_rows([table]) is None
-
-
-def test_the_page_in_docs_is_that_of_the_tables_in_docs():
-    root = Path(__file__).parents[2]
-    page = (root / "docs/results.md").read_text()
-    command = re.search(r"`(diffcse ablate results .+?)`", page)[1]
-    folders = command.removeprefix("diffcse ablate results ").split(" --output")[0].split()
-    assert sorted(folders) == sorted(f"docs/results/{path.name}" for path in (root / "docs/results").iterdir())
-    tables = {folder: json.loads((root / folder / "table.json").read_text()) for folder in folders}
-    assert page == results_markdown(tables, command), "make it anew: see the command in its first lines"

@@ -1,22 +1,22 @@
 """Is one encoder better than another, or were these items kind to it?
 
-Two encoders judged on the same pairs or queries rise and fall together with the items drawn, so the
-difference is known far better than either score. The paired bootstrap (Efron & Tibshirani 1993, chapter 13;
-for systems on one test set Koehn, EMNLP 2004) redraws the items with replacement and scores both on each
-draw.
+Two encoders judged on the same pairs or queries rise and fall together with the items drawn. So the difference is known
+far better than either score. The paired bootstrap redraws the items with replacement and scores both encoders on each
+draw (Efron & Tibshirani 1993, chapter 13; for systems on one test set Koehn, EMNLP 2004).
 
-It speaks of other items, not of other training seeds: those vary more, and are compared by training again.
+It speaks of other items, not of other training seeds. Those vary more; see `evaluation.seeds`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from diffcse.evaluation.correlation import spearman
+from diffcse.evaluation.seeds import Verdict, excludes_zero
 
 Metric: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Values (n,) of n items, and rows (r, n) of r draws of them -> the metric on each draw, (r,)."""
@@ -34,17 +34,19 @@ class Difference:
     low: float
     high: float
     probability_better: float  # share of draws in which a scores above b; equal scores count half
-    verdict: Literal["better", "worse", "tie"]  # of a: the interval is above 0, below 0, or holds it
+    verdict: Verdict  # of a: the interval is above 0, below 0, or holds it
 
 
 def paired_bootstrap(
     metric: Metric, a: np.ndarray, b: np.ndarray, *, resamples: int = 2000, seed: int = 0
 ) -> Difference:
-    """Compare `a` with `b`, (n,) values of the same n items under two encoders; one seed, one answer.
+    """Compare `a` with `b`, (n,) values of the same n items under two encoders. One `seed` always gives one answer.
 
-    `metric` is `mean_score` for reciprocal ranks or hits a query, `spearman_with(gold)` for cosines a pair.
+    Args:
+        metric: `mean_score` for reciprocal ranks or hits a query, `spearman_with(gold)` for cosines a pair.
 
-    Raises `ValueError` unless both hold the same number of finite values, at least two, and resamples >= 1.
+    Raises:
+        ValueError: the two do not hold the same number of finite values, at least two, or resamples < 1.
 
     >>> paired_bootstrap(mean_score, np.array([1.0, 1.0, 0.5]), np.array([0.5, 0.5, 0.0])).verdict
     'better'
@@ -73,17 +75,17 @@ def paired_bootstrap(
         low=low,
         high=high,
         probability_better=float((differences > 0).mean() + (differences == 0).mean() / 2),
-        verdict="better" if low > 0 else "worse" if high < 0 else "tie",
+        verdict=excludes_zero(low, high),
     )
 
 
 def mean_score(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The metric that is a mean over items, such as MRR: `values` (n,), `rows` (r, n) -> (r,)."""
+    """The metric that is a mean over items, such as MRR. `values` (n,), `rows` (r, n) -> (r,)."""
     return values[rows].mean(axis=1)
 
 
 def spearman_with(gold: np.ndarray) -> Metric:
-    """The metric that is Spearman's rho with the human scores `gold` (n,); each draw is ranked anew."""
+    """The metric that is Spearman's rho with the human scores `gold` (n,). Each draw is ranked anew."""
     gold = np.asarray(gold, dtype=np.float64)
 
     def metric(values: np.ndarray, rows: np.ndarray) -> np.ndarray:

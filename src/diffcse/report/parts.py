@@ -1,4 +1,4 @@
-"""What the pages and tables of methods and seeds share: figures as text, Markdown, plots, the template's frame."""
+"""What pages and tables share: figures as text, Markdown, plots, templates."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ AXIS = {"gridcolor": _GRID, "zeroline": False, "fixedrange": True, "automargin":
 
 
 def mean_and_sd(score: dict[str, Any], digits: int = 2) -> str:
-    """Mean and standard deviation; the mean alone of a single run."""
+    """Mean and standard deviation. Without one: the mean, and the values of the runs if there are several.
+
+    `score` has "mean", "sd" and "values", a list or a dict by seed.
+    """
     if score["mean"] is None:
         return MISSING
-    mean = round(score["mean"], digits) + 0.0  # turns -0.0 into 0.0
-    return f"{mean:.{digits}f}" + ("" if score["sd"] is None else f" ± {score['sd']:.{digits}f}")
+    mean = f"{round(score['mean'], digits) + 0.0:.{digits}f}"  # adding 0.0 turns -0.0 into 0.0
+    if score["sd"] is not None:
+        return f"{mean} ± {score['sd']:.{digits}f}"
+    values = score.get("values") or []
+    each = [f"{value:.{digits}f}" for value in (values.values() if isinstance(values, dict) else values)]
+    return f"{mean} ({', '.join(each)})" if len(each) > 1 else mean
 
 
 def signed(points: float, digits: int = 2) -> str:
     """A difference, with its sign."""
-    return f"{round(points, digits) + 0.0:+.{digits}f}"  # adding 0.0 turns -0.0 into 0.0
-
-
-def percent(probability: float) -> str:
-    """A probability that is never rounded to certainty."""
-    return "> 99.9 %" if probability > 0.999 else f"{100 * probability:.1f} %"
+    return f"{round(points, digits) + 0.0:+.{digits}f}"
 
 
 def markdown_table(columns: list[str], rows: list[list[str]]) -> list[str]:
-    """Lines of a table that reads well as plain text too, and an empty one."""
+    """Lines of a table that reads well as plain text too, and an empty line."""
     cells = [[text.replace("|", "\\|") for text in row] for row in (columns, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     lines = [f"| {' | '.join(text.ljust(width) for text, width in zip(row, widths, strict=True))} |" for row in cells]
@@ -48,7 +50,7 @@ def template_and_plotly(
     """The page's template, and plotly's code to put into it.
 
     Args:
-        finalize: what every value goes through before it is written.
+        finalize: applied to every value before it is written.
         filters: further filters of the template, by name.
 
     Raises:
@@ -73,17 +75,17 @@ def template_and_plotly(
 
 
 def colour(index: int) -> str:
-    """The colour of the `index`-th of several; readable on white and on black."""
+    """The colour of the `index`-th series. All are readable on white and on black."""
     return COLOURS[index % len(COLOURS)]
 
 
 def escaped(text: str) -> str:
-    """`text` for a plotly label, which would take tags and entities for its own."""
+    """`text` for a plotly label, in which tags and entities have a meaning."""
     return html.escape(text, quote=False)
 
 
 def drawn(figure: Any, div: str) -> str:
-    """The figure as an HTML fragment without plotly's code. Text colours are the page's, which follow its theme."""
+    """The figure as an HTML fragment without plotly's code. The page's style sheet sets the colours of its text."""
     figure.update_layout(
         template="none",
         dragmode=False,

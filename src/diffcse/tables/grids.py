@@ -1,4 +1,4 @@
-"""A table to be made: its rows, each a run's settings, and its columns, each a score.
+"""A grid: the rows of a table, each a run's settings, and its columns, each a score.
 
 A grid is a TOML file. Its rows are named cells: overrides of a recipe's fields, and what was published for them. A
 mistyped field is an error that names file, row, key and the nearest known key. Every cell is built once while the grid
@@ -7,7 +7,7 @@ is read: a grid that can be read can be run.
     title = "Share of tokens that are edited"
     recipe = "mini_cpu"                  # what every row starts from
     reference = "thirty"                 # the row that others are compared with
-    columns = ["dev", "transfer_dev"]    # see COLUMNS
+    columns = ["dev", "transfer_dev"]    # see tables/columns.py
 
     [base]                               # fields of all rows
     method.rtd_weight = 0.005
@@ -45,40 +45,9 @@ from diffcse.config import (
     recipe_names,
 )
 from diffcse.errors import InputError
+from diffcse.tables.columns import COLUMNS
 
 FOLDER = "recipes/ablations"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A score as a column of tables."""
-
-    label: str
-    needs: str
-    """What it is measured on, in the words that tell a user what to give."""
-    digits: int = 2
-    lower_is_better: bool | None = False
-    """None: neither way is better by itself."""
-
-
-_DEV, _STSB = "a dev set (--dev FILE, or STSB-dev in --data)", "STSB-test in --data"
-_TRANSFER, _STS = "SentEval's transfer tasks in --data", "STS test sets in --data"
-COLUMNS = {
-    "dev": Column("dev Spearman, best step", _DEV),
-    "dev_last": Column("dev Spearman, last step", _DEV),
-    "transfer_dev": Column("transfer, mean dev accuracy", _TRANSFER),
-    "transfer_test": Column("transfer, mean test accuracy", _TRANSFER),
-    "sts_test": Column("STS, mean test Spearman", _STS),
-    "sts_last": Column("mean Spearman of all STS sets given, last step", "STS sets in --data"),
-    **{f"recall_dev@{k}": Column(f"retrieval on dev, R@{k}", _DEV) for k in (1, 5, 10)},
-    **{f"recall_test@{k}": Column(f"retrieval on STS-B test, R@{k}", _STSB) for k in (1, 5, 10)},
-    "alignment_dev": Column("alignment on dev, 0 where pairs of one meaning coincide", _DEV, 3, lower_is_better=None),
-    "uniformity_dev": Column("uniformity on dev, lower where embeddings spread wider", _DEV, 3, lower_is_better=None),
-    "rtd_own": Column("RTD log-loss, own embedding", _DEV, 4, lower_is_better=None),
-    "rtd_shuffled": Column("RTD log-loss, another's embedding", _DEV, 4, lower_is_better=None),
-    "rtd_none": Column("RTD log-loss, no embedding", _DEV, 4, lower_is_better=None),
-}
-"""What a grid may ask for. Test sets are looked at only where a column's name says so."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +61,10 @@ class Need:
 
 @dataclass(frozen=True)
 class RowHead:
-    """What a row says of itself."""
+    """The keys of a row that are no fields of a run."""
 
     name: str = ""
-    """Names its folder: letters, digits, "_", "-" and "."."""
+    """Part of its cells' names: letters, digits, "_", "-" and "."."""
     label: str = ""
     group: str = ""
     note: str = ""
@@ -114,7 +83,7 @@ class Row(RowHead):
     fields: dict[str, Any] = field(default_factory=dict)
     """What it overrides, as in a recipe."""
     with_recipe: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Recipe -> what it overrides beside them where the table is made from that one."""
+    """Recipe -> what it overrides as well where the table is made from that recipe."""
 
     def placeholders(self, recipe: str) -> list[str]:
         """Names of the needs that its fields hold where the table is made from `recipe`."""
@@ -124,7 +93,7 @@ class Row(RowHead):
 
 @dataclass(frozen=True)
 class GridHead:
-    """What a grid says of itself."""
+    """The keys at the top of a grid."""
 
     title: str = ""
     paper: str = ""
@@ -151,28 +120,29 @@ class Grid(GridHead):
         """The row of that name.
 
         Raises:
-            InputError: there is none; names the near miss.
+            InputError: no row has the name; names the nearest row.
         """
         return next((row for row in self.rows if row.name == name), None) or _unknown(
             f"{self.source}: no row {name!r}", name, [row.name for row in self.rows]
         )
 
     def against(self, row: Row) -> str | None:
-        """Name of the row that `row` is compared with; None for the one that others are compared with."""
+        """Name of the row that `row` is compared with; None for the reference itself."""
         other = row.against or self.reference or self.rows[0].name
         return None if other == row.name else other
 
     def config(
         self, row: Row, *, recipe: str = "", given: Mapping[str, str] | None = None, changes: str = ""
     ) -> Config:
-        """What `row` runs: the recipe, the grid's base, `changes` (TOML), the row's own fields, those for that recipe.
+        """What `row` runs: the recipe, then the grid's base, `changes`, the row's fields, its fields for that recipe.
 
         Args:
             recipe: in place of the grid's.
-            given: what fills placeholders; those not given stay as they are.
+            given: what fills placeholders. Placeholders without a value stay.
+            changes: TOML that changes all rows.
 
         Raises:
-            InputError: together they are no valid run.
+            InputError: the result is no valid run.
         """
         config = override(load_recipe(recipe or self.recipe), self.base, self.source)
         if changes:
@@ -205,7 +175,7 @@ def load_grid(name_or_path: str) -> Grid:
 def parse_grid(data: bytes, source: str) -> Grid:
     """A `Grid` from TOML bytes; `source` is the file's name in messages. Every cell is built once, to check it."""
     table = read_toml(data, source)
-    known = [*(one.name for one in dataclasses.fields(GridHead)), *_TABLES]
+    known = [*(field.name for field in dataclasses.fields(GridHead)), *_TABLES]
     for key in table:
         if key not in known:
             _unknown(f"{source}: unknown key {key!r}", key, known)
@@ -219,8 +189,8 @@ def parse_grid(data: bytes, source: str) -> Grid:
         needs={name: Need(**read_fields(Need, need, source, path=("needs", name))) for name, need in needs.items()},
         rows=tuple(_row(row, source, number) for number, row in enumerate(rows, 1)),
     )
-    for key, there in (("title", grid.title), ("rows", grid.rows), ("columns", grid.columns)):
-        if not there:
+    for key, value in (("title", grid.title), ("rows", grid.rows), ("columns", grid.columns)):
+        if not value:
             raise InputError(f"{source}: {key} is missing or empty")
     for name in grid.columns:
         if name not in COLUMNS:
@@ -234,7 +204,7 @@ def parse_grid(data: bytes, source: str) -> Grid:
 
 
 def cost(grid: Grid, seeds: int) -> str:
-    """How long the mini recipe takes for it, all columns measured, two runs at once on `COST_HARDWARE`; in words."""
+    """How long the mini recipe takes for all columns, two runs at once on `COST_HARDWARE`, in words."""
     configs = [grid.config(row) for row in grid.rows if row.trained]
     if grid.recipe != "mini_cpu" or any(config.training.max_steps is None for config in configs):
         return MISSING_COST
@@ -245,8 +215,8 @@ def cost(grid: Grid, seeds: int) -> str:
 def seconds_of(config: Config, columns: Iterable[str], *, trained: bool = True) -> tuple[float, float]:
     """Roughly what training and measuring `columns` take with the mini recipe, on one core of `COST_HARDWARE`.
 
-    For another model or machine only the ratio of two runs means something. Where the steps follow from the text, a
-    pass over it counts as so many that the columns do not matter.
+    For another model or machine only ratios are right. Where the number of steps depends on the text, a pass over it
+    counts as so many steps that the columns hardly count.
     """
     transfer = _SECONDS_OF_TRANSFER * sum(name.startswith("transfer") for name in columns)
     training = config.training
@@ -255,7 +225,7 @@ def seconds_of(config: Config, columns: Iterable[str], *, trained: bool = True) 
 
 
 def _seconds_a_step(method: Method) -> float:
-    """Of one core, the dev set now and then included: means over the runs of docs/results."""
+    """Of one core, evaluation on the dev set included: means over the runs of docs/results."""
     if method.edit_role != "difference":
         return 0.4
     if method.difference == "none":
@@ -273,7 +243,7 @@ _TABLES: dict[str, type] = {"base": dict, "needs": dict, "rows": list}
 def _popped(table: dict[str, Any], key: str, kind: type, source: str) -> Any:
     value = table.pop(key, kind())
     tables = value if isinstance(value, list) else value.values() if key == "needs" and isinstance(value, dict) else ()
-    if not isinstance(value, kind) or not all(isinstance(one, dict) for one in tables):
+    if not isinstance(value, kind) or not all(isinstance(each, dict) for each in tables):
         shape = {"base": "[base]", "needs": "[needs.NAME]", "rows": "[[rows]]"}[key]
         raise InputError(f"{source}: {key} must be written as {shape}")
     return value
@@ -344,12 +314,12 @@ _PLACEHOLDER = re.compile(r"\{([\w-]+)\}", re.ASCII)
 def _placeholders(value: Any) -> list[str]:
     if isinstance(value, dict):
         return [name for inner in value.values() for name in _placeholders(inner)]
-    found = _PLACEHOLDER.fullmatch(value) if isinstance(value, str) else None
-    return [found[1]] if found else []
+    match = _PLACEHOLDER.fullmatch(value) if isinstance(value, str) else None
+    return [match[1]] if match else []
 
 
 def _filled(value: Any, given: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
         return {key: _filled(inner, given) for key, inner in value.items()}
-    found = _placeholders(value)
-    return given.get(found[0], value) if found else value
+    names = _placeholders(value)
+    return given.get(names[0], value) if names else value

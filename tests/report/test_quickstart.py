@@ -10,9 +10,9 @@ import pytest
 
 from diffcse.errors import InputError
 from diffcse.record import Record
-from diffcse.report.page import quickstart_page
+from diffcse.report.quickstart import quickstart_page
 
-VOID = {"meta", "br", "line"}
+VOID = {"meta", "br", "line", "circle"}
 
 
 class Read(HTMLParser):
@@ -156,6 +156,10 @@ def test_every_number_and_every_verdict_is_on_the_page():
         assert verdict["words"] in read.text
     assert [read.text.count(mark) for mark in ("▲ better", "= tie", "▼ worse")] == [2, 2, 2]
     assert "one seed" in read.text
+    assert "On graded pairs (Spearman) DiffCSE is better than SimCSE; worse than TF-IDF; level with start." in read.text
+    page = drawn(record, runs)
+    assert page.count('class="forest"') == 2
+    assert page.index('class="lead"') < page.index('class="forest"') < page.index("were trained from")
     for shown in ("+0.0334", "0.5012", "0.5346", "77.1%", "74.6%", "34,799"):  # conditional gain
         assert shown in read.text
     for shown in ("find a file", "os.walk", "Walk a tree.", "0.80", "seed 7", "50 steps", "12,345", "3.12.1"):
@@ -190,7 +194,7 @@ def test_every_curve_has_its_last_value():
     shown = [re.findall(r"</svg>(.*?)</span>", key) for key in keys]
     assert shown[0] == ["SimCSE 0.0080", "DiffCSE 0.0080"]
     assert shown[3:] == [["DiffCSE 0.5200"], ["DiffCSE 76.3%", "majority 74.1%"], ["replaced 20.0%", "kept 97.0%"]]
-    assert page.count("Plotly.newPlot(") == 7  # six panels and the forest plot
+    assert page.count("Plotly.newPlot(") == 6
 
 
 @pytest.mark.parametrize(
@@ -293,5 +297,5 @@ def test_without_the_extra_the_error_names_the_command(monkeypatch, module):
 def test_importing_the_module_needs_neither_the_extra_nor_torch():
     import subprocess
 
-    code = "import sys, diffcse.report.page; print({'torch', 'plotly', 'jinja2'} & set(sys.modules))"
+    code = "import sys, diffcse.report.quickstart; print({'torch', 'plotly', 'jinja2'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

@@ -1,8 +1,7 @@
-"""The quickstart's page: everything its records say, as one HTML file that needs no network.
+"""The quickstart's records as one HTML page that needs no network.
 
-A record outlives the terminal it was printed on; the page is for reading it next week, or for handing to someone
-else. It is drawn from records alone, so it can be drawn again without training anything, and it shows what is
-missing (a figure that was not finite is null in run.json) as a dash instead of hiding it.
+The page is drawn from records alone, so it can be drawn again without training. A figure that was not finite is null
+in run.json and a dash on the page.
 """
 
 from __future__ import annotations
@@ -14,19 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffcse.record import Record
-from diffcse.report.parts import COLOURS, MISSING, drawn, escaped, template_and_plotly
+from diffcse.report.forest import Interval, axis_range, forest_html
+from diffcse.report.parts import AXIS, COLOURS, MISSING, drawn, escaped, template_and_plotly
 
 _NOT_FINITE = ("nan", "inf", "-inf")
-"""How a table's cell, which is text already, spells what has no value."""
+"""Cells of a table that have no value. They are text already."""
 
 _RUN_STYLES = (("#2f7fc1", "dash"), ("#d97706", "solid"), ("#8a63d2", "dashdot"))
-"""Colour and stroke of each run's lines, in the order of the runs; readable on white and on black."""
+"""Colour and stroke of each run's lines, in the order of the runs. All are readable on white and on black."""
 
-_VERDICTS = {
-    "better": ("▲", "#2a9d4a", "triangle-up"),
-    "tie": ("=", COLOURS[0], "circle"),
-    "worse": ("▼", "#d64545", "triangle-down"),
-}
+_VERDICTS = {"better": "▲", "tie": "=", "worse": "▼"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Curve:
     colour: str
     stroke: str
     last: str
-    """The last value there is, formatted."""
+    """The last finite value, formatted."""
 
     @property
     def dash_array(self) -> str:
@@ -55,12 +51,12 @@ class Panel:
     about: str
     curves: list[Curve]
     figure: str
-    """HTML, safe as it is."""
+    """HTML."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A token of an edited sentence as it is shown: without the mark that joins it to the piece before."""
+    """A token of an edited sentence as it is shown, without the mark of a word's continuation."""
 
     text: str
     was: str | None
@@ -72,7 +68,7 @@ class Piece:
 _PANELS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
     (
         "Contrastive loss",
-        "Nats. How well a sentence finds its other view (dropout's, or its next one) in the batch; lower is better.",
+        "Nats. How well a sentence finds its other view (dropout's, or its next one) in the batch. Lower is better.",
         ".4f",
         {"contrastive": ""},
     ),
@@ -80,23 +76,23 @@ _PANELS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
     ("Negative cosine", "Between different sentences of a batch.", ".3f", {"negative_cosine": ""}),
     (
         "RTD log-loss",
-        "Nats a token. How surprised the discriminator is by which tokens were replaced; lower is better.",
+        "Nats a token, of the discriminator's answers which tokens were replaced. Lower is better.",
         ".4f",
         {"rtd_log_loss": ""},
     ),
     (
         "RTD accuracy",
-        "Share of tokens judged rightly, and what always giving the commoner answer would score.",
+        "Share of tokens judged rightly, and the share that the commoner answer alone would get.",
         ".1%",
         {"rtd_accuracy": "", "rtd_majority": "majority"},
     ),
     (
         "RTD accuracy by kind",
-        "The same, apart for tokens that were replaced and for those that were kept.",
+        "The same for the replaced tokens alone, and for the kept tokens alone.",
         ".1%",
         {"rtd_accuracy_replaced": "replaced", "rtd_accuracy_kept": "kept"},
     ),
-    ("Dev score", "Spearman, points; higher is better.", ".2f", {"dev": ""}),
+    ("Dev score", "Spearman, points. Higher is better.", ".2f", {"dev": ""}),
 )
 
 
@@ -121,7 +117,8 @@ def quickstart_page(record: Record, runs: dict[str, Record]) -> str:
         columns=scores.get("columns") or [],
         rows=[[None if cell in _NOT_FINITE else cell for cell in row] for row in scores.get("rows") or []],
         verdicts=verdicts,
-        marks={name: mark for name, (mark, *_) in _VERDICTS.items()},
+        marks=_VERDICTS,
+        headline=_headline(verdicts),
         forest=_forest(verdicts),
         panels=_panels(runs),
         gain=scores.get("conditional_gain") or {},
@@ -149,7 +146,7 @@ def _formatted(value: Any, form: str = "") -> str:
 
 
 def _shown(value: Any) -> Any:
-    """What the template prints for `value`. A key that is missing arrives as a jinja2 object whose text is empty."""
+    """What the template prints for `value`. A missing key arrives as a jinja2 object whose text is empty."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return MISSING
     if isinstance(value, str):
@@ -172,7 +169,7 @@ def _duration(seconds: Any) -> str:
 
 
 def _steps(record: Record, runs: dict[str, Record]) -> str:
-    """Steps each run took: one number if all took as many, which they should have."""
+    """Steps that each run took: one number if all took as many."""
     taken = [run.scores.get("steps") for run in runs.values()]
     asked = [config.get("training", {}).get("max_steps") for config in record.config.values()]
     known = {f"{n:,.0f}" for n in map(_number, taken) if n is not None} or {
@@ -232,7 +229,7 @@ def _facts(record: Record, runs: dict[str, Record]) -> dict[str, dict[str, Any]]
 
 
 def _panels(runs: dict[str, Record]) -> list[Panel]:
-    """The training curves the logs have something for."""
+    """The panels for which the logs have values."""
     panels: list[Panel] = []
     for title, about, form, keys in _PANELS:
         having = [name for name, run in runs.items() if any(key in entry for entry in run.log for key in keys)]
@@ -266,15 +263,7 @@ def _panels(runs: dict[str, Record]) -> list[Panel]:
 
 # ---- plotly --------------------------------------------------------------------------------------------------------
 
-_GRID = "rgba(128,136,144,0.25)"
-_AXIS = {
-    "gridcolor": _GRID,
-    "zeroline": False,
-    "fixedrange": True,
-    "automargin": True,
-    "tickfont": {"size": 11},
-    "ticklabelstandoff": 3,
-}
+_AXIS = {**AXIS, "tickfont": {"size": 11}, "ticklabelstandoff": 3}
 
 
 def _small_plot(div: str, curves: list[Curve], form: str) -> str:
@@ -293,10 +282,7 @@ def _small_plot(div: str, curves: list[Curve], form: str) -> str:
             hovertemplate=f"%{{y:{form}}}",
         )
     values = [value for curve in curves for value in curve.values if value is not None]
-    low, high = min(values), max(values)
-    margin = 0.08 * (high - low)
-    if max(len(curve.steps) for curve in curves) == 1 or not margin:  # no curve yet: do not blow up what is nothing
-        margin = max(margin, 0.2 * abs(high)) or 0.01
+    decimals = int(form[1]) + 2 * form.endswith("%")
     last = max(step for curve in curves for step in curve.steps)
     figure.update_layout(
         height=190,
@@ -310,74 +296,41 @@ def _small_plot(div: str, curves: list[Curve], form: str) -> str:
             "title": {"text": "step", "font": {"size": 11}},
             "spikethickness": -1,  # without the broad outline that plotly lays under the pointer's line
         },
-        yaxis={**_AXIS, "range": [low - margin, high + margin], "nticks": 6, "tickformat": _tick_format(form)},
+        yaxis={**_AXIS, "range": axis_range(values, decimals), "nticks": 6, "tickformat": _tick_format(form)},
     )
     return drawn(figure, div)
 
 
 def _tick_format(form: str) -> str:
-    """Percentages stay percentages; other ticks get the decimals plotly finds fitting."""
+    """Percentages stay percentages. Plotly chooses the decimals of other ticks."""
     return ".0%" if form.endswith("%") else ""
 
 
-def _forest(verdicts: list[dict[str, Any]]) -> str | None:
-    """The differences with their intervals, grouped by measure; None if there is nothing to draw."""
-    import plotly.graph_objects as go
+def _headline(verdicts: list[dict[str, Any]]) -> str:
+    """What DiffCSE is better and worse than, by measure; empty without verdicts."""
+    sentences = []
+    for measure in dict.fromkeys(str(row.get("measure")) for row in verdicts):
+        parts = []
+        for verdict, words in (("better", "better than"), ("worse", "worse than"), ("tie", "level with")):
+            others = [
+                str(row.get("other"))
+                for row in verdicts
+                if str(row.get("measure")) == measure and row.get("verdict") == verdict
+            ]
+            parts += [f"{words} {', '.join(others)}"] if others else []
+        sentences += [f"On {measure} DiffCSE is {'; '.join(parts)}."] if parts else []
+    return " ".join(sentences)
 
-    rows = [v for v in verdicts if _number(v.get("difference")) is not None]
-    if not rows:
-        return None
-    figure, ticks, y = go.Figure(), {}, 0
-    for measure in dict.fromkeys(str(row.get("measure")) for row in rows):
-        figure.add_annotation(
-            text=f"<b>{escaped(measure)}</b>",
-            xref="paper",
-            x=0,
-            y=y,
-            xanchor="left",
-            showarrow=False,
-            font={"size": 12},
-            bgcolor="#ffffff",
-        )
-        y -= 1
-        for row in (row for row in rows if str(row.get("measure")) == measure):
-            _, colour, symbol = _VERDICTS.get(str(row.get("verdict")), ("", COLOURS[0], "circle"))
+
+def _forest(verdicts: list[dict[str, Any]]) -> str:
+    """The differences with their intervals, by measure; empty if there is none."""
+    parts = []
+    for measure in dict.fromkeys(str(row.get("measure")) for row in verdicts):
+        rows = []
+        for row in verdicts:
             centre, low, high = (_number(row.get(key)) for key in ("difference", "low", "high"))
-            interval = low is not None and high is not None
-            figure.add_scatter(
-                x=[centre],
-                y=[y],
-                mode="markers",
-                marker={"color": colour, "symbol": symbol, "size": 9},
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [high - centre if interval else 0],  # type: ignore[operator]
-                    "arrayminus": [centre - low if interval else 0],  # type: ignore[operator]
-                    "color": colour,
-                    "thickness": 2,
-                    "width": 5,
-                },
-                hovertemplate=escaped(
-                    f"{row.get('other')}: {_formatted(centre, '+.2f')} points, "
-                    f"95 % {_formatted(low, '+.2f')} to {_formatted(high, '+.2f')}"
-                )
-                + "<extra></extra>",
-            )
-            ticks[y] = escaped(str(row.get("other")))
-            y -= 1
-    figure.add_vline(x=0, line={"color": COLOURS[0], "width": 1.5})
-    figure.update_layout(
-        height=70 + 27 * -y,
-        margin={"l": 4, "r": 12, "t": 4, "b": 4},
-        showlegend=False,
-        xaxis={**_AXIS, "title": {"text": "points", "font": {"size": 11}}},
-        yaxis={
-            **_AXIS,
-            "showgrid": False,
-            "range": [y + 0.4, 0.6],
-            "tickvals": list(ticks),
-            "ticktext": list(ticks.values()),
-        },
-    )
-    return drawn(figure, "forest")
+            if str(row.get("measure")) == measure and centre is not None:
+                verdict = row.get("verdict") if row.get("verdict") in _VERDICTS else None
+                rows.append(Interval(f"against {row.get('other')}", centre, low, high, verdict))
+        parts += [f"<h3>{escaped(measure)}</h3>", forest_html(rows, digits=1)] if rows else []
+    return "".join(parts)
