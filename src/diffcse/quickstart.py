@@ -1,10 +1,9 @@
-"""`diffcse quickstart`: from nothing but this package and its Python to a measured encoder, in minutes.
+"""`diffcse quickstart`: from this package and its Python alone to a measured encoder, in minutes.
 
-It trains SimCSE, DiffCSE and DiffCSE without its difference term, with the same steps and seed, on the text every
-Python carries, its own documentation, and measures all on modules that were held out, beside what costs nothing:
-TF-IDF and the untrained start. Its recipes were made on other text (what was seen here before they were taken is in
-docs/log.md), no run chooses anything by the scores, the last step counts, and the verdict is given by a paired
-bootstrap, whichever way it falls.
+It trains three encoders with the same steps and seed, on a text that every Python carries: its own documentation.
+It measures them on modules that were held out, beside two baselines that need no training: TF-IDF and the start.
+The recipes were chosen on other text (docs/log.md says what was seen here before). No run chooses a step by these
+scores, the last step counts, and a paired bootstrap gives the verdict.
 """
 
 from __future__ import annotations
@@ -13,16 +12,13 @@ import dataclasses
 import itertools
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
-from rich.markup import escape
 
 from diffcse.config import Config, load_recipe, to_dict
-from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.errors import InputError
 from diffcse.evaluation.compare import Difference, mean_score, paired_bootstrap, spearman_with
@@ -34,22 +30,25 @@ from diffcse.evaluation.sts import OWN_PAIRS, PairSet, StsScore, read_pairs, sco
 from diffcse.files import write_text
 from diffcse.method.inspect import ConditionalGain, conditional_gain, judge
 from diffcse.record import Record, read_record
-from diffcse.terminal import TrainingView, judged_sentence, loss_parts, say, table
+from diffcse.terminal import TrainingView, judged_sentence, loss_parts, print_table, say, table
 from diffcse.text.corpus import Corpus
-from diffcse.text.stdlib import Docstring, read_stdlib, retrieval_pairs
+from diffcse.text.stdlib import Docstring, StdlibCorpus, read_stdlib, retrieval_pairs
 from diffcse.training.collate import Collate
 from diffcse.training.run import Trained, check_output, run
 
 CONTRAST, DIFFERENCE = "mini_documents", "mini_difference"
-"""Recipes: what pulls sentences together here, and what the difference term is made with; they agree in all else."""
+"""Recipes: the first gives the contrastive term, the second the difference term. They agree in all else."""
 ALIKE = 4.0
 """Graded pairs from this score on count as positives for alignment."""
+MINUTES = 10
+"""What the recipe's steps take on two CPU cores, all three runs and the measurement together."""
 
-SEARCHES = (
-    "read the rows of a spreadsheet saved as text",
-    "wait until a thread has finished",
-    "shrink data so that it takes less space",
-)
+METHODS = {
+    "SimCSE": "reads each sentence twice with random dropout, and pulls the two embeddings together",
+    "contrast alone": "pulls a sentence towards the one that follows it in its docstring",
+    "DiffCSE": "does the same; its embedding must also help a second network to find replaced words",
+}
+COLUMNS = ["encoder", "MRR@10", "recall@10", "graded pairs", "alignment ↓", "uniformity ↓"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +72,19 @@ class Row:
             f"{self.uniformity:.2f}",
         ]
 
-
-COLUMNS = ["encoder", "MRR@10", "recall@10", "graded pairs", "alignment ↓", "uniformity ↓"]
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, not rounded."""
+        return {
+            "encoder": self.name,
+            "retrieval": self.retrieval.to_dict(),
+            "pairs": self.pairs.to_dict(),
+            "alignment": self.alignment,
+            "uniformity": self.uniformity,
+        }
 
 
 def quickstart(output: Path, *, steps: int | None, seed: int, resume: bool, console: Console) -> Record:
-    """Run the whole of it, write `output`/run.json and report.html, and print what came out.
+    """Train, measure, print, and write `output`/run.json and report.html.
 
     Raises:
         InputError: the folder is in use, the disk is full, or this Python has no library sources.
@@ -87,109 +93,69 @@ def quickstart(output: Path, *, steps: int | None, seed: int, resume: bool, cons
     check_output(output, resume=resume, begun="simcse")
     if (output / "run.json").exists() and read_record(output / "run.json").kind != "quickstart":
         raise InputError(f"{output}: holds another kind of run: give another --output")
+    configs = _configs(steps, seed)
+    usual = load_recipe(DIFFERENCE).training.max_steps or 1
+    minutes = max(1, round(MINUTES * (steps or usual) / usual))
+    say(console, f"On two CPU cores this takes about {minutes} min. It needs no network.")
+    say(console, "Ctrl-C stops it; the same command with --resume continues.")
 
-    _heading(console, "1  Text", "this Python's own documentation")
+    _heading(console, "1  Text", "the documentation inside this Python")
     library = read_stdlib()
     _, held_out = library.split()
     corpus = Corpus.from_sentences(library.documents(), documents=True)
     queries, documents = retrieval_pairs(held_out)
     modules = len({doc.module.partition(".")[0] for doc in held_out})
-    console.print(
-        f"{len(corpus):,} sentences from the docstrings of Python {library.python_version} to train on; "
-        f"{len(held_out):,} docstrings of {modules} whole modules held out",
-        highlight=False,
-    )
+    say(console, f"To train on: {len(corpus):,} sentences from the docstrings of Python {library.python_version}.")
+    say(console, f"Held out for the test: {len(held_out):,} docstrings of {modules} other modules.")
 
-    _heading(console, "2  Training", "three times: same start, text, steps, batches and seed")
-    trained = {
-        name: _train(name, config, corpus, output, resume, console) for name, config in _configs(steps, seed).items()
-    }
+    _heading(console, "2  Training", "three encoders: same start, text, steps, batches and seed")
+    trained = {name: _train(name, config, corpus, output, resume, console) for name, config in configs.items()}
 
-    _heading(console, "3  Measurement", "on held-out modules, and on graded sentence pairs of our own")
+    _heading(console, "3  Test", "does an encoder find what belongs together?")
     pairs = read_pairs(OWN_PAIRS)
     rows = _rows(trained, pairs, queries, documents)
-    console.print(
-        table(
-            "",
-            COLUMNS,
-            [row.cells() for row in rows],
-            caption=(
-                f"MRR@10, recall@10 (points): a docstring's first sentence must find the rest of its docstring among "
-                f"{len(documents):,}. Graded pairs: Spearman (points) on {len(pairs)} pairs of our own, no benchmark."
-            ),
-        )
-    )
     verdicts = _verdicts({row.name: row for row in rows}, pairs)
-    for verdict in verdicts:
-        console.print(escape(verdict["words"]), highlight=False)
-    console.print(
-        f"[dim]One seed ({seed}). The intervals are over queries and pairs, not over training runs.[/]", highlight=False
-    )
+    _print_scores(rows, verdicts, len(documents), len(pairs), seed, console)
 
-    _heading(console, "4  What the embedding knows of its edits", "only DiffCSE can tell")
+    _heading(console, "4  What the embedding knows about its sentence", "only DiffCSE trains for this")
     gain, edited = _inspect(trained["DiffCSE"], held_out, console)
 
-    _heading(console, "5  Search", "over all docstrings of the library, with the DiffCSE encoder")
-    searches = _search(trained["DiffCSE"].encoder, library.docstrings, console)
-
-    record = Record(
-        kind="quickstart",
-        config={name: to_dict(config) for name, config in _configs(steps, seed).items()},
-        seed=seed,
-        data={
-            "python": library.python_version,
-            "sha256": library.sha256,
-            "train_sentences": len(corpus),
-            "train_sha256": corpus.sha256,
-            "held_out_docstrings": len(held_out),
-            "held_out_modules": modules,
-            "queries": len(queries),
-            "documents": len(documents),
-            "pairs": len(pairs),
-            "pairs_sha256": pairs.sha256,
-        },
-        scores={
-            "columns": COLUMNS,
-            "rows": [row.cells() for row in rows],
-            "exact": [
-                {
-                    "encoder": row.name,
-                    "retrieval": row.retrieval.to_dict(),
-                    "pairs": row.pairs.to_dict(),
-                    "alignment": row.alignment,
-                    "uniformity": row.uniformity,
-                }
-                for row in rows
-            ],
-            "verdicts": verdicts,
-            "conditional_gain": dataclasses.asdict(gain),
-            "edited": edited,
-            "searches": searches,
-        },
-        timing={
-            "seconds": time.perf_counter() - began,
-            **{f"training_{name}": t.record.timing.get("seconds", 0.0) for name, t in trained.items()},
-        },
-        status="complete",
-    )
+    facts = {
+        "held_out_docstrings": len(held_out),
+        "held_out_modules": modules,
+        "queries": len(queries),
+        "documents": len(documents),
+        "pairs": len(pairs),
+        "pairs_sha256": pairs.sha256,
+    }
+    scores = {
+        "columns": COLUMNS,
+        "rows": [row.cells() for row in rows],
+        "exact": [row.to_dict() for row in rows],
+        "verdicts": verdicts,
+        "conditional_gain": dataclasses.asdict(gain),
+        "edited": edited,
+    }
+    record = _record(configs, library, corpus, facts, scores, trained, time.perf_counter() - began)
     record.write(output / "run.json")
-    page = _page(record, output)
-    _closing(console, output, page, record.timing["seconds"])
+    _closing(console, output, _page(record, output), record.timing["seconds"])
     return record
 
 
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
 def _configs(steps: int | None, seed: int) -> dict[str, Config]:
-    """SimCSE, whose positives are dropout views; DiffCSE, whose positives are next sentences; and that one without
-    its difference term, which alone tells what the term brings."""
+    """The three runs. "contrast alone" is DiffCSE without its difference term, so it shows what the term brings."""
     contrast, difference = load_recipe(CONTRAST), load_recipe(DIFFERENCE)
     changes: dict[str, tuple[Config, dict[str, Any]]] = {
         "SimCSE": (contrast, {"difference": "none", "positives": "dropout"}),
         "contrast alone": (contrast, {"difference": "none"}),
         "DiffCSE": (difference, {"positives": contrast.method.positives}),
     }
-    found = {}
+    configs = {}
     for name, (base, choices) in changes.items():
-        # Its modules held out from training judge; all other text is trained on.
+        # The held-out modules judge, so all other text is trained on and the last step is kept.
         training = dataclasses.replace(
             base.training,
             seed=seed,
@@ -198,17 +164,10 @@ def _configs(steps: int | None, seed: int) -> dict[str, Config]:
             select="last",
         )
         method = dataclasses.replace(base.method, **choices)
-        found[name] = dataclasses.replace(
+        configs[name] = dataclasses.replace(
             base, name="quickstart", reproduces="", hardware="", method=method, training=training
         )
-    return found
-
-
-_DOES = {
-    "SimCSE": "pulls two dropout views of a sentence together",
-    "contrast alone": "pulls a sentence towards the next one of its docstring",
-    "DiffCSE": "the same, and its embedding must help to tell which words were replaced",
-}
+    return configs
 
 
 def _folder(output: Path, name: str) -> Path:
@@ -216,34 +175,31 @@ def _folder(output: Path, name: str) -> Path:
 
 
 def _train(name: str, config: Config, corpus: Corpus, output: Path, resume: bool, console: Console) -> Trained:
-    view = TrainingView(console, name)
-    console.print(f"[bold]{name}[/]  [dim]{_DOES[name]}[/]", highlight=False)
-    folder = _folder(output, name)
-    try:
-        trained = run(config, corpus, folder, resume=resume, report=view)
-    finally:
-        view.close()
+    console.print(f"\n[bold]{name}[/]  [dim]{METHODS[name]}[/]", highlight=False, soft_wrap=True)
+    with TrainingView(console, name) as view:
+        trained = run(config, corpus, _folder(output, name), resume=resume, report=view)
     last = [entry for entry in trained.record.log if "loss" in entry][-1]
-    console.print(f"last {config.training.log_every} steps: {'  '.join(loss_parts(last))}", highlight=False)
+    say(console, f"last {config.training.log_every} steps: {'  '.join(loss_parts(last))}")
     return trained
 
 
-def _rows(trained: dict[str, Trained], pairs: PairSet, queries: list[str], documents: list[str]) -> list[Row]:
-    """TF-IDF, the untrained start, and what was trained."""
-    sentences = [*pairs.first, *pairs.second]
-    start = trained["DiffCSE"].record.config["method"]["model"]
-    rows = [_row("TF-IDF", TfIdf(sentences), TfIdf([*queries, *documents]), pairs, queries, documents)]
-    encoders = {
-        "start": load(start, pooling=trained["DiffCSE"].record.config["method"]["pooling"]),
-        **{name: run.encoder for name, run in trained.items()},
-    }
+# ---- the test ------------------------------------------------------------------------------------------------------
+
+
+def _rows(trained: Mapping[str, Trained], pairs: PairSet, queries: list[str], documents: list[str]) -> list[Row]:
+    """TF-IDF, the untrained start, and the trained encoders."""
+    words = TfIdf([*pairs.first, *pairs.second]), TfIdf([*queries, *documents])
+    rows = [_row("TF-IDF", *words, pairs, queries, documents)]
+    method = trained["DiffCSE"].record.config["method"]
+    start = load(method["model"], pooling=method["pooling"])
+    encoders = {"start": start, **{name: run.encoder for name, run in trained.items()}}
     return rows + [_row(name, f, f, pairs, queries, documents) for name, f in encoders.items()]
 
 
 def _row(
     name: str, pair_encode: Encode, search_encode: Encode, pairs: PairSet, queries: list[str], documents: list[str]
 ) -> Row:
-    """One encoder's figures; TF-IDF needs an encoder for each of the two texts, fitted on it."""
+    """One encoder's figures. TF-IDF has an encoder for each of the two texts, fitted on it."""
     distinct = list(dict.fromkeys([*pairs.first, *pairs.second]))
     alike = [i for i, score in enumerate(pairs.scores) if score >= ALIKE]
     return Row(
@@ -259,68 +215,95 @@ def _row(
 
 def _verdicts(rows: dict[str, Row], pairs: PairSet) -> list[dict[str, Any]]:
     """DiffCSE against each other row on both measures, in figures and in words."""
-    measures: dict[str, Callable[[Row, Row], Difference]] = {
-        "held-out retrieval (MRR@10)": lambda a, b: paired_bootstrap(
-            mean_score, 100 * a.retrieval.reciprocal_ranks, 100 * b.retrieval.reciprocal_ranks
+    measures: dict[str, tuple[float, Callable[[Row, Row], Difference]]] = {
+        "held-out retrieval (MRR@10)": (
+            1,
+            lambda a, b: paired_bootstrap(
+                mean_score, 100 * a.retrieval.reciprocal_ranks, 100 * b.retrieval.reciprocal_ranks
+            ),
         ),
-        "graded pairs (Spearman)": lambda a, b: paired_bootstrap(
-            spearman_with(pairs.scores), a.pairs.cosines, b.pairs.cosines
+        "graded pairs (Spearman)": (
+            100,
+            lambda a, b: paired_bootstrap(spearman_with(pairs.scores), a.pairs.cosines, b.pairs.cosines),
         ),
     }
-    ours, verdicts = rows["DiffCSE"], []
-    for measure, compare in measures.items():
-        points = 1 if "MRR" in measure else 100
-        for other in ("contrast alone", "SimCSE", "start", "TF-IDF"):
-            found = compare(ours, rows[other])
-            difference, low, high = (points * x for x in (found.difference, found.low, found.high))
-            words = {
-                "better": f"DiffCSE is better than {other}",
-                "worse": f"{other} is better than DiffCSE",
-                "tie": f"DiffCSE and {other} cannot be told apart",
-            }[found.verdict]
-            figures = f"{_signed(difference)} points, 95 % interval {_signed(low)} to {_signed(high)}"
-            if max(abs(low), abs(high)) < 0.05:
-                figures = "95 % interval less than 0.05 points to either side"
-            verdicts.append(
-                {
-                    "measure": measure,
-                    "other": other,
-                    "difference": difference,
-                    "low": low,
-                    "high": high,
-                    "verdict": found.verdict,
-                    "words": f"{measure}: {words} ({figures})",
-                }
-            )
-    return verdicts
+    return [
+        _verdict(measure, other, compare(rows["DiffCSE"], rows[other]), points)
+        for measure, (points, compare) in measures.items()
+        for other in ("contrast alone", "SimCSE", "start", "TF-IDF")
+    ]
+
+
+def _verdict(measure: str, other: str, found: Difference, points: float) -> dict[str, Any]:
+    difference, low, high = (points * value for value in (found.difference, found.low, found.high))
+    words = {
+        "better": f"DiffCSE is better than {other}",
+        "worse": f"{other} is better than DiffCSE",
+        "tie": f"no clear difference between DiffCSE and {other}",
+    }[found.verdict]
+    figures = f"{_signed(difference)} points, 95 % interval {_signed(low)} to {_signed(high)}"
+    if max(abs(low), abs(high)) < 0.05:
+        figures = "95 % interval less than 0.05 points to either side"
+    return {
+        "measure": measure,
+        "other": other,
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "verdict": found.verdict,
+        "words": f"{measure}: {words} ({figures})",
+    }
 
 
 def _signed(points: float) -> str:
     return f"{round(points, 1) + 0.0:+.1f}"  # adding 0.0 turns -0.0 into 0.0
 
 
+def _print_scores(
+    rows: Sequence[Row], verdicts: Sequence[dict[str, Any]], documents: int, pairs: int, seed: int, console: Console
+) -> None:
+    for line in (
+        f"MRR@10 and recall@10: a docstring's first sentence must find the rest of it among {documents:,}.",
+        f"Graded pairs: how well the cosine orders {pairs} sentence pairs as a person graded them (Spearman).",
+        "Alignment, uniformity: are pairs of one meaning near, and all sentences spread out? Lower is better.",
+        "TF-IDF compares words and learns nothing; start is the encoder before training. All others in points.",
+    ):
+        say(console, line)
+    print_table(console, table("Scores", COLUMNS, [row.cells() for row in rows]))
+    for verdict in verdicts:
+        say(console, verdict["words"])
+    console.print(
+        f"[dim]One seed ({seed}). The intervals are over queries and pairs, not over training runs.[/]",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+# ---- what the embedding knows --------------------------------------------------------------------------------------
+
+
 def _inspect(
     trained: Trained, held_out: Sequence[Docstring], console: Console
 ) -> tuple[ConditionalGain, list[list[dict[str, Any]]]]:
-    """Conditional gain on held-out text, and two edited sentences with D's opinion of every token."""
+    """Conditional gain on held-out text, and two edited sentences with D's probability for every token."""
     assert trained.model is not None
     tokenizer = trained.encoder.tokenizer
     collate = Collate(tokenizer, trained.record.config["training"]["max_tokens"])
     texts = list(dict.fromkeys(itertools.chain.from_iterable(doc.sentences for doc in held_out)))
-    # In random order, or the embedding given for another sentence's would come from the same docstring.
+    # In random order, so that the other sentence whose embedding is given is of another docstring.
     random.Random(0).shuffle(texts)
     gain = conditional_gain(trained.model, [collate(texts[i : i + 64]) for i in range(0, len(texts) - 63, 64)])
     clear = abs(gain.gain) > 2 * gain.standard_error
-    verdict = ("easier" if gain.gain > 0 else "harder") if clear else "no easier, within the error,"
-    lines = (
-        f"conditional gain {gain.gain:+.4f} ± {gain.standard_error:.4f} nats a token, {gain.tokens:,} held-out tokens:",
-        f"  telling edits is {verdict} with a sentence's own embedding (log-loss {gain.own:.4f})",
-        f"  than with another sentence's ({gain.shuffled:.4f})",
-        f"tokens judged rightly {gain.accuracy:.1%}; always answering the commoner label {gain.majority:.1%}",
-    )
-    for line in lines:
+    effect = ("helps it" if gain.gain > 0 else "misleads it") if clear else "does not help it measurably"
+    for line in (
+        "Some words of a sentence were replaced. A second network must tell which, given an embedding.",
+        f"The sentence's own embedding {effect}: conditional gain {gain.gain:+.4f} ± {gain.standard_error:.4f}.",
+        f"(Its loss in nats a token: {gain.own:.4f} given the own embedding, {gain.shuffled:.4f} given another's.)",
+        f"It is right for {gain.accuracy:.1%} of {gain.tokens:,} tokens; the commoner answer alone for "
+        f"{gain.majority:.1%}.",
+    ):
         say(console, line)
-    # Two sentences of middling length, taken by position, not for how well they come out.
+    # Two sentences of medium length, chosen by position and not by result.
     shown = [text for text in texts if 8 <= len(text.split()) <= 14][:2]
     edited = []
     for sentence in judge(trained.model, collate(shown)):
@@ -336,39 +319,47 @@ def _inspect(
         edited.append(tokens)
         console.print(judged_sentence(tokens))
     console.print(
-        '[dim]Numbers: probability (%) of "replaced". Underlined: really replaced, the original in brackets.[/]',
+        '[dim]Numbers: its probability (%) for "replaced". Underlined: really replaced, the original in brackets.[/]',
         highlight=False,
+        soft_wrap=True,
     )
     return gain, edited
 
 
-def _search(encoder: Encoder, docstrings: Sequence[Docstring], console: Console) -> list[dict[str, Any]]:
-    """The three best docstrings for each of three searches, one hit a definition."""
-    documents = {" ".join(doc.sentences): doc for doc in reversed(docstrings)}
-    vectors = encoder(list(documents))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    found = []
-    for query, vector in zip(SEARCHES, encoder(SEARCHES), strict=True):
-        scores = vectors @ (vector / np.linalg.norm(vector))
-        hits = [
-            {
-                "name": f"{doc.module}.{doc.qualname}".rstrip("."),
-                "text": doc.sentences[0],
-                "cosine": float(scores[i]),
-            }
-            for i, doc in ((i, list(documents.values())[i]) for i in np.argsort(-scores)[:3])
-        ]
-        found.append({"query": query, "hits": hits})
-        console.print(f"[bold]{escape(query)}[/]", highlight=False)
-        for hit in hits:
-            console.print(
-                f"  {hit['cosine']:.2f}  [cyan]{escape(hit['name'])}[/]  {escape(hit['text'][:90])}", highlight=False
-            )
-    return found
+# ---- what it leaves ------------------------------------------------------------------------------------------------
+
+
+def _record(
+    configs: Mapping[str, Config],
+    library: StdlibCorpus,
+    corpus: Corpus,
+    facts: dict[str, Any],
+    scores: dict[str, Any],
+    trained: Mapping[str, Trained],
+    seconds: float,
+) -> Record:
+    return Record(
+        kind="quickstart",
+        config={name: to_dict(config) for name, config in configs.items()},
+        seed=configs["DiffCSE"].training.seed,
+        data={
+            "python": library.python_version,
+            "sha256": library.sha256,
+            "train_sentences": len(corpus),
+            "train_sha256": corpus.sha256,
+            **facts,
+        },
+        scores=scores,
+        timing={
+            "seconds": seconds,
+            **{f"training_{name}": run.record.timing.get("seconds", 0.0) for name, run in trained.items()},
+        },
+        status="complete",
+    )
 
 
 def _page(record: Record, output: Path) -> Path | None:
-    """The page, if the packages that draw it are installed."""
+    """Write the page, if the packages that draw it are installed."""
     from diffcse.report.quickstart import quickstart_page
 
     runs = {name: read_record(_folder(output, name) / "run.json") for name in record.config}
@@ -387,10 +378,10 @@ def _heading(console: Console, title: str, rest: str) -> None:
 
 def _closing(console: Console, output: Path, page: Path | None, seconds: float) -> None:
     _heading(console, "Done", f"in {seconds / 60:.1f} minutes")
-    for what, where in (
+    for label, value in (
         ("encoder", f"{output / 'diffcse' / 'model'}  (loads in sentence-transformers)"),
         ("record", str(output / "run.json")),
         ("page", str(page) if page else "not written"),
-        ("next", "diffcse doctor your-text.txt --model mini, then diffcse train your-text.txt --output my-encoder"),
+        ("next", "your own text: diffcse train your-text.txt --output my-encoder"),
     ):
-        say(console, f"{what:<9}{where}")
+        say(console, f"{label:<9}{value}")
