@@ -212,18 +212,12 @@ LONG_FUNCTIONS = {
     "encoder": [
         "load",
     ],
-    "evaluation": [
-        "Trained._fit",
-    ],
     "integrations": [
         "DiffCSELoss.__init__",
     ],
     "method": [
         "DiffCSE.__init__",
         "build",
-    ],
-    "quickstart": [
-        "quickstart",
     ],
     "training": [
         "_run",

@@ -1,16 +1,15 @@
 """How much a linear classifier can read out of frozen embeddings: SentEval's two probes (arXiv 1803.05449).
 
-Published transfer figures come from two different classifiers, and within each from settings that papers leave out.
-Both are here with SentEval's own settings (senteval/tools/validation.py, classifier.py), so that the record can say
-which one a figure is from:
+Published transfer figures come from two different classifiers, with settings that papers leave out. Both are here with
+SentEval's own settings (senteval/tools/validation.py, classifier.py), and the record says which one made a figure:
 
 - `Logistic`, its scikit-learn path: L2-regularised logistic regression.
 - `Trained`, its neural path without a hidden layer: a softmax layer trained by Adam or RMSprop with early stopping
   on held-out accuracy. `ADAM` is what SimCSE and DiffCSE call test mode, `ADAM_FAST` their fast dev mode.
 
-A probe trains once for each strength of a grid. The strengths of `Trained` see the same batches in the same order
-and do not touch each other, so they are trained side by side in one matrix, which costs little more than one alone
-and changes nothing; a loop over them is kept as the oracle in the tests.
+A probe trains once for each strength of a grid. The strengths of `Trained` see the same batches in the same order and
+do not affect each other. So they train side by side in one matrix, which costs little more than one strength alone.
+The tests compare it with a loop over the strengths.
 
 Shape suffixes: N examples, D features, C classes, R strengths of the grid.
 """
@@ -79,7 +78,7 @@ class Logistic:
         return _fitted(self._model(strength), x_ND, y_N).predict(test_x_MD)
 
     def facts(self) -> dict[str, Any]:
-        """What the record says of it."""
+        """Name and settings, for the record."""
         return {"name": self.name, "classifier": "L2-regularised logistic regression", "folds": self.folds}
 
     def _model(self, strength: float, *, warm: bool = False) -> LogisticRegression:
@@ -137,18 +136,17 @@ class Trained:
         classes: int,
     ) -> np.ndarray:
         """Classes of the test examples, (M,); stopped on `dev`, or on a twentieth of the training examples."""
+        drawn = 0
         if dev is None:
-            order_N = np.random.RandomState(self.seed).permutation(len(x_ND))
-            cut = int(HELD_OUT * len(x_ND))
+            drawn = len(x_ND)
+            order_N = np.random.RandomState(self.seed).permutation(drawn)
+            cut = int(HELD_OUT * drawn)
             x_ND, y_N, dev = x_ND[order_N[cut:]], y_N[order_N[cut:]], (x_ND[order_N[:cut]], y_N[order_N[:cut]])
-            drawn = True
-        else:
-            drawn = False
-        _, weight_RDC, bias_RC = self._fit(x_ND, y_N, *dev, [strength], classes, skip=len(order_N) if drawn else 0)
+        _, weight_RDC, bias_RC = self._fit(x_ND, y_N, *dev, [strength], classes, skip=drawn)
         return (test_x_MD @ weight_RDC[0] + bias_RC[0]).argmax(1)
 
     def facts(self) -> dict[str, Any]:
-        """What the record says of it."""
+        """Name and settings, for the record."""
         return {
             "name": self.name,
             "classifier": f"softmax layer trained by {self.optimizer}",
@@ -179,21 +177,14 @@ class Trained:
         batches = np.random.RandomState(self.seed)
         if skip:
             batches.permutation(skip)
-        # torch's Linear starts uniform within 1 / sqrt(D); all strengths start at the same weights.
-        bound = 1 / np.sqrt(d)
-        start = np.random.default_rng(self.seed).uniform(-bound, bound, size=(d + 1, c)).astype(np.float32)
-        # One column a strength and class, the bias as the last row.
-        w = np.ascontiguousarray(np.tile(start, (1, r)))
+        w = _start_weights(d, r, c, self.seed)
         decay = np.repeat(np.array(strengths, dtype=np.float32), c)
-        x = np.concatenate([x_ND.astype(np.float32, copy=False), np.ones((n, 1), np.float32)], axis=1)
-        dev_x = np.concatenate([dev_x_MD.astype(np.float32, copy=False), np.ones((len(dev_x_MD), 1), np.float32)], 1)
+        x, dev_x = _with_ones(x_ND), _with_ones(dev_x_MD)
         target = np.eye(c, dtype=np.float32)[y_N]
         step = _Adam(w) if self.optimizer == "adam" else _RmsProp(w)
 
-        best = np.full(r, -1.0)
-        best_w = w.copy()
-        misses = np.zeros(r, dtype=int)
-        going = np.ones(r, dtype=bool)
+        best, best_w = np.full(r, -1.0), w.copy()
+        misses, going = np.zeros(r, dtype=int), np.ones(r, dtype=bool)
         passes = 0
         while going.any() and passes <= self.max_epoch:
             for _ in range(self.epoch_size):
@@ -201,16 +192,7 @@ class Trained:
                 shuffled_x, shuffled_y = x[order], target[order]
                 for begin in range(0, n, self.batch_size):
                     rows = slice(begin, begin + self.batch_size)
-                    batch = shuffled_x[rows]
-                    logits = (batch @ w).reshape(-1, r, c)
-                    logits -= logits.max(2, keepdims=True)
-                    np.exp(logits, out=logits)
-                    logits /= logits.sum(2, keepdims=True)
-                    logits -= shuffled_y[rows][:, None, :]
-                    gradient = batch.T @ logits.reshape(-1, r * c)
-                    gradient /= len(batch)
-                    gradient += decay * w
-                    step(gradient)
+                    step(_gradient(w, shuffled_x[rows], shuffled_y[rows], r) + decay * w)
             passes += self.epoch_size
             guesses = (dev_x @ w).reshape(-1, r, c).argmax(2)
             accuracy = (guesses == dev_y_M[:, None]).mean(0)
@@ -223,6 +205,30 @@ class Trained:
             misses[missed] += 1
         split = best_w.reshape(d + 1, r, c).transpose(1, 0, 2)
         return best, split[:, :-1], split[:, -1]
+
+
+def _start_weights(d: int, r: int, c: int, seed: int) -> np.ndarray:
+    """(D + 1, R * C): a column for each strength and class, the bias as the last row; all strengths start alike."""
+    bound = 1 / np.sqrt(d)  # as torch's Linear
+    start = np.random.default_rng(seed).uniform(-bound, bound, size=(d + 1, c)).astype(np.float32)
+    return np.ascontiguousarray(np.tile(start, (1, r)))
+
+
+def _with_ones(x_ND: Any) -> np.ndarray:
+    return np.concatenate([x_ND.astype(np.float32, copy=False), np.ones((len(x_ND), 1), np.float32)], axis=1)
+
+
+def _gradient(w: np.ndarray, batch: np.ndarray, target_BC: np.ndarray, r: int) -> np.ndarray:
+    """Of the mean cross-entropy over the batch, for each strength, in the shape of `w`."""
+    classes = target_BC.shape[1]
+    logits = (batch @ w).reshape(-1, r, classes)
+    logits -= logits.max(2, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(2, keepdims=True)
+    logits -= target_BC[:, None, :]
+    gradient: np.ndarray = batch.T @ logits.reshape(-1, r * classes)
+    gradient /= len(batch)
+    return gradient
 
 
 class _Adam:
