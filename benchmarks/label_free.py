@@ -41,9 +41,10 @@ from diffcse.evaluation.geometry import alignment, effective_rank, mean_cosine, 
 from diffcse.evaluation.label_free import halves, reciprocal_ranks
 from diffcse.evaluation.sts import PairSet, read_pairs, score_sts
 from diffcse.machine import tuned
-from diffcse.method.build import build, default_generator
+from diffcse.method.build import build
 from diffcse.method.heads import pooled
 from diffcse.method.inspect import conditional_gain
+from diffcse.method.loading import default_generator
 from diffcse.method.paper import DiffCSE
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.training.collate import Batches, Collate, Neighbours

@@ -13,9 +13,9 @@ import argparse
 import torch
 import torch.nn.functional as F
 
-from diffcse.method.build import load_generator, load_tokenizer, named, read_vocabulary
 from diffcse.method.edits import Draw, mask_tokens
 from diffcse.method.fast import logits_at
+from diffcse.method.loading import load_generator, load_tokenizer, named, read_vocabulary
 from diffcse.pretraining.batches import split
 from diffcse.pretraining.config import Pretraining
 from diffcse.text.corpus import read_corpus

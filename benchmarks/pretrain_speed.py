@@ -20,8 +20,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diffcse.encoder.encode import use_bf16
-from diffcse.method.build import read_vocabulary
 from diffcse.method.edits import Draw, mask_tokens
+from diffcse.method.loading import read_vocabulary
 from diffcse.pretraining.batches import Batches, Grouping, split, spread
 from diffcse.pretraining.config import Pretraining, load_pretraining
 from diffcse.pretraining.losses import TokenSteps

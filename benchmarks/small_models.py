@@ -24,7 +24,7 @@ from pathlib import Path
 from diffcse.config import Pooling
 from diffcse.encoder.load import load
 from diffcse.evaluation.sts import PairSet, read_pairs, score_sts
-from diffcse.method.build import named
+from diffcse.method.loading import named
 from diffcse.pretraining.config import Pretraining
 from diffcse.pretraining.run import Pretrained, pretrain
 from diffcse.text.corpus import Corpus, read_corpus

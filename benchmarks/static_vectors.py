@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from diffcse.evaluation.sts import PairSet, read_pairs, score_sts
-from diffcse.method.build import load_tokenizer, named
+from diffcse.method.loading import load_tokenizer, named
 from diffcse.pretraining.batches import following_pairs
 from diffcse.pretraining.token_vectors import LONGEST, Views, learn, next_views, ppmi_svd, sif_weights
 from diffcse.pretraining.tokens import tokenise

@@ -17,7 +17,8 @@ import time
 import torch
 
 from diffcse.config import Method
-from diffcse.method.build import MINI, build
+from diffcse.method.build import build
+from diffcse.method.loading import MINI
 from diffcse.training.collate import Collate
 
 

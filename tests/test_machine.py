@@ -154,7 +154,7 @@ thread.start(); thread.join()
 """,
         "embedding": """
 from diffcse.encoder import workers
-from diffcse.method.build import MINI
+from diffcse.method.loading import MINI
 import numpy as np
 encoder = diffcse.load(MINI)
 unbound = lambda: os.environ["OMP_PROC_BIND"] == "false"  # or threads that torch starts are bound all the same

@@ -33,7 +33,7 @@ from diffcse.encoder.encode import Encoder, use_bf16
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.machine import all_cores
-from diffcse.method.build import MINI, load_encoder, load_tokenizer, quiet
+from diffcse.method.loading import MINI, load_encoder, load_tokenizer, quiet
 
 REFERENCE = "sentence-transformers, fp32"
 _BATCH = 32

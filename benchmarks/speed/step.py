@@ -30,7 +30,8 @@ from benchmarks.speed.plain import Plain
 from benchmarks.speed.work import DTYPES, gemm_peaks, said, step_flops
 from diffcse.config import Method, Training, load_recipe
 from diffcse.encoder.encode import use_bf16
-from diffcse.method.build import MINI, build, load_encoder, load_masked_lm, load_tokenizer
+from diffcse.method.build import build
+from diffcse.method.loading import MINI, load_encoder, load_masked_lm, load_tokenizer
 from diffcse.method.paper import DiffCSE
 from diffcse.training.collate import Batches, Collate
 from diffcse.training.task import DiffCSETask

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import small_models
 from diffcse.encoder.load import load
 from diffcse.evaluation.sts import read_pairs, score_sts
-from diffcse.method.build import MINI, check_same_vocabulary, load_generator, load_tokenizer
+from diffcse.method.loading import MINI, check_same_vocabulary, load_generator, load_tokenizer
 from tests.models import SENTENCES, save_tiny
 
 

@@ -15,7 +15,8 @@ from benchmarks.speed import encode, measure, render, scaling, startup, step, wo
 from benchmarks.speed.plain import Plain
 from diffcse.errors import InputError
 from diffcse.method import heads
-from diffcse.method.build import MINI, build, load_tokenizer
+from diffcse.method.build import build
+from diffcse.method.loading import MINI, load_tokenizer
 from diffcse.training.collate import Collate
 from tests.cli.runs import command
 from tests.models import SENTENCES

@@ -15,7 +15,8 @@ from diffcse.config import Method
 from diffcse.encoder.load import load
 from diffcse.errors import InputError
 from diffcse.integrations.sentence_transformers import DiffCSELoss
-from diffcse.method.build import build, load_encoder, load_tokenizer
+from diffcse.method.build import build
+from diffcse.method.loading import load_encoder, load_tokenizer
 from tests.models import SENTENCES, save_tiny
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sentence_transformers_trainer.py"

@@ -16,8 +16,8 @@ from diffcse import config
 from diffcse.config import EDITS, Method
 from diffcse.errors import InputError
 from diffcse.method import edits
-from diffcse.method.build import read_vocabulary
 from diffcse.method.edits import Draw, Editor, Tools, Vocabulary, edit, longest_copy, mask_tokens
+from diffcse.method.loading import read_vocabulary
 from tests.models import tiny_model
 
 from .oracles import Copy, Loops

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from diffcse.method.build import read_vocabulary
+from diffcse.method.loading import read_vocabulary
 from diffcse.pretraining import batches, losses, start
 from diffcse.pretraining.batches import split
 from diffcse.pretraining.run import pretrain

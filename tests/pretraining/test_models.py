@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffcse.errors import InputError
-from diffcse.method.build import load_generator
+from diffcse.method.loading import load_generator
 from diffcse.pretraining import batches, losses, models
 from diffcse.pretraining.config import Pretraining
 from diffcse.pretraining.run import pretrain

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from diffcse.config import Method
 from diffcse.errors import InputError
-from diffcse.method.build import build, check_same_vocabulary, load_encoder, load_generator, load_tokenizer
+from diffcse.method.build import build
+from diffcse.method.loading import check_same_vocabulary, load_encoder, load_generator, load_tokenizer
 from diffcse.pretraining.run import pretrain
 from diffcse.record import read_record
 from diffcse.text.corpus import Corpus

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from diffcse.config import Config, Method, Text, Training
 from diffcse.errors import InputError
-from diffcse.method.build import MINI
+from diffcse.method.loading import MINI
 from diffcse.text.corpus import Corpus
 from diffcse.text.examples import Examples
 from diffcse.training.run import run

@@ -86,7 +86,7 @@ class Doctor:
 
 
 def _tokenizer(model: str) -> dict[str, Any]:
-    from diffcse.method.build import load_tokenizer, named
+    from diffcse.method.loading import load_tokenizer, named
 
     tokenizer = load_tokenizer(named(model))
 

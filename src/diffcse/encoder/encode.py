@@ -20,9 +20,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from diffcse.config import EncoderPooling, Precision
 from diffcse.encoder.lowered import lowered
 from diffcse.errors import InputError
-from diffcse.method.build import has_pooler
 from diffcse.method.fast import ability
 from diffcse.method.heads import pooled
+from diffcse.method.loading import has_pooler
 
 BATCH_TOKENS = 4096
 """On a CPU every number from 1024 to 4096 is as fast; above, a layer's output no longer stays in the cache."""

@@ -28,7 +28,7 @@ from diffcse.config import EncoderPooling
 from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.save import LIMITS, MODULES, POOLING_FLAGS, SETTINGS, TANH, WEIGHTS, layer_weights
 from diffcse.errors import InputError
-from diffcse.method.build import load_encoder, load_tokenizer, named, read_vocabulary
+from diffcse.method.loading import load_encoder, load_tokenizer, named, read_vocabulary
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from diffcse.encoder.encode import Encoder
 from diffcse.files import staged_folder, write_json, write_text
 from diffcse.method.adapters import merged
-from diffcse.method.build import quiet
+from diffcse.method.loading import quiet
 
 MODULES = "modules.json"
 LIMITS = "sentence_bert_config.json"

@@ -32,8 +32,9 @@ from transformers import PreTrainedModel
 
 from diffcse.config import Config, Method, Pooling
 from diffcse.errors import InputError
-from diffcse.method import build as parts
-from diffcse.method.paper import rtd_weight
+from diffcse.method.build import build
+from diffcse.method.loading import check_same_vocabulary, load_tokenizer
+from diffcse.method.tasks import rtd_weight
 
 _POOLINGS = ("cls", "mean")
 _EVALUATION = 1 << 40  # steps of draws in evaluation, far above any in training
@@ -105,9 +106,9 @@ class DiffCSELoss(nn.Module):
         if generator is None and method.needs("masked"):
             generator = method.generator or encoder.config.name_or_path or None
         if isinstance(generator, str | Path):
-            theirs = parts.load_tokenizer(generator)
-            parts.check_same_vocabulary(tokenizer, theirs, "of the SentenceTransformer", f"generator {generator}")
-        self.diffcse, _ = parts.build(
+            theirs = load_tokenizer(generator)
+            check_same_vocabulary(tokenizer, theirs, "of the SentenceTransformer", f"generator {generator}")
+        self.diffcse, _ = build(
             # What the encoder starts from stands in the SentenceTransformer.
             replace(method, model="(a SentenceTransformer)", generator=None),
             seed=seed,

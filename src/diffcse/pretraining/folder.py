@@ -13,7 +13,7 @@ from typing import Any
 from diffcse.config import changed_fields, previous_values, to_dict
 from diffcse.errors import InputError
 from diffcse.files import clear_partials, model_sha256, write_errors, write_text
-from diffcse.method.build import named
+from diffcse.method.loading import named
 from diffcse.pretraining.config import Pretraining, to_toml
 from diffcse.record import Record, read_record
 from diffcse.training.run import check_same_documents, check_same_weights

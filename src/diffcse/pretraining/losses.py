@@ -23,7 +23,8 @@ from transformers import PreTrainedModel
 from diffcse.config import Pooling
 from diffcse.method.fast import hidden_states
 from diffcse.method.heads import at_least_float, pool
-from diffcse.method.paper import same_meaning, symmetric_contrastive_loss
+from diffcse.method.paper import symmetric_contrastive_loss
+from diffcse.method.views import same_meaning
 from diffcse.pretraining.batches import Batches, Group, Grouping, Numbers, Pairs
 from diffcse.pretraining.config import Pretraining
 from diffcse.pretraining.models import head_of

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from diffcse.encoder.encode import position_limit
 from diffcse.errors import InputError
 from diffcse.method import draws
-from diffcse.method.build import load_masked_lm, named
+from diffcse.method.loading import load_masked_lm, named
 from diffcse.pretraining.config import Pretraining
 from diffcse.pretraining.tokens import Tokens
 

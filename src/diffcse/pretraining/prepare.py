@@ -16,8 +16,8 @@ from diffcse.config import PlainText, Text
 from diffcse.encoder.save import save_tokenizer
 from diffcse.errors import InputError
 from diffcse.files import staged_folder
-from diffcse.method.build import load_tokenizer, named, quiet, read_vocabulary
 from diffcse.method.edits import Vocabulary
+from diffcse.method.loading import load_tokenizer, named, quiet, read_vocabulary
 from diffcse.pretraining.batches import Batches, Numbers, Pairs, following_pairs, split, spread
 from diffcse.pretraining.config import Pretraining
 from diffcse.pretraining.tokens import Tokens, tokenise, train_wordpiece

@@ -13,7 +13,7 @@ from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.save import save_tokenizer, write_layout
 from diffcse.errors import InputError
 from diffcse.files import staged_folder, write_text
-from diffcse.method.build import load_tokenizer, quiet
+from diffcse.method.loading import load_tokenizer, quiet
 from diffcse.pretraining.config import Pretraining, to_toml
 from diffcse.pretraining.folder import MODEL
 from diffcse.record import Record

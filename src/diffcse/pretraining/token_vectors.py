@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffcse.errors import InputError
-from diffcse.method.paper import same_meaning, symmetric_contrastive_loss
+from diffcse.method.paper import symmetric_contrastive_loss
+from diffcse.method.views import same_meaning
 from diffcse.pretraining.tokens import occurrences
 
 Rows = Sequence[npt.NDArray[np.integer]]

@@ -133,7 +133,7 @@ class _Hashes:
         return hashes
 
     def _weights(self, method: Method) -> list[str]:
-        from diffcse.method.build import model_folders
+        from diffcse.method.loading import model_folders
 
         hashes = []
         for field, folder in model_folders(method).items():

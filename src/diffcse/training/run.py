@@ -23,8 +23,9 @@ from diffcse.errors import InputError
 from diffcse.evaluation.sts import OWN_PAIRS, named_pairs, read_pairs
 from diffcse.files import clear_partials, model_sha256, only_one, staged_folder, write_errors, write_text
 from diffcse.machine import tuned
-from diffcse.method.build import build, default_generator, model_folders
+from diffcse.method.build import build
 from diffcse.method.edits import longest_copy
+from diffcse.method.loading import default_generator, model_folders
 from diffcse.method.paper import DiffCSE
 from diffcse.record import Record, read_record, verdict
 from diffcse.text.corpus import Corpus, read_corpus

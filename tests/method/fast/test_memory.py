@@ -13,7 +13,7 @@ from diffcse.method.fast import ability, logits_at, vectors_at
 from diffcse.method.fast.dropout import make_cheap
 from diffcse.method.fast.memory import checkpoint_layers, in_chunks
 from diffcse.method.heads import pooled
-from tests.method import test_paper as whole
+from tests.method import tiny as whole
 from tests.models import tiny_model
 
 from .padded import assert_same, batch, readings

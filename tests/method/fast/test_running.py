@@ -13,7 +13,7 @@ from transformers import (
 from diffcse.method.adapters import add_lora
 from diffcse.method.conditioning import sentence_at_position_0
 from diffcse.method.fast import ability, hidden_states, layers, logits_at, vectors_at
-from tests.method import test_paper as whole
+from tests.method import tiny as whole
 from tests.models import tiny_model
 
 from .padded import LENGTHS, NARROWED, PACKED, assert_same, batch, compare, hooks, readings, shapes_of

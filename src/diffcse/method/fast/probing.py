@@ -172,8 +172,7 @@ def ends_in_vocabulary(model: PreTrainedModel) -> bool:
 
 
 def _test_head(model: PreTrainedModel) -> bool:
-    last = model.get_output_embeddings()
-    if getattr(model, "base_model", model) is model or not isinstance(last, nn.Linear):
+    if getattr(model, "base_model", model) is model or not isinstance(last := model.get_output_embeddings(), nn.Linear):
         return False
     ids_RT, attention_RT = _some_rows(model, 4)
     with _calm(model):

@@ -1,15 +1,86 @@
-"""positives = next | both: the sentence that follows as the second view, against loops."""
+"""Who is pulled towards whom, against loops."""
 
+import doctest
 import math
 
 import pytest
 import torch
 
+import diffcse.method.views as views
 from diffcse.config import Method
 from diffcse.errors import InputError
+from diffcse.method.views import same_meaning
 
-from .oracles import cosine_loops
-from .test_paper import batch, make
+from .oracles import cosine_loops, false_negatives_loops
+from .tiny import (
+    BASE,
+    COLUMNS,
+    batch,
+    both_views,
+    make,
+    triplets,
+)
+
+
+def test_same_meaning_against_loops():
+    generator = torch.Generator().manual_seed(0)
+    for size in (1, 2, 5, 9):
+        for _ in range(20):
+            a, p, n = torch.randint(0, 6, (3, size), generator=generator)
+            keys = [x.tolist() for x in (a, p, n)]
+            for count in (2, 3):
+                found = {tuple(place) for place in same_meaning(*(a, p, n)[:count]).nonzero().tolist()}
+                assert found == false_negatives_loops(*keys[:count])
+
+
+def test_false_negatives_are_counted_whether_masked_or_kept():
+    wanted = len(false_negatives_loops(*(triplets()[f"{name}_key"].tolist() for name in COLUMNS)))
+    for choice in ("mask", "keep"):
+        metrics = make(**BASE, false_negatives=choice)(triplets(), step=0).metrics
+        assert metrics["false_negatives"] == wanted > 0
+
+
+def test_dropout_views_differ():
+    model = make(**BASE)
+    x, real = (torch.cat([batch()[name]] * 2) for name in ("input_ids", "attention_mask"))
+    first, second = model.embed(x, real).chunk(2)
+    assert not torch.allclose(first, second)
+    first, second = model.eval().embed(x, real).chunk(2)
+    torch.testing.assert_close(first, second)
+
+
+def test_views_get_masks_of_their_own():
+    model = make(**BASE)
+    x, real = (torch.cat([batch()[name]] * 2) for name in ("input_ids", "attention_mask"))
+    chosen = model.edit(x, real, step=0, rows_R=both_views(4)).chosen
+    assert not torch.equal(*chosen.chunk(2))
+
+
+@pytest.mark.parametrize("role", ["positive", "negative"])
+def test_unchanged_copies(role):
+    """A copy that is the sentence itself is no negative of it, and as a positive it is one more view."""
+    model = make(dropout=0.0, **BASE, difference="none", edit_role=role)
+    data = batch(lengths=(2, 2, 9, 2))
+    terms = model(data, step=0)
+    assert terms.total.isfinite()
+    if role == "negative":
+        assert terms.metrics["false_negatives"] == 3
+    else:
+        assert "false_negatives" not in terms.metrics
+
+
+def test_a_sentence_that_is_somebodys_next_is_edited_otherwise_than_as_itself():
+    model = make(dropout=0.0, **BASE, pairing="both", projector="none", condition="none", contrast=True)
+    data = batch()
+    data |= {f"next_{name}": value for name, value in data.items()} | {"has_next": torch.ones(4, dtype=torch.bool)}
+    seen = []
+    edit = model.edit
+    model.edit = lambda *args, **kwargs: seen.append(edit(*args, **kwargs)) or seen[-1]
+    model(data, step=0)
+    views = seen[0].chosen.split(4)
+    assert len(views) == 4
+    assert len({tuple(view.flatten().tolist()) for view in views}) == 4
+
 
 TAU = 0.5
 
@@ -102,3 +173,7 @@ def test_the_difference_term_judges_both_sentences_each_told_of_itself():
 def test_what_does_not_go_together(choices):
     with pytest.raises(InputError, match=r"method\.positives"):
         Method(positives="next", **choices)
+
+
+def test_doctests():
+    assert doctest.testmod(views).failed == 0
