@@ -202,8 +202,6 @@ def test_light_modules_stay_light(module):
 MODULE_LINES, FUNCTION_LINES = 450, 60
 
 LONG_MODULES = [
-    "method.build",
-    "method.paper",
     "training.run",
 ]
 """Modules that are still too long. The list may only shrink: delete an entry when its module is short enough."""
@@ -214,10 +212,6 @@ LONG_FUNCTIONS = {
     ],
     "integrations": [
         "DiffCSELoss.__init__",
-    ],
-    "method": [
-        "DiffCSE.__init__",
-        "build",
     ],
     "training": [
         "_run",
@@ -245,6 +239,10 @@ def test_no_module_is_too_long():
     too_long = {name.removeprefix("diffcse.") for name, count in lines.items() if count > MODULE_LINES}
     assert too_long - set(LONG_MODULES) == set(), f"over {MODULE_LINES} lines: divide them"
     assert set(LONG_MODULES) - too_long == set(), "short enough now: delete them from LONG_MODULES"
+
+
+def test_the_paper_fits_on_two_pages():
+    assert len(MODULES["diffcse.method.paper"].read_text(encoding="utf-8").splitlines()) <= 150
 
 
 def test_no_function_is_too_long():

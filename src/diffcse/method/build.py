@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -69,18 +70,16 @@ def build(
         d = _discriminator(discriminator or encoder, config, vocabulary)
     trained = [part for part in (f, d) if part is not None]
     if config.needs("masked"):
-        g = _generator(generator, encoder)
-        check_vocabulary_size(g, vocabulary, "generator")
+        g = _generator(generator, encoder, vocabulary)
     if config.needs("causal"):
         causal = load_causal_generator(causal_generator or "")
         check_vocabulary_size(causal, vocabulary, "causal_generator")
-    for name, part, source in (
-        ("discriminator", d, discriminator),
-        ("generator", g, generator),
-        ("causal_generator", causal, causal_generator),
-    ):
-        if part is not None and source is not None and not isinstance(source, PreTrainedModel) and source != encoder:
-            check_same_vocabulary(tokenizer, load_tokenizer(source), name_of(encoder), f"{name} {source}")
+    sources = {
+        "discriminator": discriminator if d is not None else None,
+        "generator": generator if g is not None else None,
+        "causal_generator": causal_generator if causal is not None else None,
+    }
+    _check_vocabularies(tokenizer, encoder, sources)
     module = DiffCSE(
         f,
         vocabulary,
@@ -128,14 +127,25 @@ def _discriminator(source: Source, config: Method, vocabulary: Vocabulary) -> Pr
     return d
 
 
-def _generator(source: Source | None, encoder: Source) -> PreTrainedModel:
+def _generator(source: Source | None, encoder: Source, vocabulary: Vocabulary) -> PreTrainedModel:
     """G, by default the encoder's checkpoint."""
     if source is None and isinstance(encoder, PreTrainedModel):
         raise InputError(
             "an encoder given as a module has no masked-language-model head to serve as generator. Pass generator= "
             "(a module, a folder or a hub id of a masked language model with the same vocabulary)"
         )
-    return load_generator(source or encoder)
+    g = load_generator(source or encoder)
+    check_vocabulary_size(g, vocabulary, "generator")
+    return g
+
+
+def _check_vocabularies(
+    tokenizer: PreTrainedTokenizerBase, encoder: Source, sources: Mapping[str, Source | None]
+) -> None:
+    """Compare the encoder's vocabulary with that of every other checkpoint."""
+    for part, source in sources.items():
+        if isinstance(source, str | Path) and source != encoder:
+            check_same_vocabulary(tokenizer, load_tokenizer(source), name_of(encoder), f"{part} {source}")
 
 
 def _apart(generator: Any, trained: Sequence[nn.Module]) -> Any:
