@@ -1,4 +1,4 @@
-"""Nothing is left half-written: not by an error, not by a kill, not by a full disk."""
+"""No file and no folder is left incomplete: not by an error, not by a kill, not by a full disk."""
 
 import errno
 import json
@@ -34,7 +34,7 @@ def names(folder):
 
 
 def killed(code, *arguments, limit=None):
-    """Run `code` in an interpreter of its own, which may be killed; -> (exit status, what it printed)."""
+    """Run `code` in another process, which may be killed; returns (exit status, output)."""
     setup = "" if limit is None else f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
     done = subprocess.run(
         [sys.executable, "-c", setup + textwrap.dedent(code), *map(str, arguments)],
@@ -103,14 +103,14 @@ def test_a_pipe_is_written_to_and_stays(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/fd/1").is_symlink(), reason="no such link")
 def test_standard_output_by_its_name(tmp_path):
-    # What /dev/stdout leads to: nothing can be written beside this one, and no mistake can replace it.
+    # The target of /dev/stdout: no temporary file can be made next to it, and no error can replace it.
     code = "from pathlib import Path; from diffcse.files import write_text; write_text(Path('/proc/self/fd/1'), 'said')"
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert (done.returncode, done.stdout) == (0, b"said")
     (tmp_path / "file").write_bytes(b"before")
     with (tmp_path / "file").open("ab") as file:
         done = subprocess.run([sys.executable, "-c", code], stdout=file, stderr=subprocess.PIPE)
-    assert b"leads to a file here" in done.stderr
+    assert b"InputError: /proc/self/fd/1: " in done.stderr
     assert (tmp_path / "file").read_bytes() == b"before"
 
 
@@ -195,7 +195,7 @@ def test_an_input_error_in_the_middle_keeps_its_text(tmp_path):
 
 def test_a_file_in_the_folders_place_is_not_replaced(tmp_path):
     (tmp_path / "out").write_text("precious")
-    with pytest.raises(InputError, match="/out: cannot be written: a file is in"):
+    with pytest.raises(InputError, match="/out: cannot be written"):
         fill(tmp_path / "out", "new")
     assert (tmp_path / "out").read_text() == "precious"
     assert names(tmp_path) == ["out"]
@@ -249,7 +249,7 @@ KILLED_FOLDER = """
 
 @pytest.mark.parametrize(("renamed", "left"), [(0, "old"), (1, "new"), (2, "new")])
 def test_a_kill_at_each_renaming_leaves_a_whole_folder(tmp_path, renamed, left):
-    """Also between the two renamings, when for a moment no folder has the name: the new one is complete by then."""
+    """Also between the two renames, when no folder has the name: the new folder is complete by then."""
     out = tmp_path / "out"
     fill(out, "old")
     status, _ = killed(KILLED_FOLDER, out, renamed)
@@ -288,9 +288,9 @@ def test_a_full_disk_is_one_readable_message(tmp_path, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(files, "_sync", full)
-    with pytest.raises(InputError, match=r"a\.txt: no space left on the device.*Free some space"):
+    with pytest.raises(InputError, match=r"a\.txt: no space left"):
         write_text(tmp_path / "a.txt", "new")
-    with pytest.raises(InputError, match="out: no space left on the device"):
+    with pytest.raises(InputError, match="out: no space left"):
         fill(tmp_path / "out", "new")
     assert (tmp_path / "a.txt").read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
@@ -327,7 +327,7 @@ with files.staged_folder(target) as staging:
 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_real_limit(tmp_path, writer):
-    """Under a real limit on file size each writer's own error is recognised, and nothing of it stays behind."""
+    """Under a real limit on file size each writer's own error is recognised, and its temporary file is removed."""
     target = tmp_path / "target"
     if writer == "folder":
         fill(target, "old")
@@ -347,7 +347,7 @@ except InputError as error:
 """
     status, output = killed(code, target, limit=100_000)
     assert status == 0, output
-    assert f"refused: {target}: no space left on the device" in output
+    assert f"refused: {target}: no space left" in output
     assert names(tmp_path) == ["target"]
     assert (target / "sub" / "a.txt" if writer == "folder" else target).read_text() == "old"
 
@@ -448,9 +448,8 @@ def test_a_folder_is_for_one_process_at_a_time(tmp_path):
             print(error)
     """
     with only_one(folder):
-        _, said = killed(code, folder)
-        assert "another process is writing there" in said
-        assert str(folder) in said
+        _, output = killed(code, folder)
+        assert output.startswith(f"{folder}: another process")
     assert not folder.exists()  # nothing was written to it
     with pytest.raises(InputError, match="the real reason"), only_one(folder):
         raise InputError("the real reason")
@@ -465,12 +464,12 @@ def test_a_folder_is_for_one_process_at_a_time(tmp_path):
         swept()
     folder.mkdir()
     assert killed(code, folder)[1].strip() == "mine"
-    assert folder.is_dir(), "it was there before"
+    assert folder.is_dir(), "it existed before"
     assert not list(folder.iterdir())
     with only_one(tmp_path / "used"):
         (tmp_path / "used/file").touch()
     assert [path.name for path in (tmp_path / "used").iterdir()] == ["file"]
-    with pytest.raises(InputError, match="is a file: give --output a folder"), only_one(tmp_path / "used/file"):
+    with pytest.raises(InputError, match="/used/file: "), only_one(tmp_path / "used/file"):
         pass
 
 

@@ -1,3 +1,5 @@
+"""Memory, float32 products and cores: the settings are made, and only where they apply."""
+
 import json
 import os
 import platform
@@ -14,7 +16,7 @@ GLIBC = platform.libc_ver()[0] == "glibc"
 
 @pytest.mark.skipif(not GLIBC, reason="another C library")
 def test_freed_memory_is_kept_and_fetched_once():
-    """Page faults of the tenth large tensor: none, where each was 16,384 (64 MiB in pages of 4 KiB) before."""
+    """Page faults of the tenth large tensor: none; without the setting each tensor has 16,384 (64 MiB in 4 KiB pages)."""
     code = """
 import json, resource, sys, torch
 from diffcse import machine
@@ -39,7 +41,7 @@ print(json.dumps([faults, held - int(open("/proc/self/statm").read().split()[1])
 
 
 def test_float32_products_stay_float32():
-    """Whatever library multiplies: the error is that of float32, a hundred times below what bf16 would bring."""
+    """With either library the error is that of float32, a hundred times below that of bf16."""
     torch.manual_seed(1)
     a, b = torch.randn(300, 768), torch.randn(768, 500)
     machine.use_fast_float32()
@@ -104,7 +106,7 @@ manycores = pytest.mark.skipif(
 
 
 def bound(code):
-    """What `code` finds in a process whose main thread the import of torch has bound to one core."""
+    """The dictionary `found` of `code`, in a process whose main thread torch has bound to one core."""
     environment = {"OMP_PROC_BIND": "true", "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
     with machine.all_cores():
         done = subprocess.run(
@@ -134,7 +136,7 @@ found["after"] = len(os.sched_getaffinity(0))
 @manycores
 @pytest.mark.parametrize("what", ["cells", "embedding", "reading"])
 def test_processes_that_share_the_work_are_not_all_bound_to_one_core(what, tmp_path):
-    """Each kind of worker process tells what it may use, once it works."""
+    """Each kind of worker process reports the cores it may use."""
     code = {
         "cells": """
 from diffcse.tables import workers
@@ -172,7 +174,7 @@ digest._try_block = lambda block, plan: len(os.sched_getaffinity(0))
 
 
 @manycores
-def test_who_binds_the_process_on_purpose_is_obeyed():
+def test_a_process_bound_on_purpose_stays_bound():
     code = """
 import os
 import diffcse
@@ -186,7 +188,7 @@ print(len(diffcse.machine.cores()), [found for _, found in digest._in_order(iter
     assert done.stdout == "1 [1]\n"
 
 
-def test_cores_that_are_refused_change_nothing(monkeypatch):
+def test_refused_cores_change_nothing(monkeypatch):
     before = machine.cores()
     machine.use_cores({5000})
     assert machine.cores() == before

@@ -1,4 +1,4 @@
-"""run.json: what is written is read back; what is not whole is refused by name."""
+"""run.json: what is written is read back; an incomplete record is refused and the missing key named."""
 
 import json
 import re
@@ -93,38 +93,36 @@ def test_hardware_does_not_import_torch():
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
+    ("content", "key"),
     [
-        (b"", "not JSON"),
-        (b'{"schema": 1', "not JSON"),
-        (b"\xff\xfe", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b"[]", "not a run record of schema 1"),
-        (b"{}", "not a run record of schema 1"),
-        (b'{"schema": 2}', "not a run record of schema 1"),
-        (b'{"schema": 1}', "not a whole run record: 'config' is missing"),
+        (b"", "JSON"),
+        (b'{"schema": 1', "JSON"),
+        (b"\xff\xfe", "JSON"),
+        (b"[" * 100_000, "JSON"),
+        (b"[]", "schema 1"),
+        (b"{}", "schema 1"),
+        (b'{"schema": 2}', "schema 1"),
+        (b'{"schema": 1}', "'config'"),
     ],
 )
-def test_what_is_no_record(tmp_path, content, reason):
+def test_a_file_that_is_no_record(tmp_path, content, key):
     file = tmp_path / "run.json"
     file.write_bytes(content)
-    with pytest.raises(InputError, match=re.escape(f"{file}: {reason}")):
+    with pytest.raises(InputError, match=f"^{re.escape(str(file))}: .*{key}"):
         read_record(file)
 
 
 def test_a_missing_record(tmp_path):
-    with pytest.raises(InputError, match=r"run\.json: cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"run\.json: .*No such file"):
         read_record(tmp_path / "run.json")
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+    with pytest.raises(InputError, match=": .*Is a directory"):
         read_record(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"), [({"new": 1}, "'new' is unknown"), ({"seed": None}, "'seed' is missing")]
-)
-def test_a_record_of_other_fields(tmp_path, change, reason):
+@pytest.mark.parametrize(("change", "key"), [({"new": 1}, "'new' is unknown"), ({"seed": None}, "'seed' is missing")])
+def test_a_record_of_other_fields(tmp_path, change, key):
     a_record().write(tmp_path / "run.json")
     values = json.loads((tmp_path / "run.json").read_text()) | change
     (tmp_path / "run.json").write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
-    with pytest.raises(InputError, match=f"not a whole run record: {reason}"):
+    with pytest.raises(InputError, match=key):
         read_record(tmp_path / "run.json")

@@ -5,7 +5,7 @@
     >>> config.method.temperature
     0.05
 
-Names are loaded when they are first used, so that importing the package costs nothing.
+A name is loaded when it is first used, so that importing the package is fast.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from diffcse import machine as machine  # counts the cores, before torch can bind the thread to one
+from diffcse import machine as machine  # counts the cores before torch can bind this thread to one
 
 if TYPE_CHECKING:
     from diffcse.config import Config, Method, Text, Training, load_recipe

@@ -1,8 +1,8 @@
-"""Writing without leaving halves behind.
+"""Writing files and folders as a whole, locks, and hashes.
 
-A run can be killed, or the disk can fill, at any moment. Whatever this package writes is therefore first completed
-under a temporary name beside its target and then renamed, which file systems do in one indivisible step: a reader
-sees the old content or the new, never a torn one.
+A run can be killed, or the disk can fill, at any moment. So everything is first written under a temporary name next to
+its target and then renamed. File systems rename in one atomic step: a reader sees the old content or the new content,
+never a part of it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ from diffcse.errors import InputError
 _MANIFEST = "manifest.json"
 _LOCK = ".lock"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-"""What file systems say that have no locks (some of networks and clouds): there nothing can be promised."""
+"""Errors of file systems without locks (some network and cloud drives). There, two processes are not kept apart."""
 _FULL = ("No space left", "File too large", "quota exceeded", "file write failed", "inline_container.cc")
 
 
 @contextmanager
 def write_errors(target: Path) -> Iterator[None]:
-    """Turn what can go wrong on the way to the disk into one readable `InputError` naming `target`.
+    """Turn the errors of writing to disk into one `InputError` that names `target`.
 
-    safetensors and `torch.save` report a full disk as their own exception types, so the cause is recognised by
-    its text where there is no `errno`. (`torch.save` does not even name it: its archive writer finds itself at an
-    unexpected position.)
+    safetensors and `torch.save` report a full disk by their own exception types, without `errno`. So such an error is
+    recognised by its text (`torch.save` only reports an unexpected position of its archive writer).
     """
     try:
         yield
@@ -47,8 +46,8 @@ def write_errors(target: Path) -> Iterator[None]:
         full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(sign in text for sign in _FULL)
         if full:
             raise InputError(
-                f"{target}: no space left on the device to write this. What was complete before is untouched. "
-                "Free some space, or write somewhere else with --output, then start again."
+                f"{target}: no space left on the device. Files that were complete are unchanged. Free some "
+                "space, or give another --output, then start again."
             ) from error
         if isinstance(error, OSError):
             raise InputError(f"{target}: cannot be written: {error.strerror or error}") from error
@@ -56,7 +55,7 @@ def write_errors(target: Path) -> Iterator[None]:
 
 
 def _sync(path: Path) -> None:
-    if os.name == "nt":  # folders cannot be opened there, nor files opened for reading be synced
+    if os.name == "nt":  # Windows cannot open folders, and cannot sync files opened for reading
         return
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -67,12 +66,12 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def staged_file(target: Path) -> Iterator[Path]:
-    """Yield a name beside `target` to write to; when the block ends well, that becomes `target`, else it vanishes.
+    """Yield a temporary path next to `target`. It becomes `target` if the block succeeds, and is removed otherwise.
 
-    A pipe, a terminal or a device is written to as it is.
+    A pipe, a terminal or a device is written to directly.
 
     Raises:
-        InputError: `target` cannot be written to, or is /dev/stdout or its like where that leads to a file.
+        InputError: `target` cannot be written to, or is a link like /dev/stdout that leads to a file.
     """
     with write_errors(target):
         if _is_special(target):
@@ -89,39 +88,39 @@ def staged_file(target: Path) -> Iterator[Path]:
 
 
 def _is_special(target: Path) -> bool:
-    """Whether `target` is no file to be replaced: a pipe, say, or /dev/stdout, whatever that now leads to."""
+    """Whether `target` cannot be replaced: a pipe, a device, or a link like /dev/stdout."""
     if target.is_symlink() and target.absolute().parts[1:2] in (("dev",), ("proc",)):
         if target.is_file():
-            # Whoever has it open writes on at a place of their own, over what is written here.
-            raise InputError(f"{target}: leads to a file here: name that file, or another")
+            # A process that already has this file open keeps writing at its own offset and would overwrite our bytes.
+            raise InputError(f"{target}: leads to a file: give the path of that file, or of another")
         return True
     return target.exists() and not target.is_file() and not target.is_dir()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) to `path` in one indivisible step; parents are made."""
+    """Write `text` (UTF-8) to `path` in one atomic step; missing parent folders are made."""
     with staged_file(path) as staging:
         staging.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON to `path` in one indivisible step. NaN is refused: it is not JSON."""
+    """Write `value` as indented JSON to `path` in one atomic step. NaN raises ValueError: it is not JSON."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # A file name that is not UTF-8 reaches us as lone surrogates, which JSON can hold only escaped.
+    # Python represents a file name that is not UTF-8 by lone surrogates, and JSON can hold these only escaped.
     write_text(path, text.encode(errors="backslashreplace").decode())
 
 
 @contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target`; when the block ends well it becomes `target`, else it vanishes.
+    """Yield an empty folder next to `target`. It becomes `target` if the block succeeds, and is removed otherwise.
 
-    A folder already at `target` is replaced. Between moving it away and renaming, a kill can leave neither under that
-    name, but never a half: both are complete then, and `clear_partials` puts the new one in its place.
+    An existing folder at `target` is replaced by two renames. A kill between them leaves no folder at `target`; both
+    folders are then complete under temporary names, and `clear_partials` finishes the replacement.
     """
     with write_errors(target):
         if target.exists() and not target.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "a file is in the folder's place")
-        target = target.resolve()  # what a link points to is replaced, not the link
+            raise NotADirectoryError(errno.ENOTDIR, "a file has this name")
+        target = target.resolve()  # replace the target of a link, not the link
         target.parent.mkdir(parents=True, exist_ok=True)
         staging, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("partial", "old"))
         shutil.rmtree(staging, ignore_errors=True)
@@ -132,7 +131,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
                 _sync(file)
             _sync(staging)
             if target.exists():
-                # Renaming the old one away first keeps the moment without any `target` to two renames.
+                # A folder cannot be renamed over another, so the old one is first moved away.
                 shutil.rmtree(old, ignore_errors=True)
                 target.rename(old)
             try:
@@ -149,12 +148,12 @@ def staged_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Keep `folder`, made if there is none, for one process at a time. A process that dies gives it back.
+    """Lock `folder` for this process until the block ends; it is made if it does not exist.
 
-    A folder that was made here, and that nothing was written to, is taken away again.
+    The lock of a process that dies is released. If the folder was made here and is still empty, it is removed.
 
     Raises:
-        InputError: another process has it, it is a file, or it cannot be written to.
+        InputError: another process has the lock, `folder` is a file, or it cannot be written to.
     """
     with write_errors(folder):
         made = not folder.exists()
@@ -175,8 +174,8 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
     finally:
         try:
-            with suppress(OSError):  # on Windows a file that is open stays
-                # Nobody waits for it: who finds it taken has given up.
+            with suppress(OSError):  # Windows cannot remove an open file
+                # No process waits for the lock: a process that finds it taken gives up.
                 (folder / _LOCK).unlink()
                 if made:
                     folder.rmdir()  # if it is empty
@@ -185,18 +184,18 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 def clear_partials(folder: Path) -> None:
-    """Remove what a killed process left under a staging name in `folder`.
+    """Remove the temporary files and folders of killed processes from `folder`.
 
-    Where it was killed in the middle of replacing a folder, the replacement is completed first.
+    If a process was killed while it replaced a folder, the replacement is finished first.
     """
     for leftover in sorted(folder.glob(".*")):  # .old before .partial
-        found = _STAGING.fullmatch(leftover.name)
-        if not found:
+        name = _STAGING.fullmatch(leftover.name)
+        if not name:
             continue
         with suppress(OSError):
-            if found["end"] == "old" and not (folder / found["name"]).exists():
+            if name["end"] == "old" and not (folder / name["name"]).exists():
                 staging = leftover.with_suffix(".partial")
-                (staging if staging.is_dir() else leftover).rename(folder / found["name"])
+                (staging if staging.is_dir() else leftover).rename(folder / name["name"])
             if leftover.is_dir():
                 shutil.rmtree(leftover)
             else:
@@ -213,10 +212,10 @@ def sha256_of(path: Path) -> str:
 
 
 def model_sha256(folder: Path) -> str:
-    """Hex SHA-256 of what decides how a model folder reads and computes: weights, configuration, vocabulary.
+    """Hex SHA-256 of the files that determine what a model computes: weights, configuration, vocabulary.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: a file cannot be read.
     """
     try:
         files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model", ".safetensors"))
@@ -226,7 +225,7 @@ def model_sha256(folder: Path) -> str:
 
 
 def write_manifest(folder: Path) -> None:
-    """List every file of `folder` with size and SHA-256, so that `is_whole` can tell a torn copy."""
+    """Write the size and SHA-256 of every file of `folder` to its manifest, for `is_whole`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _MANIFEST)
     entries = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files
@@ -235,7 +234,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether `folder` holds all that its manifest lists, unaltered. A missing or unreadable manifest means no."""
+    """Whether `folder` has every file of its manifest, unchanged. False if the manifest is missing or unreadable."""
     try:
         entries = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         return bool(entries) and all(

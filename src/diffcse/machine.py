@@ -1,20 +1,18 @@
-"""What this process asks of the computer it runs on, before it computes for long.
+"""Settings of the process and the processor that make long computations faster.
 
-Two settings of PyTorch's surroundings cost a CPU much and change no result beyond rounding. They are the process's,
-so they are made by what computes for long (training and pretraining, while they last, and the commands that embed),
-never by an import of this package:
+Two settings cost a CPU much time and change results only by rounding. They belong to the process. So training,
+pretraining and the commands that embed set them; an import of this package does not.
 
-- Memory that is freed goes back to the system and is fetched again, page by page, at the next step: a tenth to a third
-  of a training step. glibc is told to keep it; what a process holds is then the most it ever needed.
-- On AMD processors PyTorch multiplies float32 matrices by a library's slow path, at half the speed of the other library
-  it comes with. The only switch to the other is named after a precision, "bf16", which that library may then use where
-  the hardware has matrix units for it, and this hardware has none: one product is compared with float64 before it is
-  left on.
+- Memory: glibc returns freed memory to the system and requests it again at the next step, which takes a tenth to a
+  third of a training step. `keep_memory` makes glibc keep it; the process then holds its peak memory.
+- float32 products: on AMD processors PyTorch uses a slow path of one library, at half the speed of oneDNN. The only
+  switch to oneDNN is named after a precision, "bf16", and lets oneDNN compute in bf16 on hardware with matrix units for
+  it. So `use_fast_float32` compares one product with float64 before it leaves the switch on.
 
-Which thread runs on which core is left to the system: binding (OMP_PROC_BIND=true) gains a little for one process that
-has the machine to itself and ruins two that share it. Under it the import of torch leaves the main thread one core, and
-all that it starts inherits that one; so the cores are counted before, and processes that share the work are started
-with all of them, unbound (`all_cores`, `UNBOUND`).
+Threads are not bound to cores here. Binding (OMP_PROC_BIND=true) gains a little for one process alone and ruins two
+that share a machine. Under binding, the import of torch leaves the main thread one core, and its child processes
+inherit that core. So the cores are counted before torch is imported, and child processes are started with all cores and
+unbound (`all_cores`, `UNBOUND`).
 """
 
 from __future__ import annotations
@@ -27,14 +25,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # mallopt's names for them
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 _NEVER = 2**31 - 1
 
 _BINDERS = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
-"""Environment variables by which torch's threads bind themselves, the one that imports it too."""
+"""Environment variables that make torch bind its threads, and the thread that imports it, to cores."""
 
 UNBOUND = {"OMP_PROC_BIND": "false", "KMP_AFFINITY": "disabled"}
-"""Environment variables of a process that is one of several: with them the other ways to bind do nothing."""
+"""Environment variables for a process that shares the machine: they switch every kind of binding off."""
 
 
 def _allowed() -> frozenset[int]:
@@ -45,21 +43,21 @@ _AT_IMPORT = _allowed()
 
 
 def cores() -> frozenset[int]:
-    """The CPU cores that this process was given; where torch may have bound this thread to one of them, those it was
-    given when `diffcse` was imported, which is then to be before torch is."""
+    """The CPU cores of this process. If torch may have bound this thread to one core, those at the import of `diffcse`,
+    which must then come before the import of torch."""
     return _AT_IMPORT if any(name in os.environ for name in _BINDERS) else _allowed()
 
 
-def use_cores(these: Iterable[int]) -> None:
-    """Let this thread, and what it starts, use these cores. Where that is not allowed, all stays as it is."""
+def use_cores(numbers: Iterable[int]) -> None:
+    """Let this thread and its children use the cores of these numbers. Does nothing where that is not allowed."""
     if hasattr(os, "sched_setaffinity"):
-        with suppress(OSError):  # taken away meanwhile, or a sandbox: work goes on, on what there is
-            os.sched_setaffinity(0, these)
+        with suppress(OSError):  # a core was taken away, or a sandbox forbids it: keep the present cores
+            os.sched_setaffinity(0, numbers)
 
 
 @contextmanager
 def all_cores() -> Iterator[None]:
-    """Within the block this thread, and what it starts, may use every core, also under OMP_PROC_BIND."""
+    """Within the block this thread and its children may use every core, also under OMP_PROC_BIND."""
     bound = _allowed()
     use_cores(cores())
     try:
@@ -69,10 +67,10 @@ def all_cores() -> Iterator[None]:
 
 
 def tune() -> None:
-    """Make both settings, where they apply. Safe to call again.
+    """Make both settings where they apply. Safe to call again.
 
-    While float32 products are switched, `torch.get_float32_matmul_precision()` raises: PyTorch has two ways to say what
-    it is switched by, and refuses to be asked in one what was said in the other.
+    While the float32 switch is on, `torch.get_float32_matmul_precision()` raises: PyTorch has an older and a newer
+    interface for it, and does not answer in the older one what was set in the newer.
     """
     keep_memory()
     use_fast_float32()
@@ -80,7 +78,7 @@ def tune() -> None:
 
 @contextmanager
 def tuned() -> Iterator[None]:
-    """Within the block, or the function it decorates, as after `tune`; then float32 products are as they were."""
+    """`tune` for the block, or the decorated function; afterwards float32 products are computed as before."""
     import torch
 
     products: Any = getattr(torch.backends.mkldnn, "matmul", None)
@@ -94,7 +92,7 @@ def tuned() -> Iterator[None]:
 
 
 def keep_memory() -> bool:
-    """Have glibc keep freed memory for the next allocation; False where the C library is another."""
+    """Make glibc keep freed memory for the next allocation. Returns False with another C library."""
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
@@ -102,13 +100,13 @@ def keep_memory() -> bool:
 
 
 def release_memory() -> None:
-    """Give freed memory back to the system: after a phase that needed much more than what follows."""
+    """Return freed memory to the system, after a phase that needed more memory than the next."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def use_fast_float32() -> bool:
-    """Multiply float32 matrices by oneDNN on an AMD processor; whether that is so now."""
+    """Multiply float32 matrices by oneDNN on an AMD processor. Returns whether oneDNN is in use."""
     import torch
 
     products: Any = getattr(torch.backends.mkldnn, "matmul", None)
@@ -121,7 +119,7 @@ def use_fast_float32() -> bool:
     a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
     exact = a.double() @ b.double()
     products.fp32_precision = _ONEDNN
-    # Rounding to bf16 on the way would be wrong by more than 0.1 here; float32 is by 0.00005.
+    # In bf16 the largest error here would be above 0.1; in float32 it is 0.00005.
     if (a @ b - exact).abs().max() > 1e-3:
         products.fp32_precision = before
         return False

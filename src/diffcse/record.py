@@ -1,7 +1,7 @@
-"""run.json: what was run, on what, and what came out, complete enough to be repeated or doubted.
+"""run.json: the settings, data, environment and results of one run, enough to repeat and to check it.
 
-Tables, plots and comparisons read records; nothing is quoted from a terminal. The module imports nothing heavy, so
-that reading a thousand records costs nothing.
+Tables, plots and comparisons read records, never the output of a terminal. The module imports nothing heavy, so that
+reading a thousand records is fast.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class Record:
     """One run. Times in seconds, scores in points (x100), losses in nats."""
 
     kind: str
-    """What made it: "train", "quickstart" or "pretrain"."""
+    """The command: "train", "quickstart" or "pretrain"."""
     config: dict[str, Any]
     seed: int
     data: dict[str, Any] = field(default_factory=dict)
-    """What was read: files, counts, content hash."""
+    """The text: files, counts, content hash."""
     log: list[dict[str, float]] = field(default_factory=list)
-    """Every logged step: loss terms and metrics, means over the steps since the last."""
+    """Each logged step: loss terms and metrics, as means over the steps since the previous entry."""
     scores: dict[str, Any] = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -59,28 +59,28 @@ class Record:
     schema: int = SCHEMA
 
     def write(self, path: Path) -> None:
-        """Write as JSON in one indivisible step. A value that is not finite is written as null."""
+        """Write as JSON in one atomic step. A number that is not finite is written as null."""
         write_json(path, finite(asdict(self)))
 
 
 JUDGES = {"dev": "dev Spearman", "label_free": "held-out text, without labels"}
-"""What may judge a run's encoder, most trusted first: sections of `Record.scores`, and how they are called."""
+"""Sections of `Record.scores` that can judge the encoder, most trusted first -> their names in messages."""
 
 _HELPED = {True: "training helped", False: "training hurt", "unclear": "whether training helped is unclear"}
 
 
 def chosen_by(scores: dict[str, Any]) -> str | None:
-    """Which of `JUDGES` picked the step that is in model/; None: nothing did, and it is the last one's."""
+    """Which of `JUDGES` selected the step in model/; None if it is the last step."""
     return next((name for name in JUDGES if scores.get(name) and scores[name].get("selects", True)), None)
 
 
 def verdict(scores: dict[str, Any]) -> str | None:
-    """Whether training helped, in a clause: what is in model/ against the start; None where nothing judged it."""
-    for name, called in JUDGES.items():
+    """Whether the encoder in model/ is better than the start, as a clause; None if nothing judged it."""
+    for name, label in JUDGES.items():
         judged = scores.get(name) or {}
         if judged.get("helped") in _HELPED:
             return (
-                f"{_HELPED[judged['helped']]}: by {called}, model/ is {judged['difference']:+.2f} points from the "
+                f"{_HELPED[judged['helped']]}: by {label}, model/ is {judged['difference']:+.2f} points from the "
                 f"start (95 % interval {judged['low']:+.2f} to {judged['high']:+.2f}, wider for every look)"
                 + ("; the start is the better encoder" if judged["helped"] is False else "")
             )
@@ -91,7 +91,7 @@ def read_record(path: Path) -> Record:
     """The record in `path`.
 
     Raises:
-        InputError: missing, not JSON, or of another schema.
+        InputError: the file is missing, not JSON, or of another schema.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -100,35 +100,37 @@ def read_record(path: Path) -> Record:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from error
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        raise InputError(f"{path}: not a run record of schema {SCHEMA}; rerun it with this version")
+        raise InputError(f"{path}: not a run record of schema {SCHEMA}: run it again with this version")
     known = {item.name for item in fields(Record)}
     if set(values) != known:
         wrong = sorted(set(values) ^ known)[0]
-        raise InputError(f"{path}: not a whole run record: {wrong!r} is {'missing' if wrong in known else 'unknown'}")
+        raise InputError(
+            f"{path}: not a complete run record: {wrong!r} is {'missing' if wrong in known else 'unknown'}"
+        )
     return Record(**values)
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape a result; those not installed are left out."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that affect a result, without those that are not installed."""
+    numbers = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            numbers[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, usable cores, memory in GiB, and the accelerator if torch is loaded and sees one."""
+    """Processor, usable cores, memory in GiB, and the accelerator if torch is loaded and finds one."""
     facts: dict[str, Any] = {"system": f"{platform.system()} {platform.machine()}", "processor": _processor()}
     facts["cores"] = len(cores())
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         facts["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
-    torch = sys.modules.get("torch")  # never imported for this alone
+    torch = sys.modules.get("torch")  # importing it takes seconds, so it is not imported for this
     if torch is not None:
         facts["threads"] = torch.get_num_threads()
-        # Named after a precision, and means a library: see machine.use_fast_float32.
+        # "bf16" here selects a library, not a precision: see machine.use_fast_float32.
         products = getattr(torch.backends.mkldnn, "matmul", None)
         onednn = getattr(products, "fp32_precision", "") == "bf16"
         facts["float32_products"] = "oneDNN" if onednn else "default"
@@ -148,7 +150,7 @@ def _processor() -> str:
 
 
 def finite(value: Any) -> Any:
-    """`value` with every number that JSON cannot hold (NaN, infinity) as None, all the way down."""
+    """`value` with None for every number that JSON cannot hold (NaN, infinity), at any depth."""
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     if isinstance(value, dict):
