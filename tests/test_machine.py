@@ -16,7 +16,7 @@ GLIBC = platform.libc_ver()[0] == "glibc"
 
 @pytest.mark.skipif(not GLIBC, reason="another C library")
 def test_freed_memory_is_kept_and_fetched_once():
-    """Page faults of the tenth large tensor: none; without the setting each tensor has 16,384 (64 MiB in 4 KiB pages)."""
+    """Page faults of the tenth large tensor: none; without the setting each has 16,384 (64 MiB in 4 KiB pages)."""
     code = """
 import json, resource, sys, torch
 from diffcse import machine

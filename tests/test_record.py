@@ -115,7 +115,7 @@ def test_a_file_that_is_no_record(tmp_path, content, key):
 def test_a_missing_record(tmp_path):
     with pytest.raises(InputError, match=r"run\.json: .*No such file"):
         read_record(tmp_path / "run.json")
-    with pytest.raises(InputError, match=": .*Is a directory"):
+    with pytest.raises(InputError, match=r": .*Is a directory"):
         read_record(tmp_path)
 
 
