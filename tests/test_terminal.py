@@ -5,7 +5,19 @@ import pytest
 from rich.console import Console
 
 from diffcse.tables.cells import Cell
-from diffcse.terminal import CellsView, CountView, TrainingView, _few, cosine_table, judged, judged_sentence, table
+from diffcse.terminal import (
+    CellsView,
+    CountView,
+    Figures,
+    TrainingView,
+    _few,
+    cosine_table,
+    judged,
+    judged_sentence,
+    print_figures,
+    say,
+    table,
+)
 
 ENTRY = {
     "step": 50,
@@ -127,6 +139,33 @@ def test_table_cells_are_text_not_markup():
     console = Console(record=True, width=80)
     console.print(table("", ["a", "b"], [["start, [CLS]", "1"]]))
     assert "start, [CLS]" in console.export_text()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
+def test_no_width_cuts_a_figure(width):
+    columns = ["encoder", *(f"a long column {i}" for i in range(6))]
+    rows = [[f"encoder {n}, fitted on each set", *(f"{100 * n + i}.25" for i in range(6))] for n in range(1, 4)]
+    console = Console(file=io.StringIO(), width=width)
+    print_figures(console, Figures("Some figures", columns, rows, "below"))
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    assert all(text.count(cell) == 1 for row in rows for cell in row[1:])
+    assert all(text.count(column) == 1 for column in columns[1:])
+    assert text.count("┏") == {60: 6, 80: 2, 120: 2, 160: 1}[width]
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_terminal_folds_lines_between_words_below_their_label(width):
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    line = "note     some words and a/path/that/is/longer/than/the/width/of/a/terminal/may/ever/be " + "word " * 20
+    say(console, line)
+    text = console.file.getvalue()
+    assert text.split() == line.split()
+    assert all(part.startswith("         ") for part in text.splitlines()[1:])
+    log = Console(file=io.StringIO(), width=width)
+    say(log, line)
+    assert log.file.getvalue() == line + "\n"
 
 
 def test_counts_on_a_terminal_show_what_is_left_and_leave_nothing_behind(monkeypatch):

@@ -30,7 +30,7 @@ from diffcse.evaluation.sts import OWN_PAIRS, PairSet, StsScore, read_pairs, sco
 from diffcse.files import write_text
 from diffcse.method.inspect import ConditionalGain, conditional_gain, judge
 from diffcse.record import Record, read_record
-from diffcse.terminal import TrainingView, judged_sentence, loss_parts, print_table, say, table
+from diffcse.terminal import Figures, TrainingView, judged_sentence, loss_parts, print_figures, say
 from diffcse.text.corpus import Corpus
 from diffcse.text.stdlib import Docstring, StdlibCorpus, read_stdlib, retrieval_pairs
 from diffcse.training.collate import Collate
@@ -177,9 +177,14 @@ def _folder(output: Path, name: str) -> Path:
 def _train(name: str, config: Config, corpus: Corpus, output: Path, resume: bool, console: Console) -> Trained:
     console.print(f"\n[bold]{name}[/]  [dim]{METHODS[name]}[/]", highlight=False, soft_wrap=True)
     with TrainingView(console, name) as view:
-        trained = run(config, corpus, _folder(output, name), resume=resume, report=view)
+
+        def report(event: str, facts: dict[str, Any]) -> None:
+            if event != "corpus":  # the same for all three, and described above
+                view(event, facts)
+
+        trained = run(config, corpus, _folder(output, name), resume=resume, report=report)
     last = [entry for entry in trained.record.log if "loss" in entry][-1]
-    say(console, f"last {config.training.log_every} steps: {'  '.join(loss_parts(last))}")
+    say(console, f"at the end: {'  '.join(loss_parts(last))}")
     return trained
 
 
@@ -269,7 +274,7 @@ def _print_scores(
         "TF-IDF compares words and learns nothing; start is the encoder before training. All others in points.",
     ):
         say(console, line)
-    print_table(console, table("Scores", COLUMNS, [row.cells() for row in rows]))
+    print_figures(console, Figures("Scores", COLUMNS, [row.cells() for row in rows]))
     for verdict in verdicts:
         say(console, verdict["words"])
     console.print(

@@ -6,9 +6,12 @@ A terminal shows the live line; a log file gets the same numbers as plain lines.
 from __future__ import annotations
 
 import io
+import re
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -22,8 +25,21 @@ from diffcse.record import JUDGES, verdict
 
 
 def say(console: Console, line: str) -> None:
-    """Print `line` as it is: file names may contain rich's markup."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    """Print `line`, which may contain rich's markup as plain text. A label ("note     ...") keeps its own column.
+
+    A terminal folds long lines between words; a log gets each line whole.
+    """
+    label = re.match(r"[a-z ]{8} (?=\S)", line)
+    if console.is_terminal:
+        width, indent = console.width, " " * label.end() if label else ""
+        parts = textwrap.wrap(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+        )
+        line = "\n".join(parts)
+    text = Text(line)
+    if line.startswith(("note ", "warning ")):
+        text.stylize("yellow", 0, 8)
+    console.print(text, soft_wrap=True)
 
 
 def print_recipe(text: str) -> None:
@@ -51,14 +67,35 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
     return view
 
 
-def print_table(console: Console, view: Table) -> None:
-    """Print a table with its title above and its caption below, at the console's width instead of the table's."""
-    title, caption = view.title, view.caption
-    view.title = view.caption = None
-    console.print(f"\n{title}", style="bold", markup=False, highlight=False)
-    console.print(view)
-    if caption:
-        console.print(caption, style="dim", markup=False, highlight=False)
+@dataclass(frozen=True)
+class Figures:
+    """A table with a title above and a caption below; the first column is text, the others are figures."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+
+def print_figures(console: Console, figures: Figures) -> None:
+    """Print a table. Columns that do not fit the console's width follow below, again beside the first column."""
+    console.print(f"\n{figures.title}", style="bold", markup=False, highlight=False)
+    widths = [max(map(len, cells)) + 3 for cells in zip(figures.columns, *figures.rows, strict=True)]
+    first = min(widths[0], _FIRST_COLUMN)
+    parts: list[list[int]] = [[]]
+    for column in range(1, len(widths)):
+        if parts[-1] and first + 1 + sum(widths[i] for i in parts[-1]) + widths[column] > console.width:
+            parts.append([])
+        parts[-1].append(column)
+    for part in parts:
+        chosen = [0, *part]
+        rows = [[row[i] for i in chosen] for row in figures.rows]
+        console.print(table("", [figures.columns[i] for i in chosen], rows))
+    if figures.caption:
+        console.print(figures.caption, style="dim", markup=False, highlight=False)
+
+
+_FIRST_COLUMN = 24  # columns that the text of a table keeps beside its figures
 
 
 _SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
@@ -223,17 +260,17 @@ class TrainingView(LiveLine):
         say(self.console, f"         {facts['label']}")
 
     def _start(self, facts: dict[str, Any]) -> None:
-        ships = f" ({facts['shipped'] / 1e6:.1f}M of them in the saved encoder)" if "shipped" in facts else ""
+        ships = f" ({_count(facts['shipped'])} of them in the saved encoder)" if "shipped" in facts else ""
         say(
             self.console,
-            f"training {facts['trained'] / 1e6:.1f}M weights{ships} for {facts['steps']:,} steps "
+            f"training {_count(facts['trained'])} weights{ships} for {facts['steps']:,} steps "
             f"({_few(facts['passes'])} passes over the text) on {facts['device']} in "
             f"{'bf16' if facts['bf16'] else 'fp32'}"
             + (f", resumed from {facts['resumed']}" if facts["resumed"] else ""),
         )
         self.warned = len(facts["warnings"])
         for warning in facts["warnings"]:
-            self.console.print(f"[yellow]note[/]     {escape(warning)}", highlight=False)
+            say(self.console, f"note     {warning}")
 
     def _log(self, entry: dict[str, Any]) -> None:
         scores = [f"{name} {entry[key]:.2f}" for key, name in JUDGES.items() if key in entry]
@@ -267,6 +304,10 @@ class TrainingView(LiveLine):
     def _finished(self, facts: dict[str, Any]) -> None:
         began = facts["created"].replace("T", " ").replace("+00:00", " UTC")
         say(self.console, f"nothing to train: this run, begun {began}, is complete")
+
+
+def _count(weights: int) -> str:
+    return f"{weights / 1e6:.1f}M" if weights >= 1e5 else f"{weights:,}"
 
 
 def _few(number: float) -> str:

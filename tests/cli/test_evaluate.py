@@ -51,7 +51,7 @@ def test_all_tasks_one_table_each(capsys, tmp_path, model, root):
     assert code == 0, err
     for part in (
         'aggregation "all"',
-        "wmean: mean of the subsets, weighted by pairs",
+        "wmean: mean weighted by pairs",
         "STSB-dev",
         "surprise.OnWN",
         "test accuracy (%) of a linear probe (logistic)",

@@ -141,7 +141,7 @@ class Evaluate:
 
     def _print(self, report: dict[str, Any], console: Console) -> None:
         from diffcse.cli.evaluation_tables import tables
-        from diffcse.terminal import print_table, say
+        from diffcse.terminal import print_figures, say
 
         for source, result in zip(self.models, report["results"], strict=False):  # the floors follow the models
             encoder = result["encoder"]
@@ -149,7 +149,7 @@ class Evaluate:
                 why = f" ({encoder['pooling_note']})" if "pooling_note" in encoder else ""
                 tokens = f"up to {encoder['max_tokens']} tokens"
                 say(console, f"encoder  {source}: pooling {encoder['pooling']}{why}, {tokens}")
-        for table in tables(report, details=self.details):
-            print_table(console, table)
+        for figures in tables(report, details=self.details):
+            print_figures(console, figures)
         for note in report["notes"]:
             say(console, f"note     {note}")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rich.table import Table
-
-from diffcse.terminal import table
+from diffcse.terminal import Figures
 
 Result = dict[str, Any]
 """One encoder's part of a report."""
@@ -15,13 +13,13 @@ Task = dict[str, Any]
 """One score of an encoder."""
 
 _AGGREGATIONS = {
-    "all": "pairs of all subsets together",
+    "all": "subsets together",
     "mean": "mean of the subsets",
-    "wmean": "mean of the subsets, weighted by pairs",
+    "wmean": "mean weighted by pairs",
 }
 
 
-def tables(report: dict[str, Any], *, details: bool = False) -> list[Table]:
+def tables(report: dict[str, Any], *, details: bool = False) -> list[Figures]:
     """The report's tables. `details` adds every subset and each way to average."""
     results = report["results"]
     made = [*_sts_tables(results), *(_sts_details(results) if details else [])]
@@ -46,7 +44,7 @@ def _number(value: float | None, form: str = ".2f") -> str:
     return "–" if value is None else f"{value:{form}}"
 
 
-def _grid(title: str, results: list[Result], group: str, cell: Callable[[Task], str], *, caption: str = "") -> Table:
+def _grid(title: str, results: list[Result], group: str, cell: Callable[[Task], str], *, caption: str = "") -> Figures:
     """Encoders x sets. Where an encoder has the average of seven, the last column shows it."""
     names = list(_by_encoder(results, group))
     averages = [result["averages"].get(group, {}).get("value") for result in results]
@@ -56,10 +54,10 @@ def _grid(title: str, results: list[Result], group: str, cell: Callable[[Task], 
         tasks = _tasks(result, group)
         cells = [cell(tasks[name]) if name in tasks else "–" for name in names]
         rows.append([result["encoder"]["name"], *cells, *([_number(mean)] if with_average else [])])
-    return table(title, ["encoder", *names, *(["average of 7"] if with_average else [])], rows, caption=caption)
+    return Figures(title, ["encoder", *names, *(["average of 7"] if with_average else [])], rows, caption=caption)
 
 
-def _sts_tables(results: list[Result]) -> list[Table]:
+def _sts_tables(results: list[Result]) -> list[Figures]:
     tasks = [task for result in results for task in _tasks(result, "sts").values()]
     if not tasks:
         return []
@@ -77,7 +75,7 @@ def _sts_tables(results: list[Result]) -> list[Table]:
     ]
 
 
-def _sts_details(results: list[Result]) -> list[Table]:
+def _sts_details(results: list[Result]) -> list[Figures]:
     """Every subset, and each way to average over subsets: one table an encoder."""
     made = []
     for result in results:
@@ -89,7 +87,7 @@ def _sts_details(results: list[Result]) -> list[Table]:
                 rows += [_correlation_row(f"    {subset}", score) for subset, score in task["subsets"].items()]
         if rows:
             title = f"{result['encoder']['name']}, points"
-            made.append(table(title, ["set or subset", "pairs", "Spearman", "Pearson"], rows))
+            made.append(Figures(title, ["set or subset", "pairs", "Spearman", "Pearson"], rows))
     return made
 
 
@@ -99,7 +97,7 @@ def _correlation_row(label: str, score: dict[str, Any] | None) -> list[str]:
     return [label, f"{score['n']:,}", _number(score["spearman"]), _number(score["pearson"])]
 
 
-def _transfer_tables(results: list[Result], details: bool) -> list[Table]:
+def _transfer_tables(results: list[Result], details: bool) -> list[Figures]:
     tasks = [task for result in results for task in _tasks(result, "transfer").values()]
     if not tasks:
         return []
@@ -126,7 +124,7 @@ def _transfer_tables(results: list[Result], details: bool) -> list[Table]:
     return made
 
 
-def _retrieval_tables(results: list[Result]) -> list[Table]:
+def _retrieval_tables(results: list[Result]) -> list[Figures]:
     made = []
     for name, scores in _by_encoder(results, "retrieval").items():
         first = scores[0][1]
@@ -134,7 +132,7 @@ def _retrieval_tables(results: list[Result]) -> list[Table]:
         columns = [column for column in first["values"] if not paper or column.startswith("recall")]
         what = "each sentence of a pair graded 5 must find the other" if paper else "BEIR layout, test judgements"
         made.append(
-            table(
+            Figures(
                 f"Retrieval on {name}: {what}; {first['n']:,} queries, {first['documents']:,} documents, points",
                 ["encoder", *columns],
                 [[label, *(_number(task["values"][column]) for column in columns)] for label, task in scores],
@@ -143,14 +141,14 @@ def _retrieval_tables(results: list[Result]) -> list[Table]:
     return made
 
 
-def _geometry_tables(results: list[Result]) -> list[Table]:
+def _geometry_tables(results: list[Result]) -> list[Figures]:
     made = []
     columns = ["alignment ↓", "uniformity ↓", "mean cosine", "effective rank", "90 % in", "first share"]
     for name, scores in _by_encoder(results, "geometry").items():
         first = scores[0][1]
-        pairs = f", alignment over {first['positive_pairs']:,} pairs graded above 4" if first["positive_pairs"] else ""
+        pairs = f", alignment over {first['positive_pairs']:,} pairs" if first["positive_pairs"] else ""
         made.append(
-            table(
+            Figures(
                 f"Geometry on {name}: {first['n']:,} distinct sentences{pairs}",
                 ["encoder", *columns],
                 [[label, *_geometry_cells(task)] for label, task in scores],
@@ -172,7 +170,7 @@ def _geometry_cells(task: Task) -> list[str]:
     ]
 
 
-def _gain_tables(results: list[Result]) -> list[Table]:
+def _gain_tables(results: list[Result]) -> list[Figures]:
     gains = [(r["encoder"]["name"], r["conditional_gain"]) for r in results if "conditional_gain" in r]
     if not gains:
         return []
@@ -184,7 +182,7 @@ def _gain_tables(results: list[Result]) -> list[Table]:
             rows += [["", f"{edit} alone", *_gain_cells(part)] for edit, part in gain["by_edit"].items()]
     first = gains[0][1]
     return [
-        table(
+        Figures(
             f"Conditional gain on {first['text']}, {first['n']:,} sentences, nats a token: does the embedding help D "
             "to tell which tokens were replaced?",
             ["encoder", "edits", "generator", "gain", "own", "another's", "accuracy (majority)"],
