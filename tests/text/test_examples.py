@@ -96,7 +96,7 @@ def test_the_cache_and_the_summary(tmp_path: Path, monkeypatch) -> None:
         again = read_examples([file], text=TRIPLETS, cache_dir=tmp_path / "cache")
     assert (list(again), again.counts, again.columns) == (list(examples), examples.counts, examples.columns)
     assert len(read_examples([file], text=PAIRS, cache_dir=tmp_path / "cache")) == 2
-    for part in ("rows.npy", "examples.json", "sentences.bin", "offsets.npy"):
+    for part in ("rows.npy", "record.json", "sentences.bin", "offsets.npy"):
         (examples.folder / part).unlink()
         (examples.folder / part).write_bytes(b"torn")
         again = read_examples([file], text=TRIPLETS, cache_dir=tmp_path / "cache")
@@ -139,7 +139,7 @@ def test_what_is_refused(tmp_path: Path, name: str, text: Text, problem: str) ->
     [
         ("ab", "rows: one string"),
         (["ab"], r"rows\[0\]: one string was given"),
-        ([("a", "b"), ("a", 1)], r"rows\[1\]\[1\] is a int"),
+        ([("a", "b"), ("a", 1)], r"rows\[1\]\[1\] is of type int"),
         ([("a",)], r"rows\[0\] has 1 strings"),
         ([("a", "b"), ("a", "b", "c")], r"rows\[1\] has 3 strings"),
         ([], "The list holds no example"),

@@ -71,7 +71,7 @@ class Doctor:
         from diffcse.terminal import say
         from diffcse.text.corpus import Corpus, read_corpus
         from diffcse.text.examples import read_examples
-        from diffcse.text.lines import check_language
+        from diffcse.text.prose import check_language
 
         if self.text.supervised:
             examples = read_examples(self.corpus, text=self.text)

@@ -1,38 +1,118 @@
-"""Plain text: bytes -> blocks of whole lines -> lines -> sentences.
+"""Where a line ends and what text is: one rule for every reader.
 
-What happens to a line, and nothing else does:
+Training text, labelled examples, tables, evaluation sets and `diffcse embed` all follow it:
 
-- it ends at ``\\n``, ``\\r\\n`` or a lone ``\\r``; every other Unicode line break counts as white space;
-- where asked for, running prose is split into sentences;
-- each is put into Unicode normal form C, so that one word has one spelling in bytes;
-- each run of white space (tabs, no-break spaces, U+2028, ...) becomes one space, and both ends are stripped.
+- A line ends at ``\\n`` or ``\\r\\n``. A lone ``\\r`` is a space. Only a file without ``\\n`` in its first 64 KiB ends
+  its lines with ``\\r``, as old Macs did. Other Unicode line breaks are white space.
+- Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark, or in the encoding that `Reading.encoding` names. Bytes
+  outside that encoding become U+FFFD; without a name they are an error.
+- U+FEFF, U+200B and U+2060 have neither width nor meaning, and are removed. Zero-width joiners stay: Persian and emoji
+  need them.
+- A cell of a table follows `tables`. A null, or a missing key of a JSON object, is an empty cell.
+
+Whatever is replaced, removed, merged or guessed is a `Note`: it is counted, and its first line is kept.
+
+Training and search also call `normalise`. `embed` does not: row i of its output belongs to line i as it stands.
 """
 
 from __future__ import annotations
 
-import difflib
-import shlex
+import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-
-import sentencex
+from typing import Any, Literal
 
 from diffcse.errors import InputError
-from diffcse.text.sources import PACKED, open_unpacked, shell
+from diffcse.text.sources import PACKED_STARTS, Transcoder, check_encoding, open_unpacked
 
 BLOCK_BYTES = 1 << 18
-
+_LINE_END_SAMPLE = 1 << 16
+_INVISIBLE = re.compile("[\ufeff\u200b\u2060]")
 _BYTE_ORDER_MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
-    (b"\xff\xfe\x00\x00", "UTF-32"),
-    (b"\x00\x00\xfe\xff", "UTF-32"),
-    (b"\xff\xfe", "UTF-16"),
-    (b"\xfe\xff", "UTF-16"),
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
 )
+Quoting = Literal["auto", "csv", "none"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the bytes of files become lines and cells."""
+
+    encoding: str | None = None
+    """Encoding of the files. None: UTF-8, or what a byte order mark says; other bytes are an error."""
+    quoting: Quoting = "auto"
+    """Whether double quotes enclose the cells of a .csv or .tsv file; see `tables`."""
+    header: tuple[str, ...] = ()
+    """Names of the columns of .csv and .tsv files whose first line is a row."""
+
+    @classmethod
+    def of(cls, encoding: str | None, quoting: Quoting | None, columns: str | None) -> Reading:
+        """Make it from options; `columns` are names with commas between them.
+
+        Raises:
+            InputError: an unknown encoding.
+        """
+        if encoding is not None:
+            check_encoding(encoding)
+        header = tuple(name.strip() for name in columns.split(",")) if columns else ()
+        return cls(encoding, quoting or "auto", header)
+
+
+STRICT = Reading()
+"""The default."""
+
+# Notes
+
+Notes = dict[str, tuple[int, int]]
+"""Kind of note -> (count, first line)."""
+
+_NOTES = {  # kind -> (what is counted, what became of it)
+    "old_mac": ("file", "whose lines end with a carriage return"),
+    "carriage_return": ("line", "with a lone carriage return, read as a space"),
+    "invisible": ("line", "with invisible characters (U+FEFF, U+200B, U+2060), which were removed"),
+    "replaced": ("line", "with bytes outside the encoding, read as U+FFFD"),
+    "spanning": ("quoted cell", "with line breaks"),
+    "unquoted": ("line", "with quoted cells, whose quotes were removed; --quoting none keeps them"),
+    "quotes": ("line", "with a quote at the start of a cell, kept as text; --quoting csv reads quoted cells"),
+}
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something in the files that was replaced, removed, merged or guessed."""
+
+    kind: str
+    count: int
+    where: str
+    """File and line of the first."""
+
+    def __str__(self) -> str:
+        noun, what = _NOTES[self.kind]
+        return f"{self.count:,} {noun}{'s' * (self.count != 1)} {what} (first: {self.where})"
+
+
+def add_note(notes: Notes, kind: str, line: int, count: int = 1) -> None:
+    """Count something at `line`."""
+    before, first = notes.get(kind, (0, line))
+    notes[kind] = (before + count, first)
+
+
+def remove_invisible(cells: list[str], numbers: Sequence[int], notes: Notes) -> None:
+    """Remove invisible characters from `cells`; `numbers` are their lines."""
+    for index, cell in enumerate(cells):
+        if not cell.isascii() and _INVISIBLE.search(cell):
+            cells[index] = _INVISIBLE.sub("", cell)
+            add_note(notes, "invisible", numbers[index])
 
 
 def normalise(line: str) -> str:
-    """Unicode normal form C, runs of white space made one space, ends stripped; letter case stays.
+    """Unicode normal form C, each run of white space as one space, no white space at the ends.
 
     >>> normalise("  Cafe\\u0301\\u00a0\\t society ")
     'Café society'
@@ -40,135 +120,106 @@ def normalise(line: str) -> str:
     return " ".join(unicodedata.normalize("NFC", line).split())
 
 
-def read_blocks(path: Path, longest: int) -> Iterator[bytes]:
-    """Whole lines, about a block of them at a time, line ends included; the byte order mark is dropped.
+# Bytes -> blocks of lines
 
-    A line of more than `longest` bytes comes cut off: the caller refuses it, and the rest of it need not be read.
+
+def read_blocks(path: Path, longest: int, encoding: str | None, notes: Notes) -> Iterator[bytes]:
+    """Whole lines in UTF-8, about a block at a time, without the byte order mark.
+
+    A line of more than `longest` bytes may be cut: `decode_lines` refuses it, and the rest need not be read.
 
     Raises:
-        InputError: the file cannot be read or unpacked, or is packed or encoded in another way than its name says.
+        InputError: the file cannot be read or unpacked, or is packed without the suffix.
     """
-    with open_unpacked(path) as file:
+    with open_unpacked(path) as opened:
+        file: Any = opened
         head = file.read(4)
-        for start, suffix in PACKED:
+        for start, suffix in PACKED_STARTS:
             if head.startswith(start):
-                name = shlex.quote(str(path))
-                raise InputError(f"{path}, byte 0: packed text without its suffix: mv {name} {name}{suffix}")
-        for mark, encoding in _BYTE_ORDER_MARKS:
-            if head.startswith(mark):
-                raise InputError(
-                    f"{path}, byte 0: the text is {encoding}, not UTF-8. Convert it: "
-                    f"{shell(path, f'iconv -f {encoding} -t UTF-8')}"
-                )
-        carry = head.removeprefix(b"\xef\xbb\xbf")
-        while data := file.read(BLOCK_BYTES):
-            data = carry + data
-            end = max(data.rfind(b"\n"), data.rfind(b"\r", 0, -1)) + 1  # a last \r may be half of a \r\n
-            if end == 0 and len(data) > longest + 1:
-                end = len(data)
-            if end:
-                yield data[:end]
-            carry = data[end:]
-        if carry:
-            yield carry
+                raise InputError(f"{path}, byte 0: packed text without its suffix. Add {suffix} to the file's name.")
+        file.seek(0)
+        marked = next((name for mark, name in _BYTE_ORDER_MARKS if head.startswith(mark)), None)
+        if encoding or marked:
+            file = Transcoder(file, encoding or str(marked))
+        yield from whole_lines(iter(lambda: file.read(BLOCK_BYTES), b""), longest, notes)
 
 
-def decode_lines(path: Path, block: bytes, first: int, longest: int, advice: str) -> list[str]:
-    """The lines of a block, whose first one is line `first` of the file (from 1), without their ends.
+def whole_lines(chunks: Iterable[bytes], longest: int, notes: Notes) -> Iterator[bytes]:
+    """Cut a stream of UTF-8 into blocks that end with a line; `longest` as for `read_blocks`."""
+    carry = b""
+    is_mac: bool | None = None  # None: the line end is not known yet
+    for chunk in chain(chunks, (None,)):
+        carry += chunk or b""
+        if is_mac is None:
+            sample = carry[:_LINE_END_SAMPLE]
+            if b"\n" not in sample and len(sample) < _LINE_END_SAMPLE and chunk is not None:
+                continue
+            is_mac = b"\n" not in sample and b"\r" in sample
+            if is_mac:
+                add_note(notes, "old_mac", 1)
+            carry = carry.removeprefix(b"\xef\xbb\xbf")
+        end = carry.rfind(b"\n") + 1
+        if is_mac:
+            end = max(end, carry.rfind(b"\r", 0, -1) + 1)  # a last \r may be half of a \r\n
+        if chunk is None or (end == 0 and len(carry) > longest + 1):
+            end = len(carry)
+        if end:
+            block, carry = carry[:end], carry[end:]
+            yield _unix_ends(block) if is_mac else block
+
+
+def _unix_ends(block: bytes) -> bytes:
+    return block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+# Blocks -> lines
+
+
+def decode_lines(
+    name: str, block: bytes, first: int, longest: int, advice: str, notes: Notes, encoding: str | None = None
+) -> list[str]:
+    """The lines of a block of UTF-8, without their ends; the first is line `first` of the file (from 1).
 
     Raises:
-        InputError: a zero byte, a line of more than `longest` bytes (`advice` ends that message), or no UTF-8.
+        InputError: a zero byte, a line of more than `longest` bytes (`advice` ends that message), or not UTF-8.
     """
-    lines = block.splitlines()  # of bytes: at \n, \r\n and \r only
-    if (at := block.find(b"\0")) >= 0:
-        number = first - 1 + len((block[:at] + b".").splitlines())
-        fix = shell(path, "tr -d '\\000'")
+    data = block.replace(b"\r\n", b"\n").removesuffix(b"\n")
+    if (at := data.find(b"\0")) >= 0:
+        line = first + data.count(b"\n", 0, at)
         raise InputError(
-            f"{path}, line {number}: a zero byte, so this is a binary file or UTF-16 without its mark, not UTF-8 "
-            f"text. Give a plain text file; if only stray zeros are wrong: {fix}"
+            f"{name}, line {line}: a zero byte, so this is not UTF-8 text. If it is UTF-16 "
+            'without a byte order mark, set text.encoding = "utf-16-le" (--encoding utf-16-le).'
         )
-    if max(map(len, lines)) > longest:
-        index, line = next((i, line) for i, line in enumerate(lines) if len(line) > longest)
-        cut_off = index == len(lines) - 1 and not block.endswith((b"\n", b"\r"))
-        raise InputError(
-            f"{path}, line {first + index}: {'at least ' * cut_off}{len(line):,} bytes long, more than {advice}"
-        )
-    joined = b"\n".join(lines)
+    lines = data.split(b"\n")
+    if len(data) > longest and max(map(len, lines)) > longest:
+        index, long = next((i, line) for i, line in enumerate(lines) if len(line) > longest)
+        at_least = "at least " if index == len(lines) - 1 and not block.endswith(b"\n") else ""
+        raise InputError(f"{name}, line {first + index}: {at_least}{len(long):,} bytes long, more than {advice}")
+    if b"\r" in data:
+        for index, raw in enumerate(lines):
+            if b"\r" in raw:
+                add_note(notes, "carriage_return", first + index)
+        data = data.replace(b"\r", b" ")
     try:
-        text = joined.decode()
+        text = data.decode()
     except UnicodeDecodeError as error:
-        number = first + joined.count(b"\n", 0, error.start)
-        byte = error.start - joined.rfind(b"\n", 0, error.start)
-        raise InputError(
-            f"{path}, line {number}, byte {byte}: 0x{joined[error.start]:02X} is not UTF-8 here ({error.reason}). "
-            f"If the text is Western European: {shell(path, 'iconv -f WINDOWS-1252 -t UTF-8')}"
-        ) from error
+        raise _not_utf8(name, data, first, error) from error
+    if encoding and "\ufffd" in text:
+        for index, decoded in enumerate(text.split("\n")):
+            if "\ufffd" in decoded:
+                add_note(notes, "replaced", first + index)
     return text.split("\n")
 
 
-# Prose -> sentences
-
-_OWN_RULES = {  # what sentencex 1.0 has abbreviations and quirks for; other languages use a relative's
-    **{"am": "Amharic", "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "da": "Danish"},
-    **{"de": "German", "el": "Greek", "en": "English", "es": "Spanish", "fi": "Finnish", "fr": "French"},
-    **{"gu": "Gujarati", "hi": "Hindi", "hy": "Armenian", "it": "Italian", "ja": "Japanese", "kk": "Kazakh"},
-    **{"kn": "Kannada", "ml": "Malayalam", "mr": "Marathi", "my": "Burmese", "nl": "Dutch", "pa": "Punjabi"},
-    **{"pl": "Polish", "pt": "Portuguese", "ru": "Russian", "sk": "Slovak", "ta": "Tamil", "te": "Telugu"},
-    "uk": "Ukrainian",
-}
-_OTHERS = {"cs": "Czech", "he": "Hebrew", "hu": "Hungarian", "ko": "Korean", "sv": "Swedish", "tr": "Turkish"} | {
-    "fa": "Persian",
-    "id": "Indonesian",
-    "ro": "Romanian",
-    "vi": "Vietnamese",
-    "zh": "Chinese",
-}
-_ISO_639_1 = frozenset(
-    """aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en
-    eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv
-    ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd ne
-    ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st
-    su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu""".split()  # noqa: SIM905
-)
-
-
-def check_language(language: str) -> None:
-    """Refuse a code that no language has: sentencex would take it for English without a word.
-
-    Raises:
-        InputError: not an ISO 639-1 code; names the codes like it, and those that have rules of their own.
-    """
-    if language in _ISO_639_1:
-        return
-    codes = {name.lower(): code for code, name in (_OWN_RULES | _OTHERS).items()}
-    named = difflib.get_close_matches(language.lower(), codes, 1)
-    first = language[:2].lower()  # "en-US", "EN", "eng"
-    near = [codes[named[0]]] if named else [first] if first in _ISO_639_1 else []
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise InputError(
-        f"text.language = {language!r}: must be an ISO 639-1 code of two letters.{hint} Rules of their own have "
-        f"{', '.join(_OWN_RULES)}; any other language is split by those of a related one, or of English."
-    )
-
-
-_WIDE_SPACES = dict.fromkeys(map(ord, "\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000"), " ") | dict.fromkeys(
-    range(0x2000, 0x200B), " "
-)
-
-
-def split_sentences(prose: str, language: str) -> list[str]:
-    """The sentences of running prose, with the white space around them; empty ones are possible.
-
-    >>> split_sentences("Mr. Smith uses Python 3.11. Why? He likes os.path.", "en")
-    ['Mr. Smith uses Python 3.11. ', 'Why? ', 'He likes os.path.']
-    """
-    sentences: list[str] = []
-    open_end = False  # the last piece ends without white space, where a Western full stop ends no sentence: "os.path"
-    # sentencex 1.0 panics at white space of several bytes after a single letter; as a space it ends anyway.
-    for piece in sentencex.segment(language, prose if prose.isascii() else prose.translate(_WIDE_SPACES)):
-        if open_end:
-            sentences[-1] += piece
-        else:
-            sentences.append(piece)
-        open_end = piece[-1:] in (".", "!", "?")
-    return sentences
+def _not_utf8(name: str, data: bytes, first: int, error: UnicodeDecodeError) -> InputError:
+    line = first + data.count(b"\n", 0, error.start)
+    byte = error.start - data.rfind(b"\n", 0, error.start)
+    text = data.decode(errors="replace")
+    strays = text.count("\ufffd")
+    if sum(not character.isascii() for character in text) - strays > strays:
+        advice = (
+            'Most of the file is UTF-8. To read such bytes as U+FFFD, set text.encoding = "utf-8" (--encoding utf-8).'
+        )
+    else:
+        advice = 'Name the encoding of the file: text.encoding = "windows-1252" (--encoding windows-1252), for example.'
+    return InputError(f"{name}, line {line}, byte {byte}: 0x{data[error.start]:02X} is not UTF-8 here. {advice}")

@@ -1,13 +1,14 @@
-"""Distinct sentences on disk: how they are written once, and opened at once by any number of processes.
+"""Distinct sentences on disk: written once, then opened at once by any number of processes.
 
-Sentences are compared by 64-bit hashes: among 100 million distinct ones, the chance that any is mistaken for a
-duplicate is 1 in 3,700.
+Sentences are compared by 64-bit hashes. Among 100 million distinct sentences, the chance of one wrong match is 1 in
+3,700.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import mmap
 import operator
@@ -16,9 +17,9 @@ import shutil
 import time
 import uuid
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -27,10 +28,11 @@ import numpy.typing as npt
 
 from diffcse.errors import InputError
 from diffcse.text.digest import Piece
+from diffcse.text.lines import Note
 from diffcse.text.sources import Source
 
-FORMAT = 2  # part of the cache key: raise it when the normalisation or the files change
-WINDOW = 4096  # sentences handled at once when duplicates are cut out and when a corpus is iterated
+FORMAT = 3  # part of the cache key: raise it when the rules for text or the files change
+WINDOW = 4096  # sentences handled at once
 
 T = TypeVar("T")
 
@@ -44,29 +46,30 @@ class SourceFile:
 
     @classmethod
     def of(cls, source: Source) -> SourceFile:
-        """Name and size of `source`; a hub data set is named with its commit."""
+        """Name and size of `source`; the name of a hub data set includes its commit."""
         if source.format == "hub":
             commit = str(source.stamp[2])
-            known = len(commit) == 40 and commit not in source.name
-            return cls(source.name + f" ({commit})" * known, int(source.stamp[1]))
+            is_known = len(commit) == 40 and commit not in source.name
+            return cls(f"{source.name} ({commit})" if is_known else source.name, int(source.stamp[1]))
         return cls(source.path.name, int(source.stamp[1]))
 
 
 @dataclass(frozen=True, eq=False)
 class Sentences:
-    """Sentences in one piece of memory, or of a file: `offsets` (N + 1,) int64, sentence i ends before a newline."""
+    """Sentences in one piece of memory or in a mapped file, with a newline between two."""
 
     text: mmap.mmap | bytes
     offsets: npt.NDArray[np.int64]
+    """(N + 1,): sentence i is bytes ``offsets[i] : offsets[i + 1] - 1``."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def __getitem__(self, index: int) -> str:
-        """Sentence `index`; negative ones count from the end. IndexError outside."""
+        """Sentence `index`; a negative index counts from the end. Raises IndexError outside."""
         i = operator.index(index)
         if not -len(self) <= i < len(self):
-            raise IndexError(f"sentence {i} of a corpus of {len(self)}")
+            raise IndexError(f"sentence {i} of {len(self)}")
         i %= len(self)
         return self.text[int(self.offsets[i]) : int(self.offsets[i + 1]) - 1].decode()
 
@@ -76,51 +79,50 @@ class Sentences:
             yield from self.text[int(self.offsets[first]) : int(self.offsets[end]) - 1].decode().split("\n")
 
     @classmethod
-    def open(cls, folder: Path) -> Sentences:
-        """Map what `Builder` wrote to a folder. Raises OSError or ValueError where that is gone or torn."""
-        offsets = open_array(folder / "offsets.npy")
-        with (folder / "sentences.bin").open("rb") as file:
-            text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def of(cls, file: BinaryIO, offsets: npt.NDArray[np.int64]) -> Sentences:
+        """The sentences in `file`: a copy of memory, a map of a file on disk.
+
+        Raises:
+            ValueError: `offsets` belong to another file.
+        """
+        file.flush()
+        text = file.getvalue() if isinstance(file, io.BytesIO) else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if offsets.ndim != 1 or int(offsets[-1]) != len(text) + 1:
             raise ValueError("the parts do not belong together")
         return cls(text, offsets)
-
-
-def open_array(file: Path) -> npt.NDArray[Any]:
-    """A memory map of a .npy file."""
-    return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
 
 
 # Building
 
 
 class Builder:
-    """Takes pieces, writes their sentences to `file`, and at the end cuts the duplicates out of it again.
+    """Writes the sentences of pieces to `file`, and at the end removes the duplicates from it.
 
-    A sentence is written with the newline *before* it: the first sentence of all is never a duplicate, so any of the
-    others can be cut out and what stays is still "joined by newlines".
+    Each sentence is written with the newline *before* it. The first sentence is never a duplicate, so any other can be
+    removed and newlines still stand between two sentences only.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.hashes = array("Q")
         self.sizes = array("I")  # bytes written for each sentence
-        self.starts = bytearray()  # whether a document begins with it; empty if nobody asked
-        self.files = self.bytes = self.rows = self.empty = self.crlf = self.cr = 0
-        self.equal = self.contradictory = 0
-        self._break = True
+        self.starts = bytearray()  # whether it begins a document; empty if documents are not recorded
+        self.files = self.bytes = self.rows = self.empty = self.equal = self.contradictory = 0
+        self.notes: dict[str, Note] = {}
+        self._is_break = True
         self._document: str | None = None
 
     def add(self, piece: Piece) -> None:
-        """Append one piece; they must come in order."""
+        """Append a piece; pieces must come in order."""
         self.files += piece.file_ends
         self.rows += piece.rows
         self.empty += piece.empty
         self.equal += piece.equal
         self.contradictory += piece.contradictory
         self.bytes += piece.bytes
-        self.crlf += piece.crlf
-        self.cr += piece.cr
+        for note in piece.notes:
+            before = self.notes.get(note.kind)
+            self.notes[note.kind] = replace(before, count=before.count + note.count) if before else note
         if piece.data:
             self.file.write(b"\n" + piece.data if self.hashes else piece.data)
             self.hashes.frombytes(piece.hashes)
@@ -129,34 +131,45 @@ class Builder:
 
     def _join_documents(self, piece: Piece) -> None:
         if piece.first_document is not None:
-            self._break |= not piece.first_document or piece.first_document != self._document
+            self._is_break |= not piece.first_document or piece.first_document != self._document
             self._document = piece.last_document
         if piece.starts:
             self.starts += piece.starts
-            self.starts[-len(piece.starts)] |= self._break
-            self._break = False
-        self._break |= piece.break_after
+            self.starts[-len(piece.starts)] |= self._is_break
+            self._is_break = False
+        self._is_break |= piece.break_after
         if piece.file_ends:
-            self._break, self._document = True, None
+            self._is_break, self._document = True, None
 
     def finish(self, origin: str, least: int = 2) -> Built:
-        """Cut out the duplicates; `origin` begins the sentence of an error.
+        """Remove the duplicates; `origin` begins the sentence of an error.
 
         Raises:
             InputError: fewer than `least` distinct sentences.
         """
-        read = len(self.hashes)
         hashes = np.frombuffer(self.hashes, np.uint64)
         keep = first_occurrences(hashes)
         sentences = int(np.count_nonzero(keep))
         if sentences < least:
-            what = "only 1 distinct sentence" if read else "only blank lines" if self.rows else "no text at all"
-            raise InputError(f"{origin} holds {what}. Training compares sentences: give at least 2 different ones.")
+            problem = "only 1 distinct sentence" if sentences else "only blank lines" if self.rows else "no text at all"
+            raise InputError(f"{origin} holds {problem}. Training compares sentences: give at least 2 different ones.")
         sizes = np.frombuffer(self.sizes, np.uint32)
-        sizes[0] -= 1  # no newline before the first
+        sizes[0] -= 1  # the first has no newline before it
+        sha256 = self._remove_duplicates(keep, sizes)
+        offsets = np.ones(sentences + 1, np.int64)
+        offsets[0] = 0
+        offsets[1:] += np.cumsum(sizes[keep], dtype=np.int64)
+        return Built(sha256, offsets, hashes, keep)
+
+    def sentences(self, built: Built) -> Sentences:
+        """The distinct sentences, after `finish`."""
+        return Sentences.of(self.file, built.offsets)
+
+    def _remove_duplicates(self, keep: npt.NDArray[np.bool_], sizes: npt.NDArray[np.uint32]) -> str:
+        """Move the sentences to keep to the beginning of the file, cut the rest off, and return the SHA-256."""
         digest = hashlib.sha256()
         source = target = 0
-        for first in range(0, read, WINDOW):
+        for first in range(0, len(keep), WINDOW):
             window = slice(first, first + WINDOW)
             self.file.seek(source)
             data = self.file.read(int(sizes[window].sum()))
@@ -169,42 +182,40 @@ class Builder:
                 self.file.write(data)
             target += len(data)
         self.file.truncate(target)
-        offsets = np.ones(sentences + 1, np.int64)
-        offsets[0] = 0
-        offsets[1:] += np.cumsum(sizes[keep], dtype=np.int64)
-        return Built(digest.hexdigest(), offsets, hashes, keep)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class Built:
-    """What `Builder.finish` found. N sentences were read, some of them more than once."""
+    """The result of `Builder.finish` for N sentences, duplicates included."""
 
     sha256: str
     offsets: npt.NDArray[np.int64]
+    """See `Sentences.offsets`."""
     hashes: npt.NDArray[np.uint64]
     """(N,)"""
     keep: npt.NDArray[np.bool_]
-    """(N,) whether no earlier one is equal."""
+    """(N,) whether no earlier sentence is equal."""
 
     def indices(self) -> npt.NDArray[Any]:
-        """(N,) int32 (int64 from 2^31 on): for each sentence read, the index it is kept under."""
+        """(N,) int32 (int64 from 2^31 on): the index under which each sentence is kept."""
         small = np.int32 if len(self.keep) < 2**31 else np.int64
         order = np.argsort(self.hashes, kind="stable").astype(small)
         firsts = self.keep[order]  # equal hashes stand together, the earliest first
         kept = np.cumsum(self.keep, dtype=small)[order[firsts]] - 1
-        found = np.empty(len(order), small)
-        found[order] = kept[np.cumsum(firsts, dtype=small) - 1]
-        return found
+        indices = np.empty(len(order), small)
+        indices[order] = kept[np.cumsum(firsts, dtype=small) - 1]
+        return indices
 
-    def repeated(self, most: int = 20) -> list[tuple[int, int]]:
-        """The sentences read most often: the index each is kept under, and how often it came, most often first."""
+    def repeated(self, most: int = 20) -> tuple[tuple[int, int], ...]:
+        """(index, times) of the most frequent sentences, in descending order."""
         values, again = np.unique(self.hashes[~self.keep], return_counts=True)
         top = np.argsort(-again, kind="stable")[:most]
         firsts = np.flatnonzero(np.isin(self.hashes, values[top]) & self.keep)
         times = dict(zip(values[top].tolist(), (again[top] + 1).tolist(), strict=True))
         kept = np.cumsum(self.keep) - 1
-        found = [(int(kept[place]), times[int(self.hashes[place])]) for place in firsts]
-        return sorted(found, key=lambda one: (-one[1], one[0]))
+        pairs = [(int(kept[place]), times[int(self.hashes[place])]) for place in firsts]
+        return tuple(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
 
 
 def first_occurrences(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
@@ -226,21 +237,21 @@ def default_cache_dir() -> Path:
 
 
 def cache_folder(cache_dir: Path | None, *key: Any) -> Path:
-    """The folder for what `key` (of JSON values) determines."""
+    """The folder that belongs to `key` (JSON values)."""
     cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser().absolute()
     name = hashlib.sha256(json.dumps([FORMAT, *key]).encode()).hexdigest()[:32]
     return cache_dir / name
 
 
 def build(folder: Path, fill: Callable[[Path], None], open_folder: Callable[[Path], T]) -> T:
-    """Let `fill` write a folder that then appears at `folder`, complete or not at all, and open it.
+    """Let `fill` write a folder, move it to `folder` when it is complete, and open it.
 
     Raises:
         InputError: the folder cannot be written.
     """
     for leftover in folder.parent.glob("*.partial"):
-        # A build that was killed; one that is a day old is not running any more.
-        with suppress(FileNotFoundError):  # it has just become whole
+        # A killed build left it; a build that still runs is younger than a day.
+        with suppress(FileNotFoundError):  # the build has just ended
             if time.time() - leftover.stat().st_mtime > 86_400:
                 shutil.rmtree(leftover, ignore_errors=True)
     temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -249,12 +260,12 @@ def build(folder: Path, fill: Callable[[Path], None], open_folder: Callable[[Pat
         fill(temporary)
         return _move_into_place(temporary, folder, open_folder)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         written = temporary / "sentences.bin"
-        so_far = f" ({written.stat().st_size:,} bytes needed so far)" if full and written.exists() else ""
+        so_far = f" ({written.stat().st_size:,} bytes needed so far)" if is_full and written.exists() else ""
         raise InputError(
             f"{folder.parent}: the corpus cache cannot be written there: {error.strerror or error}{so_far}. "
-            f"{'Free some space, or keep' if full else 'Keep'} the cache elsewhere: pass cache_dir, or set the "
+            f"{'Free some space, or keep' if is_full else 'Keep'} the cache elsewhere: pass cache_dir, or set the "
             "environment variable XDG_CACHE_HOME."
         ) from error
     finally:
@@ -264,7 +275,7 @@ def build(folder: Path, fill: Callable[[Path], None], open_folder: Callable[[Pat
 def _move_into_place(temporary: Path, folder: Path, open_folder: Callable[[Path], T]) -> T:
     try:
         temporary.rename(folder)
-    except OSError:  # something is there: what another process has just finished, or a torn folder
+    except OSError:  # another process has built the folder in the meantime, or it is damaged
         try:
             return open_folder(folder)
         except InputError:
@@ -273,31 +284,12 @@ def _move_into_place(temporary: Path, folder: Path, open_folder: Callable[[Path]
     return open_folder(folder)
 
 
-def fill_sentences(folder: Path, pieces: Iterator[Piece], origin: str) -> tuple[Builder, Built]:
-    """Write the sentences of `pieces` and their offsets to a new folder."""
-    with (folder / "sentences.bin").open("w+b") as file:
-        builder = Builder(file)
-        for piece in pieces:
-            builder.add(piece)
-        built = builder.finish(origin)
-    np.save(folder / "offsets.npy", built.offsets)
-    return builder, built
-
-
-def origin_of(sources: Sequence[Source]) -> str:
-    """The sources, as the beginning of a sentence."""
-    return sources[0].name if len(sources) == 1 else f"The text in {sources[0].name} and {len(sources) - 1} more"
-
-
-def write_record(folder: Path, name: str, record: dict[str, Any]) -> None:
-    """Write what belongs to the folder beside the sentences; the last thing to be written."""
-    (folder / name).write_text(json.dumps({"format": FORMAT, **record}, indent=1) + "\n", encoding="utf-8")
-
-
-def damaged(folder: Path, error: Exception) -> InputError:
-    """The error for a folder that cannot be opened."""
-    return InputError(f"{folder}: the cached corpus is gone or damaged ({error}). Read its files again.")
-
-
-OPENING_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, IndexError)
-"""What opening a folder that is gone or damaged may raise."""
+def limit_access(folder: Path, files: Iterable[Path]) -> None:
+    """Let nobody read `folder` and the files in it who may not read all of `files`."""
+    allowed = 0o777
+    for file in files:
+        with suppress(OSError):  # a hub data set is not a file
+            readable = file.stat().st_mode & 0o444
+            allowed &= 0o700 | readable | readable >> 2  # a folder needs the right to enter it
+    for part in (*folder.iterdir(), folder):
+        part.chmod(part.stat().st_mode & 0o777 & allowed)

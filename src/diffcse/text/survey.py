@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 from diffcse.errors import InputError
 from diffcse.text.corpus import Corpus
-from diffcse.text.lines import split_sentences
 from diffcse.text.near_duplicates import UNSPACED, WORD, find_near_duplicates
+from diffcse.text.prose import split_sentences
 
 Tokenize = Callable[[list[str]], list[list[int]]]
 """Sentences -> their token ids, special tokens included, not truncated."""
