@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from diffcse.encoder.load import load
 from tests.models import SENTENCES, save_tiny
@@ -42,6 +43,29 @@ def test_embed_writes_a_row_for_each_line(capsys, tiny, text, tmp_path, monkeypa
 def test_embed_normalised(capsys, tiny, text, tmp_path):
     assert run(capsys, "embed", tiny, text, "--output", tmp_path / "o.npy", "--pooling", "top2", "--normalise")[0] == 0
     np.testing.assert_allclose(np.linalg.norm(np.load(tmp_path / "o.npy"), axis=1), 1, atol=1e-5)
+
+
+def test_embed_reads_as_told_and_says_what_it_changed(capsys, tiny, tmp_path):
+    (tmp_path / "a.tsv").write_bytes("the cat\tx\nthe\u200b caf\u00e9\ty\n".encode("utf-16-le"))
+    options = ("--encoding", "utf-16-le", "--columns", "text,label", "--quoting", "none", "--pooling", "mean")
+    code, out, _ = run(capsys, "embed", tiny, tmp_path / "a.tsv", "--output", tmp_path / "o.npy", *options)
+    assert (code, np.load(tmp_path / "o.npy").shape) == (0, (2, 32))
+    assert "a.tsv, line 2" in out
+
+
+def test_vectors_that_are_not_finite_are_refused(capsys, tiny, tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("the cat\nthe dog\n")
+    broken = load(tiny, pooling="mean")
+    with torch.no_grad():
+        broken.model.get_input_embeddings().weight[broken.tokenizer.convert_tokens_to_ids("dog")] = float("nan")
+    monkeypatch.setattr("diffcse.encoder.load.load", lambda *_, **__: broken)
+    for arguments in (
+        ("embed", tiny, tmp_path / "a.txt", "--output", tmp_path / "o.npy", "--precision", "fp32"),
+        ("similarity", tiny, "the cat", "the dog"),
+    ):
+        code, out, err = run(capsys, *arguments)
+        assert (code, "sentence 2 " in err, "nan" in out) == (2, True, False), err
+    assert not (tmp_path / "o.npy").exists()
 
 
 def test_embed_mistakes(capsys, tiny, text, tmp_path):

@@ -127,7 +127,10 @@ def staged_folder(target: Path) -> Iterator[Path]:
         staging.mkdir()
         try:
             yield staging
+            mode = staging.stat().st_mode & 0o666  # the umask's: safetensors gives its files to their owner alone
             for file in staging.rglob("*"):
+                if file.is_file():
+                    file.chmod(mode)
                 _sync(file)
             _sync(staging)
             if target.exists():

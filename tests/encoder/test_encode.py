@@ -7,6 +7,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -122,10 +123,20 @@ def test_order_is_kept():
     np.testing.assert_allclose(encoder(SENTENCES[::-1])[::-1], encoder(SENTENCES), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [list, tuple, np.array])
-def test_any_sequence_of_strings(kind):
+@pytest.mark.parametrize(
+    "kind", [list, tuple, np.array, pd.Series, iter, lambda texts: (t for t in texts), lambda texts: map(str, texts)]
+)
+def test_any_iterable_of_strings(kind):
     encoder = tiny_encoder()
     np.testing.assert_array_equal(encoder(kind(SENTENCES[:5])), encoder(SENTENCES[:5]))
+
+
+def test_one_string_and_an_open_file(tmp_path):
+    encoder = tiny_encoder()
+    np.testing.assert_array_equal(encoder(SENTENCES[0]), encoder([SENTENCES[0]]))
+    (tmp_path / "a.txt").write_text("\n".join([*SENTENCES[:3], "", SENTENCES[3]]))
+    with (tmp_path / "a.txt").open() as file:
+        np.testing.assert_allclose(encoder(file), encoder([*SENTENCES[:3], "", SENTENCES[3]]), atol=1e-6)
 
 
 @pytest.mark.parametrize("nothing", [[], (), np.array([])])
@@ -145,13 +156,19 @@ def test_the_empty_sentence_is_its_special_tokens():
 @pytest.mark.parametrize(
     ("sentences", "message"),
     [
-        (["a", None], "sentence 1 is a NoneType, not a string"),
-        ([3.5], "sentence 0 is a float, not a string"),
-        ([b"a"], "sentence 0 is a bytes, not a string"),
-        ([["a", "b"]], "sentence 0 is a list, not a string"),
-        ("the cat", "one string was given, not a list of sentences"),
-        ("", "one string was given, not a list of sentences"),
-        (["a", "b", "c\ud800"], r"sentence 2 holds a lone surrogate, which is no Unicode text: 'c\ud800'"),
+        (["a", None], "sentences[1] is a missing value"),
+        (["a", float("nan")], "sentences[1] is a missing value"),
+        (pd.Series(["a", None, "b"]), "sentences[1] is a missing value"),
+        ([3.5], "sentences[0] is of type float"),
+        ([b"a"], "sentences[0] is of type bytes"),
+        ([["a", "b"]], "sentences[0] is of type list"),
+        (["a", "b", "c\ud800"], "sentences[2] holds half of a surrogate pair"),
+        (b"the cat", "sentences: one string"),
+        (None, "sentences: a NoneType"),
+        (3, "sentences: a int"),
+        (np.array([["a", "b"]]), "sentences: a ndarray"),
+        (pd.DataFrame({"title": ["a", "b"], "body": ["c", "d"]}), "the columns 'title', 'body'"),
+        ({"title": ["a", "b"]}, "the columns 'title'"),
     ],
 )
 def test_what_is_no_sentence_is_named(sentences, message):
@@ -201,6 +218,19 @@ def test_sentences_are_cut_at_max_tokens():
     np.testing.assert_allclose(embeddings[0], embeddings[1], atol=1e-6)
     assert np.abs(embeddings[0] - embeddings[2]).max() > 0.01
     np.testing.assert_allclose(embeddings[0], alone(encoder, long), atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_embeddings_that_are_not_finite_are_refused(value):
+    model, tokenizer = tiny_model("bert", masked_lm=False)
+    encoder = Encoder(model, tokenizer, "mean", 64)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids("dog")] = value
+    assert encoder(["the cat"]).shape == (1, 32)
+    with pytest.raises(InputError, match=r"sentence 3 .'the dog'.*diverged"):
+        encoder(["the cat", "the cat", "the dog"])
+    with pytest.raises(InputError, match=r"sentence 1 .*fp32"):
+        encoder(["the dog"], bf16=True)
 
 
 # Mode, randomness, precision

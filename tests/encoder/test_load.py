@@ -22,7 +22,7 @@ from sentence_transformers.sentence_transformer.modules import (
     WeightedLayerPooling,
 )
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 
 from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
@@ -617,3 +617,26 @@ def test_all_minilm_l6_v2():
         expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
     assert (encoder.pooling, encoder.normalised, encoder.max_tokens) == ("mean", True, 256)
     np.testing.assert_allclose(encoder(TEXTS), expected, atol=1e-5)
+
+
+# What does not fit together
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding_has_rows(plain):
+    tokenizer = AutoTokenizer.from_pretrained(plain)
+    tokenizer.add_tokens(["zyxoplin"])
+    tokenizer.save_pretrained(plain)
+    refused(plain, "resize_token_embeddings", pooling="mean")
+    model = AutoModel.from_pretrained(plain)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(plain)
+    assert load(plain, pooling="mean")(["the zyxoplin"]).shape == (1, 32)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(plain, value):
+    weights = load_file(plain / "model.safetensors")
+    name = next(name for name in weights if name.endswith("encoder.layer.1.output.dense.weight"))
+    weights[name][3, 4] = value
+    save_file(weights, plain / "model.safetensors", metadata={"format": "pt"})
+    refused(plain, "encoder.layer.1.output.dense.weight", pooling="mean")

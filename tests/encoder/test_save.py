@@ -20,7 +20,7 @@ from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.training.collate import Collate
-from tests.models import FAMILIES, SENTENCES, save_tiny, save_with_pooler
+from tests.models import FAMILIES, SENTENCES, save_tiny, save_with_pooler, tiny_model
 
 LONG = " ".join(SENTENCES)[:2000].rsplit(" ", 1)[0]  # far more than 200 tokens
 TEXTS = [*SENTENCES[:12], "", "Unknown \u00e9 words!", " ".join(LONG.split()[:198]), LONG]
@@ -316,3 +316,16 @@ def test_the_head_ships_only_where_it_is_the_pooling(tmp_path):
 
 def test_doctest():
     assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_every_file_has_the_mode_of_the_umask(tmp_path, umask):
+    encoder = Encoder(*tiny_model("bert", masked_lm=False), "first_last", 64)
+    before = os.umask(umask)
+    try:
+        save(encoder, tmp_path / "model", "")
+    finally:
+        os.umask(before)
+    files = [file for file in (tmp_path / "model").rglob("*") if file.is_file()]
+    assert "model.safetensors" in {file.name for file in files}
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o666 & ~umask}

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import diffcse
 from diffcse.encoder.encode import use_bf16
@@ -52,8 +53,20 @@ def test_cosines_of_pairs_a_line_each(folder):
     np.testing.assert_allclose(list(pair_cosines(encoder, lines, "x")), expected, atol=1e-5)
     assert list(pair_cosines(encoder, [], "x")) == []
     for line, tabs in (("a", 0), ("", 0), ("3.5\ta\tb", 2)):
-        with pytest.raises(InputError, match=f"pairs.tsv, line 6: {tabs} tabs: must be sentence, tab, sentence"):
+        with pytest.raises(InputError, match=f"pairs.tsv, line 6: {tabs} tabs"):
             list(pair_cosines(encoder, [*lines, line], "pairs.tsv"))
+
+
+def test_cosines_that_are_not_finite_are_refused(folder):
+    encoder = load(folder, pooling="mean")
+    with torch.no_grad():
+        encoder.model.get_input_embeddings().weight[encoder.tokenizer.convert_tokens_to_ids("dog")] = float("nan")
+    for call in (
+        lambda: list(pair_cosines(encoder, ["the cat\tthe mat", "the mat\tthe dog"], "pairs.tsv")),
+        lambda: diffcse.similarity(encoder, ["the cat"], ["the mat", "the dog"]),
+    ):
+        with pytest.raises(InputError, match=r"(pairs\.tsv, line|sentence) 2 .*NaN"):
+            call()
 
 
 def test_a_row_of_zeros_has_no_direction():

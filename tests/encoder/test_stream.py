@@ -1,7 +1,7 @@
 """Row i is sentence i, whatever the number of blocks; a file is there whole or not at all."""
 
 import tracemalloc
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 
 import numpy as np
@@ -103,6 +103,21 @@ class Quick:
         yield lambda tokens, batch_tokens: np.repeat(np.array(tokens, dtype=np.float32), 256, axis=1)
 
 
+@pytest.mark.parametrize("place", [1, 4, 6])
+def test_an_embedding_that_is_not_finite_is_named_and_nothing_is_written(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(stream, "BLOCK", 2)
+    encoder = Quick()
+    numbers = ["1"] * 7
+    numbers[place - 1] = "7"
+    encoder.ready = lambda bf16: nullcontext(
+        lambda tokens, batch_tokens: np.array([[np.nan if ids[0] == 7 else 1.0] * 256 for ids in tokens], np.float32)
+    )
+    (tmp_path / "out.npy").write_bytes(b"old")
+    with pytest.raises(InputError, match=f"sentence {place} "):
+        embed(encoder, numbers, tmp_path / "out.npy")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("out.npy", b"old")]
+
+
 def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "BLOCK", 1024)
     taken, ahead = [0], []
@@ -136,7 +151,7 @@ def test_any_blocks_keep_the_order(tmp_path_factory, count, block, characters):
 
 def test_a_wrong_sentence_is_told_by_its_number_among_all(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "BLOCK", 2)
-    with pytest.raises(InputError, match="sentence 5 is a NoneType"):
+    with pytest.raises(InputError, match=r"sentences\[5\] is a missing value"):
         embed(Quick(), [*"01234", None], tmp_path / "out.npy")
     with pytest.raises(InputError, match="workers = 0: must be at least 1"):
         embed(Quick(), [], tmp_path / "out.npy", workers=0)

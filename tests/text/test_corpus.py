@@ -507,6 +507,17 @@ def test_where_the_cache_is(text_file: Path, tmp_path: Path, monkeypatch) -> Non
     assert read_corpus([text_file]).folder.parent == tmp_path / "xdg/diffcse/corpora"
 
 
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o600])
+def test_the_cache_of_a_private_text_is_private(text_file: Path, cache: Path, mode: int) -> None:
+    public = write(text_file.with_name("public.txt"), "four\n")
+    text_file.chmod(mode)
+    public.chmod(0o644)
+    folder = read_corpus([text_file, public], cache_dir=cache).folder
+    for file in folder.iterdir():
+        assert file.stat().st_mode & 0o077 & ~mode == 0
+    assert folder.stat().st_mode & 0o044 & ~mode == 0
+
+
 # What a corpus can do
 
 

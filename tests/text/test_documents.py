@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from diffcse.config import Text
 from diffcse.errors import InputError
-from diffcse.text import formats, hub, lines
+from diffcse.text import formats, hub, lines, prose
 from diffcse.text.corpus import Corpus, read_corpus
-from diffcse.text.lines import normalise, split_sentences
+from diffcse.text.lines import normalise
+from diffcse.text.prose import split_sentences
 
 
 def oracle(documents: list[list[str]]) -> dict[str, str | None]:
@@ -147,7 +148,7 @@ def test_plain_text_is_split_line_by_line(tmp_path: Path) -> None:
     assert list(corpus) == ["Mr. Smith came.", "He sat.", "He left.", "Why?", "Because."]
     assert corpus.following.tolist() == [1, -1, -1, 4, -1]
     file.write_text("Short.\n" + "word " * 30_000)
-    with pytest.raises(InputError, match=r"a\.txt, line 2: split into sentences, one is still 149,999 bytes long"):
+    with pytest.raises(InputError, match=r"a\.txt, line 2: .*149,999 bytes long"):
         read_corpus([file], text=Text(split_sentences=True), cache_dir=tmp_path / "cache")
 
 
@@ -166,13 +167,13 @@ def test_sentences_of_prose(language: str, prose: str, sentences: list[str]) -> 
     assert [s for s in map(normalise, split_sentences(prose, language)) if s] == sentences
 
 
-prose = st.text(st.characters(exclude_categories=["Cs"])) | st.text(
+any_prose = st.text(st.characters(exclude_categories=["Cs"])) | st.text(
     st.sampled_from(".!?。 \n\"'()«»“”:;-•1aA.é中\u0300\u2028\u00a0\u3000\u2003\x85")
 )
 
 
 @settings(max_examples=400)
-@given(prose, st.sampled_from(["en", "zh", "hi", "am", "fr"]))
+@given(any_prose, st.sampled_from(["en", "zh", "hi", "am", "fr"]))
 def test_splitting_loses_no_character(prose: str, language: str) -> None:
     assert "".join("".join(split_sentences(prose, language)).split()) == "".join(prose.split())
 
@@ -181,10 +182,10 @@ def test_splitting_loses_no_character(prose: str, language: str) -> None:
     ("code", "hint"),
     [
         ("english", "Did you mean en?"),
-        ("Chinese", "Did you mean zh?"),
+        ("deu", "Did you mean de?"),
         ("EN", "Did you mean en?"),
         ("pt-BR", "Did you mean pt?"),
-        ("xq", "two letters. Rules"),
+        ("xq", "two letters. These"),
     ],
 )
 def test_unknown_languages(tmp_path: Path, code: str, hint: str) -> None:
@@ -192,12 +193,12 @@ def test_unknown_languages(tmp_path: Path, code: str, hint: str) -> None:
     with pytest.raises(InputError, match=rf"text\.language = '{code}': must be an ISO 639-1 code") as caught:
         read_corpus([tmp_path / "a.txt"], text=Text(split_sentences=True, language=code), cache_dir=tmp_path / "cache")
     assert hint in str(caught.value)
-    assert "Rules of their own have am, ar, bg" in str(caught.value)
+    assert "am, ar, bg" in str(caught.value)
 
 
 def test_a_language_without_splitting_would_do_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("One. Two.")
-    with pytest.raises(InputError, match=r"'de' does nothing here. Set text\.split_sentences"):
+    with pytest.raises(InputError, match=r"'de' needs text\.split_sentences"):
         read_corpus([tmp_path / "a.txt"], text=Text(language="de"), cache_dir=tmp_path / "cache")
 
 
@@ -212,5 +213,5 @@ def test_a_torn_array_of_followers_is_built_again(tmp_path: Path) -> None:
 
 
 def test_examples_in_the_documentation() -> None:
-    for module in (lines, hub):
+    for module in (lines, hub, prose):
         assert doctest.testmod(module).failed == 0

@@ -19,9 +19,8 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def cells(file: Path, column: str = "text", **options: str | None) -> tuple[list[str], dict[str, tuple[int, int]]]:
-    reading = Reading.of(options.get("encoding"), options.get("quoting"), options.get("columns"))  # type: ignore[arg-type]
-    sentences = Sentences([file], column, reading=reading)
+def cells(file: Path, column: str = "text", **options) -> tuple[list[str], dict[str, tuple[int, int]]]:
+    sentences = Sentences([file], column, reading=Reading.of(**options))
     read = list(sentences)
     return read, {kind: (note.count, int(note.where.rpartition(" ")[2])) for kind, note in sentences.notes.items()}
 
@@ -88,7 +87,7 @@ def test_a_stray_byte_is_read_as_the_message_advises(tmp_path: Path) -> None:
     file.write_bytes(text.encode() + b"it\x92s one\n" + text.encode())
     with pytest.raises(InputError, match=r"a\.txt, line 6, byte 3: 0x92 .*--encoding utf-8\)"):
         list(Sentences([file]))
-    sentences = Sentences([file], reading=Reading.of("utf-8", None, None))
+    sentences = Sentences([file], reading=Reading.of("utf-8"))
     assert list(sentences) == [*text.splitlines(), "it\ufffds one", *text.splitlines()]
     assert [str(note.where) for note in sentences.notes.values()] == [f"{file}, line 6"]
 
@@ -101,7 +100,7 @@ def test_other_encodings(tmp_path: Path, encoding: str, suffix: str) -> None:
     file = tmp_path / f"a{suffix}"
     file.write_bytes("".join(f"{row}\n" for row in rows).encode(encoding))
     column = None if suffix == ".txt" else "text"
-    assert list(Sentences([file], column, reading=Reading.of(encoding, None, None))) == words
+    assert list(Sentences([file], column, reading=Reading.of(encoding))) == words
     if encoding in ("windows-1252", "utf-16-le"):  # the others look like UTF-8, or have no sign of their own
         with pytest.raises(InputError, match=f"line [12].*--encoding {encoding}"):
             list(Sentences([file], column))
@@ -109,7 +108,7 @@ def test_other_encodings(tmp_path: Path, encoding: str, suffix: str) -> None:
 
 def test_an_unknown_encoding() -> None:
     with pytest.raises(InputError, match=r"text\.encoding = 'utf-9'"):
-        Reading.of("utf-9", None, None)
+        Reading.of("utf-9")
 
 
 @given(st.lists(st.lists(st.text('ab"\t\n,', max_size=4), min_size=2, max_size=2), min_size=1, max_size=6))

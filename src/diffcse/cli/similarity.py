@@ -17,17 +17,17 @@ from diffcse.machine import tune
 
 @dataclass(frozen=True)
 class Similarity:
-    """Cosine of sentences: of two, of all pairs among several, or of every pair in a file."""
+    """Cosine of two sentences, of all pairs of several sentences, or of every pair in a file."""
 
     model: Annotated[Positional[str], arg(metavar="MODEL", help_behavior_hint="")]
     """Model folder, run of `diffcse train`, hub id, or "mini"."""
     sentences: Annotated[Positional[tuple[str, ...]], arg(metavar="SENTENCE...", help_behavior_hint="")] = ()
-    """Two sentences give one cosine, more a table; "-" reads them from standard input, one on each
-    line that is not blank."""
+    """Two sentences give a cosine, more give a table. "-" reads them from standard input, one a line; blank lines are
+    skipped."""
     file: str | None = None
     """Pairs instead: a text file with sentence, tab, sentence on each line ("-": standard input). One cosine a line."""
     pooling: EncoderPooling | None = None
-    """Overrides what the folder says; needed for a plain checkpoint."""
+    """Overrides the folder's pooling; required for a plain checkpoint."""
 
     def __call__(self, console: Console) -> None:
         if self.file is not None and self.sentences:
@@ -40,7 +40,7 @@ class Similarity:
             sentences = [line for line in Sentences([STDIN]) if line.strip()]
         if self.file is None and len(sentences) < 2:
             given = "1 sentence" if sentences else "0 sentences"
-            raise InputError(f"{given} given: a cosine needs at least two (or --file PAIRS.tsv)")
+            raise InputError(f"{given} given: a cosine needs at least two. Give two sentences, or --file PAIRS.tsv")
         pairs = None if self.file is None else Sentences([self.file], lines=True)
         from diffcse.encoder.load import load
         from diffcse.encoder.similarity import pair_cosines, similarity
@@ -48,7 +48,7 @@ class Similarity:
 
         tune()
         encoder = load(self.model, pooling=self.pooling)
-        # Aside from the results, so that those can be piped on.
+        # On standard error, so that the results can be piped.
         say(Console(stderr=True), f"encoder  {self.model}: pooling {encoder.pooling} ({encoder.note})")
         if pairs is not None:
             for cosine in pair_cosines(encoder, pairs, "standard input" if self.file == STDIN else str(self.file)):

@@ -30,6 +30,7 @@ from diffcse.config.method import Method
 from diffcse.errors import InputError
 
 Precision = Literal["auto", "fp32", "bf16"]
+Quoting = Literal["auto", "csv", "none"]
 Select = Literal["auto", "labels", "label_free", "last"]
 
 
@@ -46,6 +47,14 @@ class PlainText:
     """Lines (or cells) are running prose: split each into sentences."""
     language: str = "en"
     """Language of the prose, by its ISO 639-1 code, for split_sentences."""
+    encoding: str | None = None
+    """Encoding of text files, such as windows-1252; bytes outside it become U+FFFD. Unset: UTF-8, or what a byte order
+    mark says."""
+    quoting: Quoting = "auto"
+    """Double quotes in .csv and .tsv enclose cells (csv) or are text (none). auto: csv in .csv, and in a .tsv file that
+    is consistently quoted."""
+    columns: str | None = None
+    """Names of all columns, with commas between them, for .csv and .tsv files without a header."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class Text(PlainText):
 
     def __post_init__(self) -> None:
         check_values(self, "text.")
-        for key in ("column", "anchor", "positive", "hard_negative", "document", "language"):
+        for key in ("column", "anchor", "positive", "hard_negative", "document", "language", "encoding", "columns"):
             require(getattr(self, key) != "", f"text.{key}", "(empty)", "must not be empty")
         together = "set both text.anchor and text.positive (--anchor, --positive), or neither"
         require((self.anchor is None) == (self.positive is None), "text.anchor", self.anchor, together)

@@ -1,12 +1,12 @@
 """Sentences -> embeddings, with what ships: encoder, tokenizer, pooling.
 
-Sentences are encoded longest first in batches bounded by tokens, not by count, so that rows of a batch are of nearly
-one length and memory is flat; results come back in the order given.
+Sentences are encoded longest first, in batches bounded by tokens. So the rows of a batch have nearly one length, and
+memory is flat. The results come back in the order of the input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import get_args
@@ -23,14 +23,15 @@ from diffcse.errors import InputError
 from diffcse.method.fast import ability
 from diffcse.method.heads import pooled
 from diffcse.method.loading import has_pooler
+from diffcse.text.strings import iter_strings
 
 BATCH_TOKENS = 4096
-"""On a CPU every number from 1024 to 4096 is as fast; above, a layer's output no longer stays in the cache."""
+"""On a CPU, 1024 to 4096 are equally fast; with more, the output of a layer no longer fits in the cache."""
 _EVEN = 8
-"""A batch's width is a multiple of this, and its tokens too, or of eight times as many where they are many. oneDNN
-keeps kernels for every shape that a product had: `mini` would grow by 800 MB, not 130, before it had seen them all."""
+"""Widths and token counts of batches are multiples of this (large counts: of eight times this). oneDNN keeps kernels
+for every shape: with all shapes, `mini` would grow by 800 MB instead of 130."""
 _ATTENTION_PADDING = 1.25
-"""Padded tokens of a batch that runs packed, at most, in units of its budget of real ones."""
+"""Most padded tokens of a packed batch, in units of its budget of real tokens."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ class Encoder:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     pooling: EncoderPooling
-    """How token vectors become one sentence vector: see `method.heads.pool`. "pooler": the checkpoint's own trained
+    """How token vectors become a sentence vector, see `method.heads.pool`. "pooler" is the checkpoint's own trained
     head, tanh(dense([CLS])), which is then part of `model`."""
     max_tokens: int
     """Longer sentences are cut to this many tokens."""
     normalised: bool = False
     """Whether embeddings are scaled to length 1."""
     note: str = ""
-    """Who chose the pooling, in words: the folder, the caller, or what the checkpoint was recognised as."""
+    """Who chose the pooling: the folder, the caller, or a rule for known checkpoints."""
 
     def __post_init__(self) -> None:
         if self.pooling not in get_args(EncoderPooling):
@@ -63,24 +64,29 @@ class Encoder:
         """H, the embedding's dimension."""
         return int(self.model.config.hidden_size)
 
-    def __call__(self, sentences: Sequence[str], *, batch_tokens: int = BATCH_TOKENS, bf16: bool = False) -> np.ndarray:
-        """Embeddings, (len(sentences), H) float32, without dropout.
+    def __call__(
+        self, sentences: Iterable[str] | str, *, batch_tokens: int = BATCH_TOKENS, bf16: bool = False
+    ) -> np.ndarray:
+        """Embeddings, (N, H) float32, without dropout.
 
         Args:
-            sentences: any Unicode strings, the empty one included.
-            batch_tokens: tokens in one forward pass, at most (one sentence always fits): real ones, or where the
-                model cannot run without padding (`method.fast.packing`), padded ones.
-            bf16: multiply in bf16: faster where the hardware has it, cosines to the exact embeddings above 0.9999.
+            sentences: any iterable of Unicode strings, as `text.strings.iter_strings` takes it; the empty string is a
+                sentence. One string gives one row.
+            batch_tokens: most tokens in one forward pass (one sentence always fits). Padding counts only for models
+                that cannot run without it (see `method.fast`).
+            bf16: multiply in bf16: faster on hardware with bf16, cosines to the exact embeddings above 0.9999.
 
         Raises:
-            InputError: an item is not a Unicode string, or one string was given where a list is asked.
+            InputError: an item is not a Unicode string, or an embedding is not finite.
         """
-        check_sentences(sentences)
+        strings = list(iter_strings([sentences] if isinstance(sentences, str) else sentences))
         with self.ready(bf16) as run:
-            return run(self.tokens(sentences), batch_tokens)
+            rows = run(self.tokens(strings), batch_tokens)
+        check_finite(rows, strings, bf16=bf16)
+        return rows
 
     def tokens(self, sentences: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of each sentence, cut to `max_tokens`, special ones included: int32."""
+        """Token ids of each sentence, cut to `max_tokens`, special tokens included: int32."""
         if not len(sentences):
             return []
         encoded = self.tokenizer(
@@ -90,7 +96,7 @@ class Encoder:
 
     @contextmanager
     def ready(self, bf16: bool = False) -> Iterator[Callable[[Sequence[np.ndarray], int], np.ndarray]]:
-        """Within the block: what makes embeddings of `tokens`, with the weights as they are at its beginning."""
+        """Within the block: a function from `tokens` to embeddings, with the weights of the block's beginning."""
         was_training = self.model.training
         device = self.model.device
         autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
@@ -111,7 +117,7 @@ class Encoder:
             self.model.train(was_training)
 
     def _embed(self, tokens: list[np.ndarray]) -> Tensor:
-        """h of one batch, to which rows without meaning are added so that shapes are few."""
+        """h of a batch. Rows without meaning are added, so that there are few different shapes."""
         rows, longest = len(tokens), max(map(len, tokens))
         most = max(longest, self.max_tokens)
         total = sum(map(len, tokens))
@@ -131,8 +137,27 @@ class Encoder:
         return pooled(self.model, x_RT, mask_RT, self.pooling)
 
 
+def check_finite(
+    rows: np.ndarray, sentences: Sequence[str], *, where: str = "sentence", first: int = 1, bf16: bool = False
+) -> None:
+    """Check that embeddings, (N, H), hold neither NaN nor infinity; `first` is the number of the first sentence.
+
+    Raises:
+        InputError: names the first sentence whose embedding does, and the likely cause.
+    """
+    is_finite = np.isfinite(rows.sum(axis=1, dtype=np.float64))
+    if not is_finite.all():
+        index = int(is_finite.argmin())
+        cause = "The weights have most likely diverged in training: use an earlier checkpoint."
+        if bf16:
+            cause = 'The model may overflow in bf16: compute with --precision fp32 (precision="fp32").'
+        raise InputError(
+            f"{where} {first + index} ({sentences[index][:60]!r}): its embedding holds NaN or infinity. {cause}"
+        )
+
+
 def use_bf16(precision: Precision) -> bool:
-    """Whether to compute in bf16 autocast: as asked, or ("auto") where the hardware multiplies in it."""
+    """Whether to compute in bf16 autocast: as asked, or with "auto" if the hardware multiplies in bf16."""
     if precision != "auto":
         return precision == "bf16"
     if torch.cuda.is_available():
@@ -141,26 +166,10 @@ def use_bf16(precision: Precision) -> bool:
     return any(check is not None and check() for check in checks)
 
 
-def check_sentences(sentences: Sequence[str], first: int = 0) -> None:
-    """Refuse what is no list of Unicode strings; `first` is the number of the first one.
-
-    Raises:
-        InputError: says which one.
-    """
-    if isinstance(sentences, str):
-        raise InputError("one string was given, not a list of sentences: put it in [ ]")
-    for index, sentence in enumerate(sentences, first):
-        if not isinstance(sentence, str):
-            raise InputError(f"sentence {index} is a {type(sentence).__name__}, not a string")
-        if not sentence.isascii() and sentence.encode(errors="ignore").decode() != sentence:
-            raise InputError(f"sentence {index} holds a lone surrogate, which is no Unicode text: {sentence[:60]!r}")
-
-
 def _batches(lengths: list[int], batch_tokens: int, *, packed: bool) -> list[list[int]]:
-    """Row numbers in batches, longest first, of at most `batch_tokens` tokens unless it is a single row.
+    """Row numbers in batches, longest first, of at most `batch_tokens` tokens (a single row can have more).
 
-    Where a batch runs packed its real tokens count; attention's products are padded all the same, so that rows much
-    shorter than the longest begin another batch.
+    For packed batches, real tokens count. Attention still computes padding, so much shorter rows begin another batch.
     """
     batches: list[list[int]] = []
     padded_limit = batch_tokens * _ATTENTION_PADDING if packed else batch_tokens
@@ -175,9 +184,9 @@ def _batches(lengths: list[int], batch_tokens: int, *, packed: bool) -> list[lis
 
 
 def position_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The longest input in tokens that the checkpoint itself takes: its positions and its tokenizer's limit.
+    """The longest input of a checkpoint in tokens: the smaller of its positions and its tokenizer's limit.
 
-    Families that count positions from beyond the padding index (RoBERTa's) have that many fewer.
+    RoBERTa's family counts positions from the padding index on, and has that many fewer.
     """
     positions = getattr(model.config, "max_position_embeddings", None) or 512
     for name, module in model.named_modules():

@@ -1,6 +1,7 @@
-"""What an encoder is, in one hash: equal exactly where embeddings are.
+"""The identity of an encoder in one hash: two encoders have the same hash if they make the same embeddings.
 
-Results are kept by it. A folder's path or time stamp would not do: training writes other weights to the same place.
+Stored results are found by it. A folder's path or time stamp is not enough: training writes new weights to the same
+place.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ def fingerprint(encoder: Encoder) -> str:
         digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
         digest.update(array.float().numpy().tobytes() if array.is_floating_point() else array.numpy().tobytes())
     config = encoder.model.config.to_dict()
-    # Where it was loaded from and by which release says nothing of what it computes.
+    # The place and the release it was loaded with do not change what it computes.
     kept = {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
     digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
     tokenizer = encoder.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         rules = json.loads(backend.to_str())
-        # How it was last called, which it remembers, is given anew with every call.
+        # These are options of the last call; every call sets them again.
         rules.update(truncation=None, padding=None)
     else:
         rules = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     digest.update(json.dumps(rules, sort_keys=True, default=str).encode())
-    # Every other field, so that one added later counts from its first day.
+    # All other fields, so that a new field counts without a change here.
     facts = {
         field.name: getattr(encoder, field.name)
         for field in dataclasses.fields(encoder)

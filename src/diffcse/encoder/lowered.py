@@ -1,9 +1,8 @@
-"""An encoder that multiplies in half precision, for the length of one job.
+"""A copy of an encoder that multiplies in half precision.
 
-Autocast alone casts weights for every batch anew and multiplies by them in the order in which they happen to lie. Here
-each linear layer's weights are cast once and, on a CPU, laid out as oneDNN reads them, which is another eighth faster.
-What passes from layer to layer, the norms and the pooling stay in float32: that keeps cosines to the exact embeddings
-above 0.9999 and costs nothing that could be measured.
+Autocast alone casts the weights again for every batch. Here the weights of each linear layer are cast once and, on a
+CPU, laid out as oneDNN reads them, which is another eighth faster. Residual stream, norms and pooling stay in float32:
+this keeps cosines to the exact embeddings above 0.9999, at no measurable cost.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from diffcse.method.fast import copy_ability
 
 
 def lowered(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A twin of `model`, without dropout, whose linear layers multiply in `dtype`; to be run under autocast.
+    """A copy of `model`, without dropout, whose linear layers multiply in `dtype`; run it under autocast.
 
-    It shares embeddings and norms with `model` and holds the linear layers' weights once more, as they are now.
+    It shares embeddings and norms with `model`, and has its own copy of the linear layers' present weights.
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin: Any = copy.deepcopy(model, cast(dict[int, Any], shared)).eval()
@@ -35,7 +34,7 @@ def lowered(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 
 class _Linear(nn.Linear):
-    """Looks like the layer it stands for, which models and their users may ask about."""
+    """A linear layer in half precision, with the attributes of the layer that it replaces."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         nn.Module.__init__(self)
@@ -55,7 +54,7 @@ class _Linear(nn.Linear):
 
 
 def _laid_out(weight: Tensor) -> Tensor | None:
-    """`weight` as this machine's oneDNN reads it fastest, or None: torch's own compiler uses the same two functions."""
+    """`weight` in oneDNN's fastest layout, or None without oneDNN; torch's compiler uses the same two functions."""
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
         return None
     try:

@@ -1,12 +1,12 @@
 """What ships: the encoder alone, as a plain sentence-transformers folder that also loads in transformers.
 
-No projector, discriminator or pooler head goes with it, and its sequence limit is the checkpoint's own: the 32
-tokens of training are the training collator's business. The folder is written in sentence-transformers' classic
-layout, which every release since 2.0 reads (modules with weights of their own: every one that reads safetensors). Every
-pooling is made of that library's own modules, so no code of ours is needed to load it:
+No projector, discriminator or pooler head is written, and the sequence limit is the checkpoint's own, not that of
+training. The folder has sentence-transformers' classic layout, which every release since 2.0 reads (modules with
+weights: every release that reads safetensors). Every pooling consists of that library's modules, so loading needs no
+code of ours:
 
 - cls, mean: Transformer, Pooling
-- first_last, top2: Transformer (told to return all layers), WeightedLayerPooling with weight 1 on two layers and 0 on
+- first_last, top2: Transformer (set to return all layers), WeightedLayerPooling with weight 1 on two layers and 0 on
   the others, Pooling by mean
 - pooler: Transformer, Pooling by cls, Dense with tanh: the checkpoint's own trained head
 """
@@ -32,10 +32,10 @@ LIMITS = "sentence_bert_config.json"
 SETTINGS = "config_sentence_transformers.json"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer_config.json"
-_HOW_IT_WAS_LOADED = ("backend", "is_local", "local_files_only")
+_LOADING_OPTIONS = ("backend", "is_local", "local_files_only")
 TANH = "torch.nn.modules.activation.Tanh"
 
-# Our names for the poolings of one layer, and the flags that say the same in a folder.
+# Our names for the poolings of one layer, and a folder's flags for them.
 POOLING_FLAGS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
 _OTHER_FLAGS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens")
 
@@ -43,7 +43,7 @@ _OTHER_FLAGS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens")
 def save(encoder: Encoder, folder: Path, card: str) -> None:
     """Write `encoder` to `folder` in one indivisible step, `card` (Markdown) as its README.md.
 
-    Adapters (LoRA) are multiplied into the weights of what is written; `encoder` itself keeps them.
+    Adapters (LoRA) are merged into the written weights; `encoder` itself keeps them.
 
     The folder loads with `SentenceTransformer(folder)`, `AutoModel.from_pretrained(folder)` and `load(folder)`.
 
@@ -53,7 +53,7 @@ def save(encoder: Encoder, folder: Path, card: str) -> None:
     encoder = replace(encoder, model=merged(encoder.model))
     with staged_folder(folder) as staging:
         with quiet():
-            # A fast tokenizer remembers how it was last called, and would write that down: training's 32 tokens.
+            # A fast tokenizer would save the options of its last call, such as training's 32 tokens.
             backend = getattr(encoder.tokenizer, "backend_tokenizer", None)
             if backend is not None:
                 backend.no_truncation()
@@ -67,9 +67,8 @@ def save(encoder: Encoder, folder: Path, card: str) -> None:
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write `tokenizer` to `folder`, so that transformers 4 loads it too.
 
-    Release 5 calls a tokenizer of no model's own by a class that 4 does not have, and lists additional special tokens
-    under a name by which 4 means something else; 4's names for both are understood by 5. How it was loaded here (from a
-    folder, without the hub) is nobody's business.
+    Release 5 writes a tokenizer class that 4 does not have, and writes additional special tokens under a name that has
+    another meaning in 4. Release 5 reads 4's names for both. The options of loading are left out.
     """
     tokenizer.save_pretrained(folder)
     file = folder / TOKENIZER
@@ -78,11 +77,11 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         values["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(values.get("extra_special_tokens"), list):
         values["additional_special_tokens"] = values.pop("extra_special_tokens")
-    write_json(file, {name: value for name, value in values.items() if name not in _HOW_IT_WAS_LOADED})
+    write_json(file, {name: value for name, value in values.items() if name not in _LOADING_OPTIONS})
 
 
 def write_layout(encoder: Encoder, folder: Path) -> None:
-    """Say in `folder`, which holds the transformer, how `encoder` makes embeddings with it."""
+    """Write to `folder`, which holds the transformer, how `encoder` makes embeddings with it."""
     kinds = _kinds(encoder)
     paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
     modules = [
@@ -98,7 +97,7 @@ def write_layout(encoder: Encoder, folder: Path) -> None:
 
 
 def _kinds(encoder: Encoder) -> list[str]:
-    """sentence-transformers' modules, in order, that make up `encoder`."""
+    """The modules of sentence-transformers that make up `encoder`, in order."""
     between = {"first_last": ["WeightedLayerPooling"], "top2": ["WeightedLayerPooling"]}.get(encoder.pooling, [])
     after = ["Dense"] if encoder.pooling == "pooler" else []
     return ["Transformer", *between, "Pooling", *after, *(["Normalize"] if encoder.normalised else [])]
@@ -116,7 +115,7 @@ def _write_module(folder: Path, kind: str, encoder: Encoder) -> None:
         start = {"first_last": 0, "top2": depth - 1}[encoder.pooling]
         write_json(config, {"word_embedding_dimension": width, "layer_start": start, "num_hidden_layers": depth})
         save_file({"layer_weights": torch.tensor(weights[start:])}, folder / WEIGHTS, metadata={"format": "pt"})
-        # Only with this does the Transformer module hand all layers on.
+        # The Transformer module returns all layers only with this setting.
         transformer = json.loads((folder.parent / "config.json").read_text(encoding="utf-8"))
         write_json(folder.parent / "config.json", transformer | {"output_hidden_states": True})
     elif kind == "Dense":
@@ -128,12 +127,12 @@ def _write_module(folder: Path, kind: str, encoder: Encoder) -> None:
 
 
 def layer_weights(pooling: str, depth: int) -> list[float]:
-    """Weight of the embeddings and of each of `depth` layers in the average that "first_last" or "top2" pools.
+    """Weights of the embeddings and of `depth` layers in the average of "first_last" or "top2".
 
     >>> layer_weights("first_last", 4)
     [0.0, 1.0, 0.0, 0.0, 1.0]
     >>> layer_weights("top2", 4)
     [0.0, 0.0, 0.0, 1.0, 1.0]
     """
-    read = {1, depth} if pooling == "first_last" else {depth - 1, depth}
-    return [float(layer in read) for layer in range(depth + 1)]
+    averaged = {1, depth} if pooling == "first_last" else {depth - 1, depth}
+    return [float(layer in averaged) for layer in range(depth + 1)]

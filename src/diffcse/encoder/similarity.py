@@ -1,22 +1,22 @@
-"""Embeddings and cosines in one call, for whoever needs no more than these."""
+"""Embeddings and cosines in one call."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from diffcse.config import EncoderPooling, Precision
-from diffcse.encoder.encode import BATCH_TOKENS, Encoder, use_bf16
+from diffcse.encoder.encode import BATCH_TOKENS, Encoder, check_finite, use_bf16
 from diffcse.encoder.load import load
 from diffcse.errors import InputError
 
 
 def encode(
     model: Encoder | str | Path,
-    sentences: Sequence[str],
+    sentences: Iterable[str] | str,
     *,
     pooling: EncoderPooling | None = None,
     normalise: bool = False,
@@ -27,14 +27,15 @@ def encode(
 
     Args:
         model: an encoder, or what `load` takes: a folder, "mini", or a hub id. Load it once for several calls.
-        pooling: as in `load`, where `model` is to be loaded.
+        sentences: a string, or an iterable of strings: a list, a generator, a pandas Series, an open text file.
+        pooling: as in `load`, if `model` is not an encoder.
         normalise: scale each embedding to length 1, so that a dot product is a cosine.
-        precision: "bf16" is faster where the hardware has it, cosines to the exact embeddings above 0.9999; "auto"
-            takes it there.
-        batch_tokens: tokens in one forward pass, at most; as `Encoder.__call__` counts them.
+        precision: "bf16" is faster on hardware with bf16, cosines to the exact embeddings above 0.9999. "auto" uses
+            bf16 on such hardware.
+        batch_tokens: most tokens in one forward pass, counted as in `Encoder.__call__`.
 
     Raises:
-        InputError: the model cannot be loaded, or a sentence is no Unicode string.
+        InputError: the model cannot be loaded, a sentence is not a Unicode string, or an embedding is not finite.
     """
     rows = as_encoder(model, pooling)(sentences, batch_tokens=batch_tokens, bf16=use_bf16(precision))
     return to_unit(rows) if normalise else rows
@@ -42,8 +43,8 @@ def encode(
 
 def similarity(
     model: Encoder | str | Path,
-    first: Sequence[str],
-    second: Sequence[str],
+    first: Iterable[str] | str,
+    second: Iterable[str] | str,
     *,
     pooling: EncoderPooling | None = None,
     precision: Precision = "fp32",
@@ -61,27 +62,32 @@ def similarity(
 def pair_cosines(
     encoder: Encoder, lines: Iterable[str], name: str, *, precision: Precision = "fp32"
 ) -> Iterator[float]:
-    """The cosine of the two sentences on each line, in order; a block of lines is read and embedded at a time.
+    """The cosine of the two sentences on each line, in order, computed a block of lines at a time.
 
     Args:
         lines: sentence, tab, sentence.
-        name: where the lines come from, for messages.
+        name: the source of the lines, for messages.
 
     Raises:
-        InputError: a line that is not two sentences.
+        InputError: a line does not hold two sentences, or an embedding is not finite.
     """
     rest, number = iter(lines), 0
     while block := list(islice(rest, _BLOCK)):
-        pairs = []
-        for line in block:
+        pairs = [line.split("\t") for line in block]
+        for pair in pairs:
             number += 1
-            pairs.append(line.split("\t"))
-            if len(pairs[-1]) != 2:
+            if len(pair) != 2:
                 raise InputError(
-                    f"{name}, line {number}: {len(pairs[-1]) - 1} tabs: must be sentence, tab, sentence. (Graded "
-                    "pairs, with a score in front, are for diffcse evaluate)"
+                    f"{name}, line {number}: {len(pair) - 1} tabs. Write sentence, tab, sentence on each line. "
+                    "(diffcse evaluate reads graded pairs, with a score first.)"
                 )
-        rows = encode(encoder, [text for pair in pairs for text in pair], normalise=True, precision=precision)
+        bf16 = use_bf16(precision)
+        sentences = [text for pair in pairs for text in pair]
+        with encoder.ready(bf16) as run:
+            rows = run(encoder.tokens(sentences), BATCH_TOKENS)
+        first = number - len(block) + 1
+        check_finite(rows[::2] + rows[1::2], block, where=f"{name}, line", first=first, bf16=bf16)
+        rows = to_unit(rows)
         yield from (rows[::2] * rows[1::2]).sum(1).tolist()
 
 
@@ -92,18 +98,18 @@ def as_encoder(model: Encoder | str | Path, pooling: EncoderPooling | None = Non
     """`model` itself, or loaded with `pooling`.
 
     Raises:
-        InputError: as `load`; or an encoder that is loaded already pools otherwise.
+        InputError: as `load`; or `model` is an encoder with another pooling.
     """
     if not isinstance(model, Encoder):
         return load(model, pooling=pooling)
     if pooling in (None, model.pooling):
         return model
     raise InputError(
-        f"pooling {pooling!r}: this encoder pools by {model.pooling!r}: load it again with the other pooling"
+        f"pooling {pooling!r}: this encoder pools by {model.pooling!r}. Load it again with the other pooling"
     )
 
 
 def to_unit(rows: np.ndarray) -> np.ndarray:
-    """Each row scaled to length 1; a row of zeros stays one."""
+    """Each row scaled to length 1; a row of zeros stays as it is."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(length > 0, length, 1)

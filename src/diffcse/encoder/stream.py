@@ -1,7 +1,7 @@
 """Any number of sentences -> a file of embeddings, in memory that does not grow with them.
 
-Sentences are taken a block at a time, embedded, and written; the file appears under its name when it is complete.
-Row i belongs to sentence i: nothing is left out or put in another order.
+Sentences are taken a block at a time, embedded and written; the file appears under its name when it is complete. Row i
+belongs to sentence i: nothing is left out or reordered.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
-from diffcse.encoder.encode import BATCH_TOKENS, Encoder, check_sentences
+from diffcse.encoder.encode import BATCH_TOKENS, Encoder, check_finite
 from diffcse.encoder.similarity import to_unit
 from diffcse.encoder.workers import rows_by_workers
 from diffcse.errors import InputError
 from diffcse.files import staged_file
 from diffcse.machine import release_memory
+from diffcse.text.strings import iter_strings
 
 BLOCK = 4096
-"""Sentences embedded and written at once: enough to make batches of even length, few enough to tell of soon."""
+"""Sentences embedded and written at once: enough for batches of even length, few enough for frequent progress."""
 _BLOCK_CHARACTERS = 1 << 22
-"""Long sentences make a block of fewer."""
+"""A block of long sentences has fewer."""
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -47,41 +48,43 @@ def embed(
     workers: int | None = None,
     report: Callable[[int], None] = lambda done: None,
 ) -> int:
-    """Write one embedding for each sentence to `output`, in one indivisible step; -> how many.
+    """Write one embedding for each sentence to `output`, in one indivisible step; return their number.
 
-    Sentences are tokenised ahead of the model and rows written behind it, each in a thread of its own. Rows do not
-    depend on blocks or workers beyond rounding (1e-6 of a row's length in float32).
+    One thread tokenises ahead of the model, another writes rows behind it. Rows do not depend on blocks or workers
+    beyond rounding (1e-6 of a row's length in float32).
 
     Args:
-        output: ends in ".npy": an array (N, H) float32, to be opened by `numpy.load(output, mmap_mode="r")`. In
-            ".parquet": columns `text` and `embedding` (a list of H float32), a row group for each block.
+        sentences: any iterable of strings, as `text.strings.iter_strings` takes it.
+        output: a name ending in ".npy": an array (N, H) float32, for `numpy.load(output, mmap_mode="r")`. In
+            ".parquet": columns `text` and `embedding` (a list of H float32), with a row group for each block.
         normalise: scale each embedding to length 1.
-        workers: processes to embed with, which share the CPU's cores or take a GPU each. 1: this one. None: one for
-            each GPU; this one where there are fewer than two.
-        report: told the number of sentences done after each block.
+        workers: processes that embed; they share the CPU's cores or use a GPU each. 1: this process. None: one process
+            for each GPU, or this process if there are fewer than two.
+        report: called with the number of finished sentences after each block.
 
     Raises:
-        InputError: another suffix, an item that is no Unicode string, a file that cannot be written, or a worker that
-            was killed.
+        InputError: another suffix, an item that is not a Unicode string, an embedding that is not finite, a file that
+            cannot be written, or a worker that was killed.
     """
     output = Path(output)
     if workers is None:
         workers = max(1, torch.cuda.device_count())
     if workers < 1:
         raise InputError(f"workers = {workers}: must be at least 1")
-    if isinstance(sentences, str):
-        check_sentences(sentences)  # it would be embedded letter by letter
     open_writer = check_output(output)
-    done = 0
+    blocks = _blocks(iter_strings(sentences))
+    done = received = 0
     with staged_file(output) as staging:
         writer = open_writer(staging, encoder)
 
         def write(embedded: tuple[list[str], np.ndarray]) -> int:
+            nonlocal received
             block, rows = embedded
+            check_finite(rows, block, first=received + 1, bf16=bf16)
+            received += len(block)
             writer.write(block, to_unit(rows) if normalise else rows)
             return len(block)
 
-        blocks = _blocks(sentences)
         rows = (
             _rows_here(encoder, blocks, batch_tokens, bf16)
             if workers == 1
@@ -91,7 +94,7 @@ def embed(
             with closing(rows), closing(_ahead(write, rows)) as written:
                 for count in written:
                     done += count
-                    release_memory()  # batches of many shapes leave holes of many sizes
+                    release_memory()  # batches of many shapes fragment the memory
                     report(done)
         finally:
             writer.close()
@@ -110,7 +113,7 @@ def _rows_here(
 
 
 def _ahead(function: Callable[[In], Out], items: Iterable[In]) -> Generator[Out, None, None]:
-    """`map(function, items)`, with `function` at work in a thread while the next item is made."""
+    """`map(function, items)`; a thread runs `function` while the next item is made."""
     with ThreadPoolExecutor(1) as thread:
         before: Future[Out] | None = None
         for item in items:
@@ -125,8 +128,7 @@ def _ahead(function: Callable[[In], Out], items: Iterable[In]) -> Generator[Out,
 def _blocks(sentences: Iterable[str]) -> Iterator[list[str]]:
     block: list[str] = []
     characters = 0
-    for number, sentence in enumerate(sentences):
-        check_sentences([sentence], number)
+    for sentence in sentences:
         block.append(sentence)
         characters += len(sentence)
         if len(block) == BLOCK or characters >= _BLOCK_CHARACTERS:
@@ -137,13 +139,13 @@ def _blocks(sentences: Iterable[str]) -> Iterator[list[str]]:
 
 
 def check_output(output: Path) -> Callable[[Path, Encoder], _Writer]:
-    """What writes the format that `output`'s suffix names.
+    """The writer for the format that the suffix of `output` names.
 
     Raises:
-        InputError: no such format.
+        InputError: there is no such format.
     """
     if output.is_dir():
-        raise InputError(f"{output}: is a folder: give --output a file that ends in .npy or .parquet")
+        raise InputError(f"{output}: is a folder. Give --output a file that ends in .npy or .parquet")
     if output.suffix == ".npy":
         return _Npy
     if output.suffix == ".parquet":
@@ -152,7 +154,7 @@ def check_output(output: Path) -> Callable[[Path, Encoder], _Writer]:
 
 
 class _Npy:
-    """NumPy's own format, written row by row: the header, which holds the number of rows, is put right at the end."""
+    """NumPy's format, written row by row. The header holds the number of rows and is written again at the end."""
 
     def __init__(self, path: Path, encoder: Encoder) -> None:
         self.file = path.open("wb")
@@ -168,7 +170,7 @@ class _Npy:
         with self.file:
             self.file.seek(0)
             self._header()
-            assert self.file.tell() == self.begins  # NumPy leaves room for the number to grow
+            assert self.file.tell() == self.begins  # NumPy leaves room for a longer number
 
     def _header(self) -> None:
         shape = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, self.width)}
@@ -176,7 +178,7 @@ class _Npy:
 
 
 class _Parquet:
-    """Columns text and embedding; what made the vectors stands in the schema's metadata."""
+    """Columns text and embedding; the schema's metadata names pooling and limit."""
 
     def __init__(self, path: Path, encoder: Encoder) -> None:
         import pyarrow as pa

@@ -1,7 +1,7 @@
 """One encoder in several processes.
 
-Each is given a block of sentences and gives back their rows; blocks come back in the order in which they were given.
-The encoder comes to them as it would come to anybody: saved to a folder, whose weights all of them map into memory.
+Each process gets a block of sentences and returns their rows; blocks come back in their order. The encoder is saved to
+a temporary folder, and all processes map its weights into memory.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from diffcse.machine import UNBOUND, cores, release_memory, tune, use_cores
 
 _NAME = "encoder"
 _AHEAD = 2
-"""Blocks for each process that are begun or wait, at most."""
+"""Most blocks for each process, begun or waiting."""
 
 
 def rows_by_workers(
     encoder: Encoder, blocks: Iterator[list[str]], workers: int, *, batch_tokens: int, bf16: bool
 ) -> Generator[tuple[list[str], np.ndarray], None, None]:
-    """Each block with its embeddings, made by `workers` processes that share the CPU's cores, or have a GPU each.
+    """Each block with its embeddings, from `workers` processes that share the CPU's cores or use a GPU each.
 
     Raises:
-        InputError: a process was ended from outside.
+        InputError: another program ended a process.
     """
-    from loky import ProcessPoolExecutor  # its processes do not import the caller's script, as the stock ones do
+    from loky import ProcessPoolExecutor  # its processes do not import the caller's script, unlike the standard ones
     from loky.process_executor import TerminatedWorkerError
 
     threads = max(1, len(cores()) // workers)
@@ -56,7 +56,7 @@ def rows_by_workers(
             env={name: str(value) for name, value in env.items()}
             | {"TOKENIZERS_PARALLELISM": str(threads > 1).lower(), **UNBOUND},
         )
-        stack.callback(pool.shutdown, kill_workers=True)  # after the last row they have nothing to do
+        stack.callback(pool.shutdown, kill_workers=True)  # they are idle after the last row
         try:
             for block in blocks:
                 waiting.append((block, pool.submit(_rows, block)))
@@ -68,8 +68,8 @@ def rows_by_workers(
                 yield done, future.result()
         except TerminatedWorkerError as error:
             raise InputError(
-                f"one of {workers} worker processes was ended from outside, perhaps because memory ran out. Nothing "
-                "was written: try again with fewer workers"
+                f"one of {workers} worker processes was killed, perhaps because memory ran out. Nothing was written: "
+                "try again with fewer workers"
             ) from error
 
 
@@ -81,7 +81,7 @@ _run: Callable[[list[str]], np.ndarray] | None = None
 def _begin(folder: Path, given: frozenset[int], workers: int, threads: int, batch_tokens: int, bf16: bool) -> None:
     global _run
     use_cores(given)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who pressed Ctrl-C is answered by the process that was started
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
     Thread(target=_end_with, args=(os.getppid(), folder), daemon=True).start()
     torch.set_num_threads(threads)
     tune()
@@ -90,15 +90,15 @@ def _begin(folder: Path, given: frozenset[int], workers: int, threads: int, batc
     run = ExitStack().enter_context(encoder.ready(bf16))
 
     def rows(block: list[str]) -> np.ndarray:
-        found = run(encoder.tokens(block), batch_tokens)
+        embedded = run(encoder.tokens(block), batch_tokens)
         release_memory()
-        return found
+        return embedded
 
     _run = rows
 
 
 def _end_with(parent: int, folder: Path) -> None:
-    """A worker whose parent was killed would wait for the next block for ever."""
+    """End this worker when its parent is gone; it would wait for the next block for ever."""
     while os.getppid() == parent:
         time.sleep(1)
     shutil.rmtree(folder, ignore_errors=True)
@@ -111,17 +111,17 @@ def _rows(block: list[str]) -> np.ndarray:
 
 
 def _take_gpu(folder: Path, workers: int) -> None:
-    """Make one GPU, if there are any, this worker's own: loaded before, its encoder would lie on the first one too."""
+    """Select this worker's GPU before the encoder is loaded, which would otherwise use the first GPU."""
     if torch.cuda.is_available():
         torch.cuda.set_device(_claim(folder, workers) % torch.cuda.device_count())
 
 
 def _claim(folder: Path, workers: int) -> int:
-    """This worker's number: the first that no other has taken."""
+    """This worker's number: the first that no other worker has claimed."""
     for number in range(workers):
         try:
             (folder / f"worker-{number}").mkdir()
         except FileExistsError:
             continue
         return number
-    return 0  # one was started anew
+    return 0  # a worker was restarted

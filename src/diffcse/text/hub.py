@@ -1,12 +1,11 @@
 """Data sets of the Hugging Face hub: `hub:OWNER/NAME`, `hub:OWNER/NAME/CONFIG@REVISION:SPLIT`.
 
-Configuration, revision and split may each be left out (then: the data set's default, the newest commit, "train"). A
-folder in the place of OWNER/NAME, written with a leading `./`, `/` or `~`, is opened the same way, without a network.
+Configuration, revision and split can be left out; the defaults are the data set's own, the newest commit and "train".
+A folder that starts with `./`, `/` or `~` can replace OWNER/NAME and needs no network.
 
-Corpora are streamed; small sets may be downloaded whole. Neither must change under its name. So what is cached belongs
-to a commit of the data set: without a revision the hub is asked for the newest one; a whole commit hash needs no
-asking, and so is read from the cache without a network.
-Code that comes with a data set is never run.
+Corpora are streamed; small sets can be downloaded whole. Each cache entry belongs to a commit of the data set. Without
+a revision, the hub is asked for the newest commit. A whole commit hash needs no network if the entry exists. Code of a
+data set is never run.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Unreachable(InputError):
-    """The hub gives no answer."""
+    """The hub cannot be reached."""
 
 
 @dataclass(frozen=True)
 class HubName:
-    """What a `hub:` spelling names."""
+    """A data set, as a `hub:` spelling names it."""
 
     name: str
-    """The spelling as it was given."""
+    """The spelling itself."""
     id: str
     """OWNER/NAME, or a folder."""
     config: str | None
@@ -52,19 +51,19 @@ class HubName:
 
     @property
     def folder(self) -> Path:
-        """That folder, which need not be there."""
+        """The folder, which may be missing."""
         return Path(os.path.expanduser(self.id))  # noqa: PTH111 - Path's own knows no name of no user
 
     def stamp(self) -> tuple[str, int, str]:
-        """What tells one state of it from another: spelling, bytes (0: unknown), commit or the files' state.
+        """The state of the data set: spelling, bytes (0: unknown), commit or the states of its files.
 
         Raises:
-            InputError: no such data set or folder, or the hub cannot be reached.
+            InputError: the data set or folder does not exist, or the hub cannot be reached.
         """
         if self.is_folder:
             folder = self.folder
             if not folder.is_dir():
-                raise InputError(f"{self.name}: {folder} is no folder. Relative paths start at {Path.cwd()}.")
+                raise InputError(f"{self.name}: {folder} is not a folder. Relative paths start at {Path.cwd()}.")
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             states = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
             return f"{PREFIX}{folder.absolute()}:{self.split}", sum(size for _, size, _ in states), repr(states)
@@ -78,20 +77,19 @@ class HubName:
             raise self.failure(error) from error
 
     def failure(self, error: Exception) -> InputError:
-        """What a library's error means for who gave this name."""
-        said = str(error).strip().partition("\n")[0]
+        """The error for the user, from an error of a library."""
+        reason = str(error).strip().partition("\n")[0]
         if _is_network(error):
             return Unreachable(
-                f"{self.name}: the hub cannot be reached ({said}). Try again with a network; or name a whole commit "
-                f"({PREFIX}{self.id}@COMMIT) that was read before; or give the data set's files, or its folder as "
-                f"{PREFIX}./FOLDER."
+                f"{self.name}: the hub cannot be reached ({reason}). Try again with a network, or name a whole commit "
+                f"({PREFIX}{self.id}@COMMIT) that was read before, or give the data set's folder as {PREFIX}./FOLDER."
             )
-        said = said if said[-1:] in (".", "!", "?") else f"{said}."
-        return InputError(f"{self.name}: {said} Write hub:OWNER/NAME, with /CONFIG, @REVISION and :SPLIT as needed.")
+        reason = reason if reason[-1:] in (".", "!", "?") else f"{reason}."
+        return InputError(f"{self.name}: {reason} Write hub:OWNER/NAME, with /CONFIG, @REVISION and :SPLIT as needed.")
 
 
 def _is_network(error: BaseException | None) -> bool:
-    """Whether no answer came. The libraries below each have errors of their own for that, so names must do."""
+    """Whether the network failed. Each library has its own errors for that, so their names decide."""
     while error is not None:
         names = [kind.__name__ for kind in type(error).__mro__]
         if any("Connect" in name or "Timeout" in name or "Offline" in name for name in names):
@@ -101,34 +99,34 @@ def _is_network(error: BaseException | None) -> bool:
 
 
 def parse(spelling: str, *, split: str = "train") -> HubName:
-    """Take `hub:...` apart; `split` is the one meant where the spelling names none.
+    """Parse `hub:...`; `split` is the default.
 
     Raises:
-        InputError: not of that form.
+        InputError: another form.
 
     >>> name = parse("hub:Salesforce/wikitext/wikitext-2-raw-v1:validation")
     >>> name.id, name.config, name.revision, name.split
     ('Salesforce/wikitext', 'wikitext-2-raw-v1', None, 'validation')
     """
     rest = spelling.removeprefix(PREFIX)
-    found = (_FOLDER if rest[:1] in (".", "/", "~") else _SPELLING).fullmatch(rest)
-    if not found:
+    match = (_FOLDER if rest[:1] in (".", "/", "~") else _SPELLING).fullmatch(rest)
+    if not match:
         raise InputError(
-            f"{spelling}: must be hub:OWNER/NAME, hub:OWNER/NAME/CONFIG@REVISION:SPLIT (each of the three may be left "
+            f"{spelling}: must be hub:OWNER/NAME, hub:OWNER/NAME/CONFIG@REVISION:SPLIT (each of the three can be left "
             "out) or hub:./FOLDER:SPLIT."
         )
-    parts = found.groupdict()
+    parts = match.groupdict()
     return HubName(spelling, parts["id"], parts.get("config"), parts.get("revision"), parts["split"] or split)
 
 
 def download(name: HubName, commit: str, patterns: Sequence[str]) -> Path:
-    """The folder that holds the data set's files of these patterns as of `commit`, from the hub or from its cache.
+    """The folder with the data set's files of these patterns at `commit`, from the hub or its cache.
 
-    Where small sets are read whole, this is surer than opening them by their id: without a network, `datasets` takes
-    whichever revision it had last and says so in a log line only.
+    Opening a small set by its id is less safe: without a network, `datasets` uses the last cached revision and only
+    logs it.
 
     Raises:
-        InputError: no such data set, or it is not in the cache and the hub cannot be reached.
+        InputError: the data set does not exist, or it is not in the cache and the hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import OfflineModeIsEnabled
@@ -138,8 +136,7 @@ def download(name: HubName, commit: str, patterns: Sequence[str]) -> Path:
         try:
             return Path(fetch())
         except OfflineModeIsEnabled:
-            # Releases differ in whether they ask the hub for a list of what earlier ones have downloaded. In this mode
-            # alone it is certain that no download was broken off just now.
+            # Some releases look for a file list that others do not write. Offline, no download can be unfinished.
             return Path(fetch(local_files_only=True))
     except Exception as error:
         raise name.failure(error) from error
@@ -149,7 +146,7 @@ def open_columns(name: HubName, stamp: tuple[str, int, int | str]) -> tuple[list
     """The data set's columns, and the data set itself, to be streamed.
 
     Raises:
-        InputError: it cannot be opened: no such configuration or split, no network, files it cannot read.
+        InputError: it cannot be opened: a wrong configuration or split, no network, or unreadable files.
     """
     import datasets
 
@@ -160,7 +157,7 @@ def open_columns(name: HubName, stamp: tuple[str, int, int | str]) -> tuple[list
         if data.column_names is None:
             data = data._resolve_features()
         return list(data.column_names), data
-    except Exception as error:  # the library's readers raise errors of many kinds; all of them mean the data
+    except Exception as error:  # the library's readers raise many kinds of errors, all about the data
         raise name.failure(error) from error
 
 
@@ -168,7 +165,7 @@ def stream(name: HubName, data: Any, columns: Sequence[str], rows: int) -> Itera
     """The cells of `columns`, up to `rows` rows at a time, one list a column.
 
     Raises:
-        InputError: reading fails on the way.
+        InputError: reading fails.
     """
     try:
         for batch in data.select_columns(list(columns)).iter(batch_size=rows):

@@ -23,8 +23,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from diffcse.config import Quoting
 from diffcse.errors import InputError
 from diffcse.text.sources import PACKED_STARTS, Transcoder, check_encoding, open_unpacked
 
@@ -37,7 +38,6 @@ _BYTE_ORDER_MARKS = (  # UTF-32 first: its little-endian mark begins with that o
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
-Quoting = Literal["auto", "csv", "none"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Reading:
     """Names of the columns of .csv and .tsv files whose first line is a row."""
 
     @classmethod
-    def of(cls, encoding: str | None, quoting: Quoting | None, columns: str | None) -> Reading:
+    def of(cls, encoding: str | None = None, quoting: Quoting = "auto", columns: str | None = None) -> Reading:
         """Make it from options; `columns` are names with commas between them.
 
         Raises:
@@ -61,7 +61,7 @@ class Reading:
         if encoding is not None:
             check_encoding(encoding)
         header = tuple(name.strip() for name in columns.split(",")) if columns else ()
-        return cls(encoding, quoting or "auto", header)
+        return cls(encoding, quoting, header)
 
 
 STRICT = Reading()

@@ -189,4 +189,4 @@ def reading_of(text: Text, max_line_bytes: int) -> Reading:
     """
     if max_line_bytes < 1:
         raise InputError(f"max_line_bytes = {max_line_bytes}: must be at least 1.")
-    return Reading.of(*(getattr(text, name, None) for name in ("encoding", "quoting", "columns")))
+    return Reading.of(text.encoding, text.quoting, text.columns)

@@ -1,11 +1,10 @@
-"""A corpus every Python already has: the documentation inside its own standard library.
+"""The quickstart's corpus: the documentation inside Python's own standard library.
 
-A first run should need no download. The docstrings of the standard library are some fifteen thousand sentences
-of plain technical English on two hundred subjects, and they come with a retrieval task for free: the first sentence
-of a docstring says what a thing is, and should find the rest of that docstring among all others.
+A first run needs no download: the docstrings hold about fifteen thousand sentences of technical English. They also give
+a search task: the first sentence of a docstring should find the rest of it among all others.
 
-The source files are parsed, never imported, so nothing runs. Docstrings mix prose with signatures, doctests, tables
-and field lists; only the prose is kept, and in doubt a sentence is left out, since there are enough of them.
+Source files are parsed and never imported. Docstrings mix prose with signatures, doctests, tables and field lists. Only
+prose is kept, and a doubtful sentence is dropped.
 """
 
 from __future__ import annotations
@@ -33,51 +32,58 @@ _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_tes
 
 @dataclass(frozen=True)
 class Docstring:
-    """The prose of one docstring, in sentences; `qualname` is empty for a module's own."""
+    """The prose of a docstring, in sentences; `qualname` is empty for a module's docstring."""
 
     module: str
     qualname: str
     sentences: tuple[str, ...]
 
+    @property
+    def subject(self) -> str:
+        """The top-level module. `_pydecimal` has the subject of `decimal`, whose documentation it repeats."""
+        return re.sub("^_(py)?", "", self.module.partition(".")[0])
+
 
 @dataclass(frozen=True)
 class StdlibCorpus:
-    """The standard library's docstrings in the order of modules and lines, no sentence twice."""
+    """The docstrings in the order of modules and lines; no sentence occurs twice."""
 
     docstrings: tuple[Docstring, ...]
     python_version: str
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 (hex) of all sentences joined by newlines, as `Corpus.sha256` has it."""
-        return hashlib.sha256("\n".join(_sentences(self.docstrings)).encode()).hexdigest()
+        """SHA-256 (hex) of all sentences joined by newlines, as in `Corpus.sha256`."""
+        sentences = (sentence for docstring in self.docstrings for sentence in docstring.sentences)
+        return hashlib.sha256("\n".join(sentences).encode()).hexdigest()
 
     def split(self, held_out: float = 0.15) -> tuple[list[str], list[Docstring]]:
-        """Training sentences, and the docstrings of the modules held out from them.
+        """Training sentences, and the docstrings of the held-out modules.
 
-        Whole top-level modules are held out, so that no subject is on both sides. They are taken in the order of
-        a hash of their names, as long as they fit: the same ones on every machine with the same library.
+        Whole top-level modules are held out, so no subject is on both sides. They are taken in the order of a hash of
+        their names as long as they fit: the same modules on every machine with the same library.
 
         Args:
-            held_out: share of the sentences to hold out, between 0 and 1. No module takes more than an eighth of it.
+            held_out: share of the sentences to hold out, between 0 and 1. A module fits if it has at most an eighth.
 
         Raises:
-            InputError: a share outside (0, 1), or so small a library that no module fits into it.
+            InputError: a share outside (0, 1), or no module fits.
         """
-        train, rest = self._parts(held_out)
-        return list(_sentences(train)), rest
+        held = self._held_out_subjects(held_out)
+        train = [sentence for d in self.docstrings if d.subject not in held for sentence in d.sentences]
+        return train, [d for d in self.docstrings if d.subject in held]
 
     def documents(self, held_out: float = 0.15) -> list[str]:
-        """The training sentences of `split`, with an empty string where a docstring ends."""
-        train, _ = self._parts(held_out)
-        return [line for docstring in train for line in (*docstring.sentences, "")]
+        """The training sentences of `split`, with an empty string after each docstring."""
+        held = self._held_out_subjects(held_out)
+        return [line for d in self.docstrings if d.subject not in held for line in (*d.sentences, "")]
 
-    def _parts(self, held_out: float) -> tuple[list[Docstring], list[Docstring]]:
+    def _held_out_subjects(self, held_out: float) -> set[str]:
         if not 0 < held_out < 1:
             raise InputError(f"held_out = {held_out}: must be between 0 and 1, such as 0.15.")
         sizes: Counter[str] = Counter()
         for docstring in self.docstrings:
-            sizes[_subject(docstring)] += len(docstring.sentences)
+            sizes[docstring.subject] += len(docstring.sentences)
         room = held_out * sizes.total()
         largest = room / 8
         chosen = set()
@@ -86,16 +92,15 @@ class StdlibCorpus:
                 chosen.add(subject)
                 room -= sizes[subject]
         if not chosen:
-            raise InputError(f"held_out = {held_out}: no module of this library is so small. Hold out more of it.")
-        train = [docstring for docstring in self.docstrings if _subject(docstring) not in chosen]
-        return train, [d for d in self.docstrings if _subject(d) in chosen]
+            raise InputError(f"held_out = {held_out}: every module of this library is larger. Hold out more of it.")
+        return chosen
 
 
 def read_stdlib(root: Path | None = None) -> StdlibCorpus:
-    """Read the docstrings under `root`, a standard library's folder; this interpreter's own when None.
+    """Read the docstrings under `root`, a standard library's folder; None: this interpreter's.
 
     Raises:
-        InputError: no docstring there, as in interpreters whose library is zipped or has its sources removed.
+        InputError: it has no docstrings, as in interpreters with a zipped library or without its sources.
     """
     folder = Path(sysconfig.get_paths()["stdlib"]) if root is None else Path(root)
     seen: set[str] = set()
@@ -103,7 +108,7 @@ def read_stdlib(root: Path | None = None) -> StdlibCorpus:
     for module, qualname, text in _read_docstrings(folder):
         sentences = []
         for sentence in _prose(text):
-            key = " ".join(re.findall("[a-z]+", sentence.lower()))  # numbers, case and punctuation make no new sentence
+            key = " ".join(re.findall("[a-z]+", sentence.lower()))  # numbers, case and punctuation do not count
             if key not in seen:
                 seen.add(key)
                 sentences.append(sentence)
@@ -111,21 +116,18 @@ def read_stdlib(root: Path | None = None) -> StdlibCorpus:
             docstrings.append(Docstring(module, qualname, tuple(sentences)))
     if not docstrings:
         raise InputError(
-            f"{folder}: no docstring in Python source files there. This interpreter's library is zipped or without "
-            "sources: use a full CPython (from python.org, conda, uv or pyenv), or give text files of your own."
+            f"{folder}: no Python source file with a docstring. Use a full CPython (from python.org, conda, uv or "
+            "pyenv), or give text files of your own."
         )
-    if root is None:
-        version = platform.python_version()
-    else:
-        named = re.search(r"python(\d+\.\d+)", folder.name)
-        version = named[1] if named else "unknown"
+    name = re.search(r"python(\d+\.\d+)", folder.name)
+    version = platform.python_version() if root is None else name[1] if name else "unknown"
     return StdlibCorpus(tuple(docstrings), version)
 
 
 def retrieval_pairs(docstrings: Iterable[Docstring]) -> tuple[list[str], list[str]]:
-    """Queries and their documents, of equal number: a docstring's first sentence, and the rest of it joined.
+    """Queries and their documents: the first sentence of each docstring, and the rest of it.
 
-    Docstrings of one sentence are left out, and so is every query but the first of those that are equal.
+    Docstrings of one sentence are left out. Of equal queries, the first is kept.
     """
     documents: dict[str, str] = {}
     for docstring in docstrings:
@@ -133,15 +135,6 @@ def retrieval_pairs(docstrings: Iterable[Docstring]) -> tuple[list[str], list[st
         if rest:
             documents.setdefault(query, " ".join(rest))
     return list(documents), list(documents.values())
-
-
-def _sentences(docstrings: Iterable[Docstring]) -> Iterator[str]:
-    return (sentence for docstring in docstrings for sentence in docstring.sentences)
-
-
-def _subject(docstring: Docstring) -> str:
-    """The top-level module, without the `_` or `_py` of a twin: `_pydecimal` documents the same as `decimal`."""
-    return re.sub("^_(py)?", "", docstring.module.partition(".")[0])
 
 
 # Source files -> docstrings
@@ -154,10 +147,10 @@ def _read_docstrings(root: Path) -> Iterator[tuple[str, str, str]]:
             continue
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # old sources have escapes that are deprecated by now
+                warnings.simplefilter("ignore")  # old sources hold escapes that are deprecated now
                 tree = ast.parse(path.read_bytes())
         except (OSError, SyntaxError, ValueError, RecursionError):
-            continue  # made for another version, or to fail
+            continue  # written for another version, or a test of the parser
         module = ".".join(parts).removesuffix(".__init__")
         for qualname, node in [("", tree), *_definitions(tree, "")]:
             if text := ast.get_docstring(node):
@@ -183,7 +176,7 @@ _BULLET = re.compile(r"(?:[-*+•o]|\(?(?:\d{1,2}|[a-z])\)|\d{1,2}(?:\.\d+)*\.)\
 _UNDERLINE = re.compile(r"[^\w\s]{3,}")
 _TERMINATED = re.compile(r"""(?<!['"])[.!?]["')\]]*$""")
 _FIELD_OR_ROW = re.compile(r"[:@]\w+|\.\.\s|\||\+-|.*\S(?: {3,}|\t)\S")  # field list, directive, table row
-_LISTING = re.compile(  # lines that are no prose where a sentence could begin
+_LISTING = re.compile(  # lines that are not prose, where a sentence could begin
     r"""[$%#<{=/\\&!~]             # shell, comments, templates
     |[\w.]+\(.*\)(?:\s*(?:->|--|:).*|[.:;]?$)  # a signature, perhaps with its description
     |[\w.]+\s*=                    # an assignment
@@ -193,7 +186,7 @@ _LISTING = re.compile(  # lines that are no prose where a sentence could begin
     """,
     re.VERBOSE,
 )
-_USAGE = re.compile(r"[^A-Z].{,50}[^.!?]")  # what a command's docstring begins with: "unalias name"
+_USAGE = re.compile(r"[^A-Z].{,50}[^.!?]")  # the beginning of a command's docstring: "unalias name"
 _MARKUP = (
     (re.compile(r":[\w:]+:`[~!]?([^`<]*?)(?:\s*<[^>`]*>)?`"), r"\1"),  # :role:`text <target>`
     (re.compile(r"``(.+?)``"), r"\1"),
@@ -201,7 +194,7 @@ _MARKUP = (
     (re.compile(r"`([^`]+)`_?"), r"\1"),
     (re.compile(r"(?<![\w*])(\*{1,2})(\w(?:[^*]*\w)?)\1(?![\w*])"), r"\2"),  # *text*, **text**
 )
-_GAP = "{}"  # stands for lines left out of the middle of a sentence; code to `_NOT_PROSE`, so that sentence goes too
+_GAP = "{}"  # replaces lines dropped inside a sentence; `_NOT_PROSE` takes it for code and drops the sentence
 _NOT_PROSE = re.compile(
     r"""\s=+\s|[=!]=|:=|::|->|>>|\.\.\.|\ \|\ |[{}\\]|\'\'\'|https?:  # code
     |^\w+:\s[a-z]|^\S+\s--?\s                               # name: description
@@ -214,64 +207,62 @@ _OPENING = frozenset(string.ascii_letters + "\"'(")
 
 
 def _prose(text: str) -> Iterator[str]:
-    is_summary, cut_off = True, False
+    is_summary, is_cut = True, False
     for paragraph in _paragraphs(text):
         for pattern, replacement in _MARKUP:
             paragraph = pattern.sub(replacement, paragraph)
         for sentence in _segment(paragraph):
-            is_rest = cut_off and sentence[0].islower()
-            cut_off = not _TERMINATED.search(sentence)
-            # Only a summary may do without a full stop; elsewhere, none means that lines left out went on with it.
-            if not is_rest and (is_summary or not cut_off) and _is_prose(sentence):
+            is_rest = is_cut and sentence[0].islower()
+            is_cut = not _TERMINATED.search(sentence)
+            # Only a summary may lack a full stop. Elsewhere, dropped lines went on with the sentence.
+            if not is_rest and (is_summary or not is_cut) and _is_prose(sentence):
                 yield sentence
             is_summary = False
 
 
 def _segment(paragraph: str) -> Iterator[str]:
-    """Split into sentences, at white space only: `concurrent.futures.Future` is one word."""
+    """Split into sentences at white space only: `concurrent.futures.Future` is one word."""
     start = ""
-    for piece in sentencex.segment("en", paragraph):
+    for piece in [*sentencex.segment("en", paragraph), " "]:
         start += piece
-        if piece[-1:].isspace():
+        if piece[-1:].isspace() and start.strip():
             yield " ".join(start.split())
             start = ""
-    if start.strip():
-        yield " ".join(start.split())
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Unwrapped paragraphs and list items; indented text is left out, being code or a table more often than prose."""
+    """Unwrapped paragraphs and list items; indented text is dropped, because it is mostly code or tables."""
     lines: list[str] = []
-    margin = math.inf  # lines further in than this belong to the paragraph, as in list items
+    margin = math.inf  # lines indented further belong to the paragraph, as in list items
     in_doctest = in_listing = False
     for line in map(str.rstrip, [*text.splitlines(), ""]):
         body = line.lstrip()
         indent = len(line) - len(body)
         in_doctest = bool(body) and (in_doctest or body.startswith(">>>"))
         if _UNDERLINE.fullmatch(body):
-            lines = []  # what it underlines is a title
+            lines = []  # the line before is a title
             continue
-        mid_sentence = bool(lines) and not _TERMINATED.search(lines[-1]) and lines[-1][-1] != ":"
+        is_inside = bool(lines) and not _TERMINATED.search(lines[-1]) and lines[-1][-1] != ":"
         bullet = None if in_doctest else _BULLET.match(body)
-        left_out = (
+        is_dropped = (
             in_doctest
             or (indent > 0 and indent <= margin and not bullet)
             or _FIELD_OR_ROW.match(body)
-            or (not mid_sentence and not bullet and _LISTING.match(body))
+            or (not is_inside and not bullet and _LISTING.match(body))
             or (in_listing and body[:1].islower())
         )
-        if left_out and mid_sentence:
+        if is_dropped and is_inside:
             lines.append(_GAP)
-        elif body and not left_out and not bullet:
+        elif body and not is_dropped and not bullet:
             margin = margin if lines else math.inf
             lines.append(body)
             in_listing = False
         else:
             if lines:
                 yield _unwrap(lines)
-            lines = [body[bullet.end() :]] if bullet and not left_out else []
+            lines = [body[bullet.end() :]] if bullet and not is_dropped else []
             margin = indent if bullet else math.inf
-            in_listing = bool(left_out)
+            in_listing = bool(is_dropped)
 
 
 def _unwrap(lines: list[str]) -> str:

@@ -16,8 +16,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from diffcse.config import Quoting
 from diffcse.errors import InputError
-from diffcse.text.lines import Notes, Quoting, add_note
+from diffcse.text.lines import Notes, add_note
 
 LONGEST_RECORD = 1 << 26
 """Longest line of a .csv or .jsonl file in bytes, and longest text that is split into sentences."""
