@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from diffcse.encoder.inputs import Sentences
 from diffcse.errors import InputError
+from diffcse.evaluation.sts import read_pairs
 from diffcse.text.lines import Notes, Reading
 from diffcse.text.tables import is_quoted_table, table_rows
 
@@ -120,3 +121,19 @@ def test_text_of_any_quotes_is_never_merged_in_silence(table: list[list[str]]) -
     plain = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line]
     assert len(rows) == len(plain)
     assert rows == plain or "unquoted" in notes
+
+
+def test_graded_pairs_follow_the_same_rule(tmp_path: Path) -> None:
+    lines = [
+        "5\tShe woke early.\tShe got up.",
+        '1\t"It is late.\tGo home.',
+        '2\tStay here."\tCome in.',
+        "3\tOne\rtwo.\tA.",
+    ]
+    pairs = read_pairs(write(tmp_path / "loose.tsv", "\n".join(lines)))
+    assert pairs.first == ("She woke early.", '"It is late.', 'Stay here."', "One two.")
+    quoted = ['5\t"""Yes"" he said."\t"A\tb."', "1\tNo.\tNo.", "2\tOne.\tTwo."]
+    pairs = read_pairs(write(tmp_path / "quoted.tsv", "\r\n".join(quoted)))
+    assert (pairs.first[0], pairs.second[0], len(pairs)) == ('"Yes" he said.', "A\tb.", 3)
+    mac = read_pairs(write(tmp_path / "mac.tsv", "\r".join(lines[:3])))
+    assert len(mac) == 3

@@ -100,7 +100,8 @@ def _check_model(
         raise InputError(
             f"{layout.transformer}: has {model.config.num_hidden_layers} layers, but its pooling is for {layout.depth}"
         )
-    rows = model.get_input_embeddings().weight.shape[0]
+    embedding: Any = model.get_input_embeddings()
+    rows = len(embedding.weight)
     largest = max(tokenizer.get_vocab().values(), default=0)
     if largest >= rows:
         raise InputError(

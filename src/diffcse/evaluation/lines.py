@@ -1,8 +1,7 @@
 """Text files as lists of lines, or an error that says where.
 
-Every reader of this room begins here, so that a byte that is no text is reported alike everywhere. Lines end at
-`\\n` or `\\r\\n` and nowhere else: `str.splitlines` also splits at characters such as U+2028, which occur inside
-sentences, and would shift every label behind them.
+Every reader of this room begins here, so all report a byte outside UTF-8 alike. `text.lines` states where a line ends.
+`str.splitlines` also splits at characters such as U+2028, which occur inside sentences, and would shift the labels.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from diffcse.errors import InputError
+from diffcse.text.lines import whole_lines
 
 
 def read_bytes(path: Path, wanted: str) -> bytes:
@@ -35,6 +35,7 @@ def split_lines(data: bytes, path: Path, encoding: str = "utf-8") -> list[str]:
     Raises:
         InputError: not text in `encoding`; it names the line and the tab-separated field of the first bad byte.
     """
+    data = b"".join(whole_lines([data], len(data), {}))
     try:
         text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
@@ -45,7 +46,7 @@ def split_lines(data: bytes, path: Path, encoding: str = "utf-8") -> list[str]:
         raise InputError(
             f"{path}, line {line}, field {place}: byte 0x{byte:02x} is not UTF-8. Save the file as UTF-8."
         ) from error
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    return text.replace("\r\n", "\n").removesuffix("\n").replace("\r", " ").split("\n")
 
 
 def hash_files(parts: Iterable[tuple[str, bytes]]) -> str:

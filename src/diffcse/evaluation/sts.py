@@ -5,8 +5,8 @@ subsets are in use. All three are given: `all` (one correlation over the set's p
 of SimCSE, DiffCSE and of our tables), `mean` and `wmean` over the subsets (SimCSE, arXiv 2104.08821, appendix
 B).
 
-Files are `score<TAB>sentence 1<TAB>sentence 2[<TAB>subset]`, split at tabs and nowhere else: sentences hold
-quote characters, which a CSV reader would pair up and so swallow lines. SentEval's own layout is read by
+Files are `score<TAB>sentence 1<TAB>sentence 2[<TAB>subset]`. Sentences hold quote characters, which a CSV reader
+would pair up and so merge lines: `text.tables` says when quotes are text. SentEval's own layout is read by
 `downstream`.
 
 The same sets circulate in two texts, as written and Moses-tokenised (SentEval's), and scores on one do not compare
@@ -29,6 +29,7 @@ from diffcse.errors import InputError
 from diffcse.evaluation.correlation import pearson, spearman
 from diffcse.evaluation.embeddings import Encode, cosines, embed_once
 from diffcse.evaluation.lines import read_bytes, split_lines
+from diffcse.text.tables import tsv_rows
 
 PAIRS_IN = {
     "STS12": 3108,
@@ -150,7 +151,8 @@ def named_pairs(source: str | Path) -> Path:
 def read_pairs(path: str | Path) -> PairSet:
     """Read a UTF-8 file of `score<TAB>sentence 1<TAB>sentence 2[<TAB>subset]`; its stem names the set.
 
-    A byte-order mark and Windows line ends are accepted. Sentences are kept to the character.
+    `text.lines` states where a line ends, and `text.tables` when quotes enclose cells. Sentences are kept to the
+    character.
 
     Raises `InputError`, naming file, line and field, on a file that cannot be read or is empty, bytes that
     are not UTF-8, a row of another width than the first, a score that is not a finite number, an empty
@@ -159,8 +161,9 @@ def read_pairs(path: str | Path) -> PairSet:
     """
     path = Path(path)
     data = read_bytes(path, _LAYOUT)
-    rows = [line.split("\t") for line in split_lines(data, path)]
-    scores = [_check_row(row, len(rows[0]), f"{path}, line {i}") for i, row in enumerate(rows, start=1)]
+    numbered = tsv_rows(split_lines(data, path), str(path))
+    rows = [row for _, row in numbered]
+    scores = [_check_row(row, len(rows[0]), f"{path}, line {number}") for number, row in numbered]
     if len(rows) < _FEWEST:
         raise InputError(f"{path}: has {len(rows)} pairs; a correlation needs at least {_FEWEST}.")
     if not _can_correlate(np.array(scores)):

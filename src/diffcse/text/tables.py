@@ -15,6 +15,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from diffcse.config import Quoting
 from diffcse.errors import InputError
@@ -52,6 +53,14 @@ def table_rows(lines: Iterable[str], delimiter: str, is_quoted: bool, name: str,
         if row:
             yield number, row
         number = reader.line_num + 1
+
+
+def tsv_rows(lines: Sequence[str], name: str) -> list[Row]:
+    """The rows of a .tsv file in memory. Blank lines are rows, and quotes that do not parse are text."""
+    if is_quoted_table("tsv", "auto", lines, {}):
+        with suppress(InputError):
+            return list(table_rows(lines, "\t", True, name, {}))
+    return [(number, line.split("\t")) for number, line in enumerate(lines, 1)]
 
 
 def _quote_problem(error: str, last: int) -> str:
