@@ -32,7 +32,7 @@ SPEECH = ["She woke early.", '"It is late.', "We must go.", 'The boat leaves."',
 @pytest.mark.parametrize(
     ("body", "expected", "notes"),
     [
-        (SPEECH, SPEECH, {"quotes": (2, 3)}),  # as one quoted cell, it would be three sentences with their ids
+        (SPEECH, SPEECH, {"quotes": (1, 3)}),  # as one quoted cell, it would be three sentences with their ids
         (['"Never closed.', 'He said "yes".', '"Yes" he said.'], None, {"quotes": (2, 2)}),
         (['"Yes."', "No."], ['"Yes."', "No."], {"quotes": (1, 2)}),
         (['"Yes."', '"No."'], ["Yes.", "No."], {"unquoted": (2, 2)}),
@@ -103,7 +103,7 @@ def test_other_encodings(tmp_path: Path, encoding: str, suffix: str) -> None:
     column = None if suffix == ".txt" else "text"
     assert list(Sentences([file], column, reading=Reading.of(encoding))) == words
     if encoding in ("windows-1252", "utf-16-le"):  # the others look like UTF-8, or have no sign of their own
-        with pytest.raises(InputError, match=f"line [12].*--encoding {encoding}"):
+        with pytest.raises(InputError, match=f"line [123].*--encoding {encoding}"):
             list(Sentences([file], column))
 
 

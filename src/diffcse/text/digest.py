@@ -186,7 +186,7 @@ def digest_sources(sources: Iterable[Source], plan: Plan, processes: int = 1) ->
         if piece is None:
             piece = _digest_block(dataclasses.replace(block, first=block.first or first), plan)
         piece.notes = [
-            Note(kind, count, f"{block.source.name}, {block.source.unit} {before + line}")
+            Note(kind, count, f"{block.source.short_name}, {block.source.unit} {before + line}")
             for kind, (count, line) in piece.line_notes.items()
         ]
         first += piece.lines

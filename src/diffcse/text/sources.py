@@ -53,6 +53,11 @@ class Source:
     """The state of the file: absolute path, bytes, modification time in ns (hub: revision)."""
 
     @property
+    def short_name(self) -> str:
+        """The name without folders, for records that others may read."""
+        return self.name if self.format == "hub" else self.path.name
+
+    @property
     def has_columns(self) -> bool:
         """Whether its rows have named columns."""
         return self.format != "text"
