@@ -67,8 +67,7 @@ def embed(
             cannot be written, or a worker that was killed.
     """
     output = Path(output)
-    if workers is None:
-        workers = max(1, torch.cuda.device_count())
+    workers = max(1, torch.cuda.device_count()) if workers is None else workers
     if workers < 1:
         raise InputError(f"workers = {workers}: must be at least 1")
     open_writer = check_output(output)
@@ -85,11 +84,10 @@ def embed(
             writer.write(block, to_unit(rows) if normalise else rows)
             return len(block)
 
-        rows = (
-            _rows_here(encoder, blocks, batch_tokens, bf16)
-            if workers == 1
-            else rows_by_workers(encoder, blocks, workers, batch_tokens=batch_tokens, bf16=bf16)
-        )
+        if workers == 1:
+            rows = _rows_here(encoder, blocks, batch_tokens, bf16)
+        else:
+            rows = rows_by_workers(encoder, blocks, workers, batch_tokens=batch_tokens, bf16=bf16)
         try:
             with closing(rows), closing(_ahead(write, rows)) as written:
                 for count in written:
