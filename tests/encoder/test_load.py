@@ -640,3 +640,9 @@ def test_weights_that_are_not_finite_are_named(plain, value):
     weights[name][3, 4] = value
     save_file(weights, plain / "model.safetensors", metadata={"format": "pt"})
     refused(plain, "encoder.layer.1.output.dense.weight", pooling="mean")
+
+
+@pytest.mark.parametrize("limit", ["long", 0, 1, 2, -5])
+def test_a_limit_without_room_for_a_token(plain, limit):
+    edit_json(plain / "tokenizer_config.json", model_max_length=limit)
+    refused(plain, "model_max_length", pooling="mean")

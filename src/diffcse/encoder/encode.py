@@ -187,9 +187,18 @@ def position_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     """The longest input of a checkpoint in tokens: the smaller of its positions and its tokenizer's limit.
 
     RoBERTa's family counts positions from the padding index on, and has that many fewer.
+
+    Raises:
+        InputError: the tokenizer's limit leaves no room for a token.
     """
     positions = getattr(model.config, "max_position_embeddings", None) or 512
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             positions -= module.padding_idx + 1
-    return int(min(positions, tokenizer.model_max_length))
+    limit, least = tokenizer.model_max_length, tokenizer.num_special_tokens_to_add() + 1
+    if not isinstance(limit, int | float) or limit < least:
+        raise InputError(
+            f"{tokenizer.name_or_path}: the tokenizer's model_max_length = {limit!r}: must be at least {least}, for the "
+            "special tokens and one more. Correct it in tokenizer_config.json"
+        )
+    return int(min(positions, limit))

@@ -180,7 +180,7 @@ _TROUBLE = {
         r"[\u00c2\u00c3][\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013-\u2122]"
         r"|â€[\u0080-\u00bf\u0152\u0153\u0161\u02c6\u02dc\u2013-\u2122]|ðŸ"
     ),
-    "control character": re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\ue000-\uf8ff]"),
+    "control character": re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ue000-\uf8ff]"),
     "HTML entity": re.compile(r"&(?:[a-zA-Z]{2,8}|#\d{2,6}|#x[0-9a-fA-F]{2,5});"),
     "HTML tag": re.compile(r"</?(?:a|b|i|p|br|div|span|em|strong|ref|table|td|tr|li|ul|h[1-6]|img|sup|sub)\b[^<>\n]*>"),
     "URL": re.compile(r"https?://|www\.\w"),
