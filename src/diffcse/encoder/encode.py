@@ -198,7 +198,7 @@ def position_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     limit, least = tokenizer.model_max_length, tokenizer.num_special_tokens_to_add() + 1
     if not isinstance(limit, int | float) or limit < least:
         raise InputError(
-            f"{tokenizer.name_or_path}: the tokenizer's model_max_length = {limit!r}: must be at least {least}, for the "
-            "special tokens and one more. Correct it in tokenizer_config.json"
+            f"{tokenizer.name_or_path}: the tokenizer's model_max_length = {limit!r}: must be at least {least}, for "
+            "the special tokens and one more. Correct it in tokenizer_config.json"
         )
     return int(min(positions, limit))

@@ -98,7 +98,6 @@ class Corpus(Stored):
 
     def check(self) -> None:
         """Raise ValueError if the parts do not belong together."""
-        object.__setattr__(self, "repeated", tuple((int(index), int(times)) for index, times in self.repeated))
         lengths = {len(self.sentences), *([] if self.following is None else [len(self.following)])}
         if lengths != {self.counts.sentences} or (self.following is None) != (self.counts.documents is None):
             raise ValueError("the parts do not belong together")

@@ -115,7 +115,6 @@ class Examples(Stored):
 
     def check(self) -> None:
         """Raise ValueError if the parts do not belong together."""
-        object.__setattr__(self, "columns", tuple(self.columns))
         shape = (self.counts.examples, len(self.columns))
         if len(self.sentences) != self.counts.sentences or self.rows.shape != shape:
             raise ValueError("the parts do not belong together")

@@ -35,7 +35,6 @@ from diffcse.text.sources import Source
 from diffcse.text.store import Builder, Sentences, SourceFile
 
 _RECORD = "record.json"
-_DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, IndexError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +162,11 @@ class Stored(ABC):
             }
             with (folder / "sentences.bin").open("rb") as file:
                 sentences = Sentences.of(file, _open_array(folder / "offsets.npy"))
-            stored = cls(folder=folder, sentences=sentences, **arrays, **record)
+            others = {name: _as_tuples(value) for name, value in record.items()}
+            stored = cls(folder=folder, sentences=sentences, **arrays, **others)
             stored.check()
             return stored
-        except _DAMAGE as error:
+        except Exception as error:  # a damaged .npy header raises errors of many kinds
             raise InputError(
                 f"{folder}: the cached corpus is missing or damaged ({error}). Read its files again."
             ) from error
@@ -175,6 +175,11 @@ class Stored(ABC):
         if self.folder is not None:
             return type(self).open, (self.folder,)
         return type(self), tuple(getattr(self, part.name) for part in fields(self))
+
+
+def _as_tuples(value: Any) -> Any:
+    """JSON lists as the tuples that they were."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _open_array(file: Path) -> np.ndarray:
