@@ -105,7 +105,7 @@ BAD = {
     "latin1.txt": (b"one\ncaf\xe9\n", "latin1.txt, line 2, byte 4: 0xE9 is not UTF-8"),
     "zero.txt": (b"one\n\ntwo\0\n", "zero.txt, line 3: a zero byte"),
     "packed.txt": (gzip.compress(b"one\n"), "packed.txt, byte 0: packed text without its suffix"),
-    "torn.txt.gz": (gzip.compress(b"a line\n" * 9000)[:-9], "torn.txt.gz: the gzip data is cut off"),
+    "torn.txt.gz": (gzip.compress(b"a line\n" * 9000)[:-9], "torn.txt.gz: the gz data is cut off"),
     "plain.xz": (b"one\n", "plain.xz: the xz data is cut off or damaged"),
     "long.txt": (b"one\n" + b"word " * 300_000, "long.txt, line 2: at least 1,"),
 }

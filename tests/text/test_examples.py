@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from diffcse.config import Text
 from diffcse.errors import InputError
 from diffcse.text import examples as examples_module
-from diffcse.text import lines
+from diffcse.text import lines, store
 from diffcse.text.examples import Examples, read_examples
 
 PAIRS = Text(anchor="sent0", positive="sent1")
@@ -92,7 +92,7 @@ def test_the_cache_and_the_summary(tmp_path: Path, monkeypatch) -> None:
     )
     assert [(s.name, s.bytes) for s in examples.sources] == [("a.csv", file.stat().st_size)]
     with monkeypatch.context() as patch:
-        patch.setattr(examples_module.store, "build", lambda *_: pytest.fail("read again"))
+        patch.setattr(store, "build", lambda *_: pytest.fail("read again"))
         again = read_examples([file], text=TRIPLETS, cache_dir=tmp_path / "cache")
     assert (list(again), again.counts, again.columns) == (list(examples), examples.counts, examples.columns)
     assert len(read_examples([file], text=PAIRS, cache_dir=tmp_path / "cache")) == 2

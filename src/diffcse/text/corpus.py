@@ -74,9 +74,7 @@ class Corpus(Stored):
         >>> Corpus.from_sentences(["One.", "Two.", "", "Two.", "Three."], documents=True).following
         array([ 1, -1, -1])
         """
-        strings = list(iter_strings(sentences))
-        rows = Rows([strings], bytes=sum(len(string.encode()) for string in strings))
-        return cls.of_rows(rows, Plan(Wanted(("",), None, 0), documents=documents))
+        return cls.of_rows(Rows([list(iter_strings(sentences))]), Plan(Wanted(("",), None, 0), documents=documents))
 
     @classmethod
     def finish(cls, builder: Builder, plan: Plan, origin: str) -> dict[str, Any]:

@@ -84,8 +84,7 @@ class Examples(Stored):
                     "hard negative)."
                 )
         cells = [[row[c] for row in table] for c in range(width)]
-        size = sum(len(cell.encode()) for column in cells for cell in column)
-        return cls.of_rows(Rows(cells, bytes=size), Plan(Wanted(COLUMNS[:width], None, 0)))
+        return cls.of_rows(Rows(cells), Plan(Wanted(COLUMNS[:width], None, 0)))
 
     @classmethod
     def finish(cls, builder: Builder, plan: Plan, origin: str) -> dict[str, Any]:

@@ -95,6 +95,7 @@ class Stored(ABC):
         """The same in memory, from rows that are numbered from 0."""
         for cells in rows.cells:
             remove_invisible(cells, range(len(cells)), rows.notes)
+            rows.bytes += sum(len(cell.encode()) for cell in cells)
         piece = digest(rows, plan)
         piece.notes = [Note(kind, count, f"item {index}") for kind, (count, index) in rows.notes.items()]
         return cls(sources=(), folder=None, **cls._gather(io.BytesIO(), [piece], plan, "The list"))
