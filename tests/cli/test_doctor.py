@@ -71,7 +71,7 @@ def test_labelled_examples(tmp_path: Path, capsys) -> None:
         ([], "no corpus: give one or more text files"),
         (["nowhere.txt"], "nowhere.txt does not exist"),
         (["~nobody-here/a.txt"], "~nobody-here/a.txt does not exist"),
-        (["hub:~nobody-here/a"], "hub:~nobody-here/a: ~nobody-here/a is no folder"),
+        (["hub:~nobody-here/a"], "hub:~nobody-here/a: ~nobody-here/a is not a folder"),
         (["nowhere.txt", "--max-tokens", "2"], "--max-tokens 2: must be at least 4"),
         (["nowhere.txt", "--batch-size", "1"], "--batch-size 1: must be at least 2"),
     ],

@@ -118,7 +118,7 @@ def test_processes_change_nothing(tmp_path: Path, monkeypatch) -> None:
     ("name", "text", "problem"),
     [
         ("a.csv", Text(), r"text\.anchor and text\.positive must name the columns"),
-        ("a.txt", PAIRS, r"a\.txt: plain text has no columns to take pairs from"),
+        ("a.txt", PAIRS, r"a\.txt: plain text has no columns"),
         ("a.csv", Text(anchor="sent0", positive="sent2"), r"no column 'sent2'. Did you mean 'sent.'.*text\.positive"),
         ("a.csv", Text(anchor="x", positive="sent1"), r"no column 'x'. There are: .* Set text\.anchor"),
         (

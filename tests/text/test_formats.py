@@ -326,7 +326,7 @@ def test_a_data_set_in_a_folder(data_set: Path, tmp_path: Path, monkeypatch) -> 
         ("hub:SET:dev", Text(), r"Available splits: \['train', 'test'\]|Bad split"),
         ("hub:SET", Text(column="texts"), "no column 'texts'. Did you mean 'text'\\? There are: 'text', 'page'"),
         ("hub:SET", Text(column="page"), "row 1, column 'page': a number, not text"),
-        ("hub:./nowhere", Text(), "nowhere is no folder"),
+        ("hub:./nowhere", Text(), "nowhere is not a folder"),
         ("hub:nobody", Text(), "must be hub:OWNER/NAME"),
         ("hub:a/b/c/d", Text(), "must be hub:OWNER/NAME"),
         ("hub:someone/something", Text(), "the hub cannot be reached .* name a whole commit"),

@@ -176,7 +176,9 @@ def _parse_json(block: Block, data: bytes, wanted: Wanted) -> Rows:
     advice = f"{LONGEST_RECORD:,}. Put one object on a line."
     lines = decode_lines(name, data, block.first, LONGEST_RECORD, advice, notes, wanted.reading.encoding)
     numbered = [(number, line) for number, line in enumerate(lines, block.first) if line and not line.isspace()]
-    objects = [_json_object(_load(line, f"{name}, line {number}"), name, number, wanted) for number, line in numbered]
+    objects = [
+        _json_object(_load(line, f"{name}, line {number}"), block.source, number, wanted) for number, line in numbered
+    ]
     rows = _rows_of_objects(block.source, objects, [number for number, _ in numbered], wanted, block.opens)
     rows.lines, rows.notes = len(lines), notes
     return rows
@@ -192,7 +194,7 @@ def _read_list(source: Source, wanted: Wanted) -> Iterator[Rows]:
     values = _load(text, source.name)
     for first in range(0, len(values), ROWS):
         numbers = range(first + 1, min(first + ROWS, len(values)) + 1)
-        objects = [_json_object(values[number - 1], source.name, number, wanted) for number in numbers]
+        objects = [_json_object(values[number - 1], source, number, wanted) for number in numbers]
         yield _rows_of_objects(source, objects, numbers, wanted, first == 0)
 
 
@@ -206,10 +208,11 @@ def _load(text: str, where: str) -> Any:
         ) from None
 
 
-def _json_object(value: Any, name: str, number: int, wanted: Wanted) -> dict[str, Any]:
+def _json_object(value: Any, source: Source, number: int, wanted: Wanted) -> dict[str, Any]:
     if not isinstance(value, dict):
         example = json.dumps({wanted.columns[0]: "A sentence."})
-        raise InputError(f"{name}, line {number}: {_kind(value)}, not an object. Write an object such as {example}.")
+        where = f"{source.name}, {source.unit} {number}"
+        raise InputError(f"{where}: {_kind(value)}, not an object. Write an object such as {example}.")
     return value
 
 

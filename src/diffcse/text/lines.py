@@ -31,7 +31,7 @@ from diffcse.text.sources import PACKED_STARTS, Transcoder, check_encoding, open
 
 BLOCK_BYTES = 1 << 18
 _LINE_END_SAMPLE = 1 << 16
-_INVISIBLE = re.compile("[\ufeff\u200b\u2060]")
+INVISIBLE = re.compile("[\ufeff\u200b\u2060]")
 _BYTE_ORDER_MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (b"\xff\xfe\x00\x00", "utf-32"),
     (b"\x00\x00\xfe\xff", "utf-32"),
@@ -106,8 +106,8 @@ def add_note(notes: Notes, kind: str, line: int, count: int = 1) -> None:
 def remove_invisible(cells: list[str], numbers: Sequence[int], notes: Notes) -> None:
     """Remove invisible characters from `cells`; `numbers` are their lines."""
     for index, cell in enumerate(cells):
-        if not cell.isascii() and _INVISIBLE.search(cell):
-            cells[index] = _INVISIBLE.sub("", cell)
+        if not cell.isascii() and INVISIBLE.search(cell):
+            cells[index] = INVISIBLE.sub("", cell)
             add_note(notes, "invisible", numbers[index])
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 import sentencex
 
 from diffcse.errors import InputError
+from diffcse.text.lines import INVISIBLE
 
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "pgen2"}
 
@@ -107,7 +108,7 @@ def read_stdlib(root: Path | None = None) -> StdlibCorpus:
     docstrings = []
     for module, qualname, text in _read_docstrings(folder):
         sentences = []
-        for sentence in _prose(text):
+        for sentence in _prose(INVISIBLE.sub("", text)):
             key = " ".join(re.findall("[a-z]+", sentence.lower()))  # numbers, case and punctuation do not count
             if key not in seen:
                 seen.add(key)
