@@ -201,17 +201,12 @@ def test_light_modules_stay_light(module):
 
 MODULE_LINES, FUNCTION_LINES = 450, 60
 
-LONG_MODULES = [
-    "training.run",
-]
+LONG_MODULES = []
 """Modules that are still too long. The list may only shrink: delete an entry when its module is short enough."""
 
 LONG_FUNCTIONS = {
     "integrations": [
         "DiffCSELoss.__init__",
-    ],
-    "training": [
-        "_run",
     ],
 }
 """Room -> functions that are still too long. The lists may only shrink."""

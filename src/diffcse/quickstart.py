@@ -34,7 +34,8 @@ from diffcse.terminal import Figures, TrainingView, judged_sentence, loss_parts,
 from diffcse.text.corpus import Corpus
 from diffcse.text.stdlib import Docstring, StdlibCorpus, read_stdlib, retrieval_pairs
 from diffcse.training.collate import Collate
-from diffcse.training.run import Trained, check_output, run
+from diffcse.training.folder import check_output
+from diffcse.training.run import Trained, run
 
 CONTRAST, DIFFERENCE = "mini_documents", "mini_difference"
 """Recipes: the first gives the contrastive term, the second the difference term. They agree in all else."""

@@ -17,7 +17,7 @@ from diffcse.method.build import build
 from diffcse.method.inspect import conditional_gain
 from diffcse.training.checkpoints import save_weights
 from diffcse.training.collate import Collate
-from diffcse.training.run import PARTS
+from diffcse.training.folder import PARTS
 from tests.cli.runs import command, make_run
 from tests.evaluation import folders
 from tests.models import SENTENCES, save_tiny, save_with_pooler

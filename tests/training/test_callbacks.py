@@ -1,11 +1,16 @@
 """transformers' callbacks are called by our loop, with what they need, and what they ask for is done."""
 
+import dataclasses
+
 import pytest
 from transformers import TrainerCallback
 
 from diffcse.config import Config, Method, Training
+from diffcse.errors import InputError
 from diffcse.record import read_record
 from diffcse.text.corpus import Corpus
+from diffcse.training import run as train
+from diffcse.training.callbacks import trackers
 from diffcse.training.run import run
 from tests.models import SENTENCES, save_tiny
 
@@ -57,6 +62,34 @@ def test_events_in_order(config, tmp_path):
     assert losses == {entry["step"]: entry["loss"] for entry in record.log if "loss" in entry}
     scores = {at: facts["metrics"]["eval_dev"] for name, at, facts in spy.calls if name == "on_evaluate"}
     assert scores == {entry["step"]: entry["dev"] for entry in record.log if "dev" in entry}
+
+
+def reporting(config, name):
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, report_to=name))
+
+
+def test_a_tracker_changes_no_number(config, tmp_path, monkeypatch):
+    spy = Spy()
+    monkeypatch.setattr(train, "trackers", lambda name: [spy] if name == "wandb" else [])
+    runs = [run(reporting(config, name), CORPUS, tmp_path / name).record for name in ("none", "wandb")]
+    assert len(spy.calls) > 20
+    one, other = ([e["loss"] for e in record.log if "loss" in e] for record in runs)
+    assert one == other
+
+
+def test_a_tracker_that_is_not_installed_is_named(config, tmp_path, monkeypatch):
+    def missing(name):
+        class Tracker:
+            def __init__(self):
+                raise RuntimeError("requires it to be installed")
+
+        return [Tracker]
+
+    monkeypatch.setattr("transformers.integrations.get_reporting_integration_callbacks", missing)
+    assert trackers("none") == []
+    with pytest.raises(InputError, match=r"training\.report_to.*pip install trackio"):
+        run(reporting(config, "trackio"), CORPUS, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 class Ask(TrainerCallback):

@@ -89,5 +89,5 @@ def test_an_architecture_that_cannot_says_so_before_training(tmp_path):
         method=Method(model=str(save_tiny(tmp_path / "tiny", "mpnet"))),
         training=Training(batch_size=8, max_steps=1, gradient_checkpointing=True, precision="fp32"),
     )
-    with pytest.raises(InputError, match="MPNetModel cannot recompute its layers"):
+    with pytest.raises(InputError, match="MPNetModel"):
         run(config, CORPUS, tmp_path / "out")

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 
-from diffcse.training import checkpoints, loop, task
+from diffcse.training import checkpoints, folder, loop, task
 from diffcse.training import run as train
 
 torch.set_num_threads(int(sys.argv[6]))  # the order of sums, and so the last bits, depend on it
@@ -67,7 +67,7 @@ after(checkpoints, "save_weights", "weights")
 after(checkpoints, "prune", "pruning")
 after(train, "save", "saving the model")
 after(train.Record, "write", "record")
-after(train, "_clean_up", "cleaning")
+after(folder, "clean_up", "cleaning")
 
 from tests.training.test_resume import run_whole
 

@@ -23,7 +23,8 @@ from diffcse.method.build import build
 from diffcse.record import read_record
 from diffcse.text.corpus import Corpus
 from diffcse.training.collate import Collate, Shuffled, updates_per_epoch
-from diffcse.training.run import PARTS, run
+from diffcse.training.folder import PARTS
+from diffcse.training.run import run
 from tests.models import SENTENCES, save_tiny, tiny_tokenizer
 
 
@@ -166,7 +167,7 @@ def test_a_ramp_ends_at_the_full_weight(tiny, tmp_path):
 
 def test_prepending_needs_a_position_more(tiny, tmp_path):
     settings = config(tiny, method={"inject": "prepend"}, max_tokens=256)
-    refuse("257 with the prepended sentence embedding: lower max_tokens by 1", settings, tmp_path / "out")
+    refuse(r"training\.max_tokens = 256.*257.*by 1", settings, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_prepending_needs_a_position_more(tiny, tmp_path):
 )
 def test_insertions_need_positions_of_their_own(tiny, tmp_path, method):
     settings = config(tiny, method=method, max_tokens=256)
-    refuse("sentences may have 333 with insert_random: lower max_tokens by 77", settings, tmp_path / "out")
+    refuse(r"training\.max_tokens = 256.*333 with insert_random.*by 77", settings, tmp_path / "out")
 
 
 def test_sampler_gives_every_sentence_once_an_epoch_in_a_new_order():
@@ -246,7 +247,7 @@ def test_complete_run_is_not_trained_again(tiny, tmp_path):
 
 def test_plain_electra_is_said_to_teach_the_encoder_nothing(tiny, tmp_path):
     record = run(config(tiny, method={"condition": "none"}, max_steps=1), CORPUS, tmp_path / "out").record
-    assert "tells it nothing" in record.warnings[0]
+    assert "method.condition" in record.warnings[0]
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -269,21 +270,15 @@ def begin(settings, folder, corpus=CORPUS, *, complete=False):
     assert (read_record(folder / "run.json").status == "complete") == complete
 
 
-def edit_data(folder, change):
-    record = json.loads((folder / "run.json").read_text())
-    change(record["data"])
-    (folder / "run.json").write_text(json.dumps(record))
-
-
 def test_refusals_leave_nothing_behind(tiny, tmp_path):
     out = tmp_path / "out"
     refuse(
-        "fewer than one batch of 64: give more text, or --batch-size 2",
+        r"training\.batch_size = 64.*--batch-size 2",
         config(tiny, batch_size=64),
         out,
         Corpus.from_sentences(SENTENCES[:3]),
     )
-    refuse("at most 256 tokens", config(tiny, max_tokens=300), out)
+    refuse(r"training\.max_tokens = 300.*256", config(tiny, max_tokens=300), out)
     refuse("nowhere.tsv", config(tiny, dev=str(tmp_path / "nowhere.tsv")), out)
     refuse("as a hub id", config("nobody/nothing"), out)
     assert not out.exists()
@@ -292,16 +287,16 @@ def test_refusals_leave_nothing_behind(tiny, tmp_path):
 def test_folder_in_use(tiny, tmp_path):
     out = tmp_path / "out"
     run(config(tiny), CORPUS, out)
-    refuse("not empty: give a new --output, or --resume", config(tiny), out)
+    refuse(f"^{out}: .*--output.*--resume", config(tiny), out)
     refuse(
-        r"a complete run of another recipe \(training.learning_rate was 0.001\): give a new --output",
+        rf"^{out}: .*complete.*training\.learning_rate was 0\.001",
         config(tiny, learning_rate=2e-3),
         out,
         resume=True,
     )
-    refuse("other text", config(tiny), out, Corpus.from_sentences(SENTENCES[:50]), resume=True)
+    refuse(f"^{out}: .*text", config(tiny), out, Corpus.from_sentences(SENTENCES[:50]), resume=True)
     (tmp_path / "file").write_text("x")
-    refuse("is a file", config(tiny), tmp_path / "file")
+    refuse(f"^{tmp_path / 'file'}: .*--output", config(tiny), tmp_path / "file")
 
 
 def test_a_folder_takes_one_run_at_a_time(tiny, tmp_path):
@@ -326,7 +321,7 @@ def test_resume_touches_no_folder_it_did_not_begin(tiny, tmp_path):
     for name in ("checkpoints/precious.txt", "best/photo.png", "model/mine.py"):
         (out / name).parent.mkdir(parents=True)
         (out / name).write_text("keep me")
-    refuse("nothing to resume there, and it holds other files", config(tiny), out, resume=True)
+    refuse(f"^{out}: ", config(tiny), out, resume=True)
     assert sorted(p.name for p in out.rglob("*") if p.is_file()) == ["mine.py", "photo.png", "precious.txt"]
     run(config(tiny, max_steps=1), CORPUS, tmp_path / "new", resume=True)  # nothing there yet is no error
 
@@ -336,7 +331,7 @@ def test_another_dev_file_is_another_run(tiny, dev, tmp_path):
     run(settings, CORPUS, tmp_path / "out")
     with Path(dev).open("a") as file:
         file.write("1\tone more\tpair\n")
-    refuse("another dev file", settings, tmp_path / "out", resume=True)
+    refuse(f"^{tmp_path / 'out'}: .*dev file", settings, tmp_path / "out", resume=True)
 
 
 @pytest.mark.parametrize("complete", [True, False])
@@ -354,7 +349,7 @@ def test_a_run_goes_on_from_the_weights_it_began_with(tmp_path, part, complete):
         folder.rename(tmp_path / "moved")
         run(settings, CORPUS, out, resume=True)
     else:
-        refuse(rf"another model: .*{part} has changed since; put it back", settings, out, resume=True)
+        refuse(f"run.json: .*{folder}", settings, out, resume=True)
         (folder / "model.safetensors").write_bytes(before)
         assert run(settings, CORPUS, out, resume=True).record.data["models_sha256"].keys() == {"model", "generator"}
 
@@ -362,16 +357,11 @@ def test_a_run_goes_on_from_the_weights_it_began_with(tmp_path, part, complete):
 def test_another_bundled_model_is_told_with_what_to_do(tmp_path):
     settings = config("mini", max_steps=3)
     begin(settings, tmp_path / "out")
-    edit_data(tmp_path / "out", lambda data: data["models_sha256"].update(model="0" * 64))
-    refuse("another version's bundled model: install that version", settings, tmp_path / "out", resume=True)
-
-
-def test_a_run_from_before_models_were_hashed_goes_on(tmp_path):
-    settings = config(str(save_tiny(tmp_path / "model", "bert")), max_steps=3)
-    begin(settings, tmp_path / "out")
-    edit_data(tmp_path / "out", lambda data: data.pop("models_sha256"))
-    save_tiny(tmp_path / "model", "bert", seed=1)
-    assert run(settings, CORPUS, tmp_path / "out", resume=True).record.status == "complete"
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    record["data"]["models_sha256"]["model"] = "0" * 64
+    record["versions"]["diffcse"] = "0.0.7"
+    (tmp_path / "out" / "run.json").write_text(json.dumps(record))
+    refuse(r"run\.json: .*0\.0\.7", settings, tmp_path / "out", resume=True)
 
 
 def test_what_may_change_on_resume_has_its_effect(tiny, tmp_path):
@@ -398,20 +388,18 @@ def test_model_removed_from_a_complete_run(tiny, tmp_path):
 
     run(config(tiny, max_steps=1), CORPUS, tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "model")
-    refuse("model/ was removed", config(tiny, max_steps=1), tmp_path / "out", resume=True)
+    refuse(f"^{tmp_path / 'out' / 'model'}: ", config(tiny, max_steps=1), tmp_path / "out", resume=True)
 
 
 def test_unwritable_output(tiny, tmp_path):
-    refuse("cannot be written", config(tiny), tmp_path / ("x" * 300))
+    refuse("x" * 300, config(tiny), tmp_path / ("x" * 300))
     (tmp_path / "file").write_text("x")
-    refuse("cannot be written|is a file", config(tiny), tmp_path / "file" / "out")
+    refuse(f"^{tmp_path / 'file'}", config(tiny), tmp_path / "file" / "out")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
 def test_a_name_that_is_not_utf8_is_refused(tiny, tmp_path):
-    refuse(
-        "names in UTF-8 only: give another --output", config(tiny), Path(f"{tmp_path}/nb{os.fsdecode(bytes([255]))}")
-    )
+    refuse("--output", config(tiny), Path(f"{tmp_path}/nb{os.fsdecode(bytes([255]))}"))
     assert not list(tmp_path.iterdir())
 
 
@@ -423,10 +411,7 @@ def test_generator_in_use_is_written_down_and_kept(tiny, tmp_path):
 
 def test_what_is_not_used_is_said(tiny, tmp_path):
     settings = config(tiny, method={"difference": "none", "generator": "/nowhere"}, max_steps=1)
-    assert (
-        "without effect beside the other choices: method.generator"
-        in run(settings, CORPUS, tmp_path / "out").record.warnings[0]
-    )
+    assert "method.generator" in run(settings, CORPUS, tmp_path / "out").record.warnings[0]
 
 
 def test_card_names_no_folder_of_this_machine(tiny, dev, tmp_path):
@@ -448,24 +433,21 @@ def test_divergence_leaves_the_last_good_checkpoint(tiny, tmp_path):
     settings = config(
         tiny, method={"projector": "none"}, learning_rate=1e30, max_steps=20, checkpoint_every=1, log_every=20
     )
-    refuse("training diverged", settings, tmp_path / "out")
+    refuse("--learning-rate[^-]*$", settings, tmp_path / "out")  # --precision fp32 is set already
     for file in (tmp_path / "out").glob("checkpoints/*/trained.safetensors"):
         assert all(value.isfinite().all() for value in load_file(file).values())
 
 
 def test_divergence_is_an_error_not_a_model(tiny, tmp_path):
-    refuse(
-        "training diverged",
-        config(tiny, method={"projector": "none"}, learning_rate=1e30, max_steps=20),
-        tmp_path / "out",
-    )
+    settings = config(tiny, method={"projector": "none"}, learning_rate=1e30, max_steps=20)
+    refuse("--learning-rate", settings, tmp_path / "out")
     assert not (tmp_path / "out" / "model").exists()
     assert read_record(tmp_path / "out" / "run.json").status == "running"
 
 
 def test_several_processes_are_refused(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    refuse("torchrun", config(tiny), tmp_path / "out")
+    refuse("WORLD_SIZE", config(tiny), tmp_path / "out")
 
 
 # ---- the real thing --------------------------------------------------------------------------------------------------
@@ -513,9 +495,7 @@ def test_another_pooling_than_the_folder_was_made_for_is_said(tiny, tmp_path):
     for pooling, warned in (("mean", False), ("cls", True)):
         settings = config(str(tmp_path / "by-mean"), method={"pooling": pooling, "difference": "none"}, max_steps=1)
         found = run(settings, CORPUS, tmp_path / pooling).record.warnings
-        assert (
-            any("was made to be pooled by mean, and this run trains cls: --pooling mean" in w for w in found) == warned
-        )
+        assert any("method.pooling" in w and "--pooling mean" in w for w in found) == warned
 
 
 def test_config_dataclasses_are_all_recorded(tiny, tmp_path):
@@ -532,7 +512,7 @@ def test_a_text_without_neighbours_is_refused_where_they_are_needed(tiny, tmp_pa
     text = tmp_path / "lone.txt"
     text.write_text("\n\n".join(SENTENCES) + "\n")
     for method in ({"positives": "next"}, {"pairing": "next"}):
-        with pytest.raises(InputError, match="no sentence of this text has a next one"):
+        with pytest.raises(InputError, match=rf"method\.{next(iter(method))}"):
             run(config(tiny, method=method), [text], tmp_path / "out")
 
 
@@ -553,9 +533,7 @@ def test_other_documents_are_another_run(tiny, tmp_path, complete):
     settings = config(tiny, method={"positives": "next"}, max_steps=2)
     begin(settings, out, [one], complete=complete)
     assert "following_sha256" in read_record(out / "run.json").data
-    refuse("the same sentences in other documents", settings, out, [cut], resume=True)
-    edit_data(out, lambda data: data.pop("following_sha256"))  # as a run from before it was recorded
-    run(settings, [cut], out, resume=True)
+    refuse(f"^{out}: .*documents", settings, out, [cut], resume=True)
 
 
 def test_documents_are_nothing_to_a_run_that_reads_none(tiny, tmp_path):
@@ -580,7 +558,7 @@ def test_a_log_entry_in_which_no_token_was_judged_is_shown(tiny, tmp_path):
 
 
 def test_a_complete_run_comes_back_with_the_generator_it_had(tiny, tmp_path, monkeypatch):
-    import diffcse.training.run as module
+    import diffcse.training.network as module
 
     other = save_tiny(tmp_path / "other", "distilbert")
     monkeypatch.setattr(module, "default_generator", lambda model: str(other))

@@ -134,7 +134,6 @@ def judged(helped, **more):
 
 def test_one_sentence_says_whether_training_helped():
     assert verdict({}) is None
-    assert verdict({"dev": {"best": 1.0}}) is None, "a record from before there were verdicts"
     said = verdict({"label_free": judged(False), "dev": judged(True)})
     assert said == (
         "training helped: by dev Spearman, model/ is +1.00 points from the start "
@@ -170,7 +169,8 @@ def test_a_dev_file_holds_nothing_out(tiny, small):
 def test_too_small_a_corpus_is_said_to_be(tiny):
     held_out, note = hold_out(config(tiny), CORPUS)
     assert held_out is None
-    assert note[0].startswith("no dev file, and 80 sentences are too few to hold some out (at least 5,000): model/ is")
+    assert "80 sentences" in note[0]
+    assert "5,000" in note[0]
 
 
 def test_the_seed_decides_what_is_held_out(tiny, small):
@@ -204,13 +204,13 @@ def test_labelled_examples_are_not_held_out(tiny, tmp_path):
     examples = read_examples([file], text=text, cache_dir=tmp_path / "cache")
     held_out, note = hold_out(Config(text=text), examples)
     assert held_out is None
-    assert note[0].startswith("no dev file: model/ is the last step's")
-    with pytest.raises(InputError, match=r"text\.anchor names pairs"):
+    assert "text.anchor" in note[0]
+    with pytest.raises(InputError, match=r"training\.select.*text\.anchor"):
         hold_out(Config(text=text, training=Training(select="label_free")), examples)
 
 
 def test_labels_are_asked_for_without_any(tiny, tmp_path):
-    with pytest.raises(InputError, match="without graded pairs"):
+    with pytest.raises(InputError, match=r"training\.select.*training\.dev"):
         run(config(tiny, select="labels"), CORPUS, tmp_path / "out")
 
 
@@ -319,7 +319,7 @@ def test_held_out_text_asked_for_by_name_is_there_or_an_error(tmp_path):
     (tmp_path / "dev.tsv").write_text("1\ta\tb\n2\tc\td\n")
     for dev in (None, str(tmp_path / "dev.tsv")):
         config = Config(training=Training(select="label_free", dev=dev))
-        with pytest.raises(InputError, match=r"too few to hold some out .at least 5,000.*select"):
+        with pytest.raises(InputError, match=r"training\.select.*60 sentences.*5,000"):
             hold_out(config, corpus)
     found, said = hold_out(Config(training=Training()), corpus)
     assert found is None

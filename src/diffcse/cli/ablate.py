@@ -102,7 +102,7 @@ def _run(request: Request, output: Path, parallel: int, console: Console) -> Non
     from diffcse.report.parts import template_and_plotly
     from diffcse.tables.plan import make_plan
     from diffcse.terminal import CellsView, say
-    from diffcse.training.run import check_output
+    from diffcse.training.folder import check_output
 
     template_and_plotly("table.html")  # a missing package must be known before hours of runs
     check_output(output, resume=True, begun="grid.toml")

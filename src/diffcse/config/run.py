@@ -32,6 +32,7 @@ from diffcse.errors import InputError
 Precision = Literal["auto", "fp32", "bf16"]
 Quoting = Literal["auto", "csv", "none"]
 Select = Literal["auto", "labels", "label_free", "last"]
+Tracker = Literal["none", "tensorboard", "trackio", "wandb", "mlflow"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ class Training:
     """Updates between checkpoints that --resume can start from."""
     log_every: int = setting(25, affects="nothing", at_least=1)
     """Updates between logged values (means over the updates since the last)."""
+    report_to: Tracker = setting("none", affects="nothing")
+    """Experiment tracker that also gets the log; its package must be installed."""
     keep_training_parts: bool = setting(False, affects="nothing")
     """Also keep projector, discriminator and head of the last step, next to the model folder."""
 

@@ -16,7 +16,7 @@ from diffcse.files import clear_partials, model_sha256, write_errors, write_text
 from diffcse.method.loading import named
 from diffcse.pretraining.config import Pretraining, to_toml
 from diffcse.record import Record, read_record
-from diffcse.training.run import check_same_documents, check_same_weights
+from diffcse.training.folder import check_same_text, check_same_weights
 
 RECORD, RECIPE, LOG = "run.json", "recipe.toml", "log.jsonl"
 MODEL, CHECKPOINTS, TOKENIZER, VECTORS = "model", "checkpoints", "tokenizer", "word-vectors"
@@ -71,7 +71,7 @@ def _previous(file: Path, config: Pretraining, data: dict[str, Any]) -> Record:
         )
     if previous.data["sha256"] != data["sha256"]:
         raise InputError(f"{file}: was begun on other text. Give the same files, or a new --output")
-    check_same_documents(file.parent, previous, data)
+    check_same_text(file.parent, previous, data)
     return previous
 
 

@@ -23,7 +23,7 @@ from diffcse.pretraining.folder import CHECKPOINTS, LOG, RECORD
 from diffcse.pretraining.losses import TRAIN, NextSteps, TokenSteps
 from diffcse.record import Record, finite
 from diffcse.training.checkpoints import Stop, checkpoint_path, prune, save_weights, stop_between_steps, stopped
-from diffcse.training.run import Report
+from diffcse.training.folder import Report
 
 _WEIGHTS, _OPTIMIZER, _STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
 

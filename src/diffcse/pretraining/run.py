@@ -55,7 +55,7 @@ from diffcse.pretraining.token_vectors import FILLING
 from diffcse.record import Record
 from diffcse.text.corpus import Corpus
 from diffcse.training.checkpoints import newest_whole, save_weights
-from diffcse.training.run import Report, check_output, one_process
+from diffcse.training.folder import Report, check_output, one_process
 
 _ANY_TEXT = Text()
 _WEIGHTS = "words.safetensors"

@@ -15,7 +15,7 @@ from diffcse.files import write_json, write_text
 from diffcse.record import finite, read_record
 from diffcse.tables.cells import DEV_FILE, Cell, Shared, outcome_of
 from diffcse.tables.columns import dev_pairs, jobs_hash, measure_columns, rtd_losses
-from diffcse.training.run import PARTS
+from diffcse.training.folder import PARTS
 
 RunReport = Callable[[str, dict[str, Any]], None]
 """Receives (event, facts): the events of `training.run.run`."""

@@ -15,7 +15,7 @@ from diffcse.method.build import build
 from diffcse.method.inspect import conditional_gain
 from diffcse.training.checkpoints import load_weights
 from diffcse.training.collate import Collate
-from diffcse.training.run import PARTS
+from diffcse.training.folder import PARTS
 
 AT_MOST = 2048
 """Sentences that the gain is measured on."""

@@ -24,6 +24,7 @@ from diffcse.machine import release_memory
 from diffcse.record import finite
 from diffcse.training.callbacks import Callbacks
 from diffcse.training.checkpoints import Checkpoint, read_checkpoint, stop_between_steps, write_checkpoint
+from diffcse.training.folder import CHECKPOINTS, LOG
 from diffcse.training.meter import Sums
 
 
@@ -124,7 +125,7 @@ class Loop:
         self._began = self._since = time.perf_counter()
         if checkpoint is not None:
             self._restore(checkpoint)
-        write_text(self.folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.log))
+        write_text(self.folder / LOG, "".join(json.dumps(entry) + "\n" for entry in self.log))
         with stop_between_steps() as self._stop:
             self._begin_callbacks()
             if checkpoint is None:
@@ -206,7 +207,7 @@ class Loop:
         """Keep a log entry, write it, and report it; to callbacks with `prefix` before every name."""
         entry = finite({"step": self.step, **values})
         self.log.append(entry)
-        path = self.folder / "log.jsonl"
+        path = self.folder / LOG
         with write_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         self._callbacks.tell("on_log", logs={prefix + name: entry[name] for name in values if entry[name] is not None})
@@ -241,7 +242,7 @@ class Loop:
             "training_seconds": self.training_seconds,
             "task": self.task.state(),
         }
-        write_checkpoint(self.folder / "checkpoints", Checkpoint(self.step, weights, self._moments(), finite(state)))
+        write_checkpoint(self.folder / CHECKPOINTS, Checkpoint(self.step, weights, self._moments(), finite(state)))
         self._callbacks.tell("on_save")
         self._since += time.perf_counter() - paused
 

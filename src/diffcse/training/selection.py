@@ -1,16 +1,16 @@
-"""Which step's encoder is kept, and did training help?
+"""Which step's encoder ships, and did training help?
 
-A dev file decides where there is one (`training.select`). Where there is none, sentences that training never saw do,
-by the grades that text gives itself (`evaluation.label_free`; measured in docs/log.md). Either way the encoder that is
-kept is compared with the one training began from, on the same pairs, and "helped" is said only of a difference that the
-choice of pairs cannot explain.
+A dev file of graded pairs chooses the step, if the run has one (`training.select`). Otherwise sentences that are held
+out from training choose it, by grades that text gives itself (`evaluation.label_free`; measured in docs/log.md). The
+encoder that ships is compared with the start encoder on the same pairs. "helped" is claimed only of a difference that
+the choice of pairs cannot explain.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffcse.config import Config
+from diffcse.encoder.encode import Encoder
 from diffcse.errors import InputError
 from diffcse.evaluation.correlation import spearman
 from diffcse.evaluation.embeddings import Encode, cosines, embed_once
@@ -29,29 +30,33 @@ from diffcse.evaluation.sts import PairSet
 from diffcse.files import staged_file
 from diffcse.text.corpus import Corpus
 from diffcse.text.examples import Examples
+from diffcse.training.folder import CHECKPOINTS
 
 SHARE, MOST, FEWEST = 0.02, 500, 100
-"""Share of the text that is held out; at most and at least so many sentences."""
+"""Share of the text that is held out, and the greatest and smallest number of sentences."""
 
 RESAMPLES = 500
-_STREAM = 0x68656C64  # other draws of the same seed are other draws
+_STREAM = 0x68656C64  # separates this draw from others of the same seed
 
 
 class Judge(Protocol):
     """Scores an encoder by one value for each pair or sentence, so that two encoders can be compared on the same."""
 
     name: str
-    """Under which scores are logged: "dev" or "label_free"."""
+    """Name of its score in the log: "dev" or "label_free"."""
     metric: str
 
+    def source(self) -> dict[str, Any]:
+        """What it judges by, for the record."""
+
     def values(self, encode: Encode) -> np.ndarray:
-        """(n,) what the encoder makes of each."""
+        """(n,) the value of each pair or sentence."""
 
     def score(self, values: np.ndarray) -> float:
         """In points, higher is better."""
 
     def error(self, start: np.ndarray, kept: np.ndarray) -> float:
-        """Standard error of `score(kept) - score(start)`, from the choice of pairs or sentences."""
+        """Standard error of `score(kept) - score(start)` due to the choice of pairs or sentences."""
 
 
 @dataclass(frozen=True)
@@ -59,31 +64,40 @@ class Graded:
     """Pairs that people graded."""
 
     pairs: PairSet
+    file: str | None = None
     name = "dev"
     metric = "Spearman of cosine, points"
+
+    def source(self) -> dict[str, Any]:
+        """The name of the file."""
+        return {"file": self.file}
 
     def values(self, encode: Encode) -> np.ndarray:
         """The cosine of each pair."""
         return cosines(*embed_once(encode, self.pairs.first, self.pairs.second))
 
     def score(self, values: np.ndarray) -> float:
-        """Spearman with the grades."""
+        """Spearman correlation with the grades."""
         return 100 * float(spearman(values, self.pairs.scores))
 
     def error(self, start: np.ndarray, kept: np.ndarray) -> float:
-        """By the paired bootstrap over pairs."""
+        """From the paired bootstrap over pairs."""
         draws = bootstrap_difference(self.pairs.scores, kept, start, resamples=RESAMPLES)
         return float(np.std(draws, ddof=1))
 
 
 @dataclass(frozen=True)
 class Halves:
-    """Sentences cut in two: each first half must find its second half among all of them."""
+    """Sentences cut in two: each first half must retrieve its second half among all of them."""
 
     first: tuple[str, ...]
     second: tuple[str, ...]
     name = "label_free"
     metric = "first halves of held-out sentences finding their second, MRR in points"
+
+    def source(self) -> dict[str, Any]:
+        """The number of sentences."""
+        return {"sentences": len(self.first)}
 
     def values(self, encode: Encode) -> np.ndarray:
         """The reciprocal rank of each second half."""
@@ -94,16 +108,16 @@ class Halves:
         return 100 * float(values.mean())
 
     def error(self, start: np.ndarray, kept: np.ndarray) -> float:
-        """Of a mean of paired differences."""
+        """Of the mean of paired differences."""
         return 100 * float(np.std(kept - start, ddof=1)) / math.sqrt(len(start))
 
 
 def compare(judge: Judge, start: np.ndarray, kept: np.ndarray, looks: int) -> dict[str, Any]:
-    """The score of `kept` minus that of `start`, with its standard error and 95 % interval, and what follows from them.
+    """The score of `kept` minus that of `start`, its standard error, its 95 % interval, and whether it helped.
 
     Args:
-        looks: among how many checkpoints `kept` was chosen by this very judge. The best of many is lucky, so the
-            interval is wider for it (Bonferroni).
+        looks: number of steps among which this judge itself chose `kept`. The best of many is lucky, so the interval
+            is wider (Bonferroni).
     """
     difference, error = judge.score(kept) - judge.score(start), judge.error(start, kept)
     reach = NormalDist().inv_cdf(1 - 0.025 / looks) * error
@@ -113,19 +127,21 @@ def compare(judge: Judge, start: np.ndarray, kept: np.ndarray, looks: int) -> di
 
 
 class Panel:
-    """What the judges of a run found for its start and for the step that is kept, on disk, so that a kill loses none.
+    """The judges of a run, with their values for the start and for the step that is kept, on disk so that a kill loses
+    none.
 
     Args:
-        folder: where their values lie until the run is complete.
+        folder: where the values are until the run is complete.
+        select: name of the judge that chooses the step; None: the last step ships.
     """
 
-    def __init__(self, judges: Sequence[Judge], encode: Encode, folder: Path) -> None:
-        self.judges = {judge.name: judge for judge in judges}
+    def __init__(self, judges: Sequence[Judge], encode: Encode, folder: Path, select: str | None = None) -> None:
+        self.judges, self.select = {judge.name: judge for judge in judges}, select
         self._encode, self._folder = encode, folder
         self._latest: dict[str, np.ndarray] = {}
 
     def measures(self) -> dict[str, Callable[[], float]]:
-        """Each judge's score of the encoder as it now is; the first time it is the start."""
+        """By judge, a function that scores the encoder as it is. The first call scores the start."""
         return {name: functools.partial(self._measure, judge) for name, judge in self.judges.items()}
 
     def _measure(self, judge: Judge) -> float:
@@ -135,21 +151,36 @@ class Panel:
         return judge.score(values)
 
     def keep(self) -> None:
-        """The encoder measured last is the one that is kept."""
+        """Note that the encoder measured last is kept."""
         for judge in self.judges.values():
             self._store("kept", judge)
 
     def keep_last(self) -> None:
-        """The encoder as it now is is the one that is kept."""
+        """Measure the encoder as it is, and note that it is kept."""
         for judge in self.judges.values():
             self._latest[judge.name] = judge.values(self._encode)
         self.keep()
 
-    def verdict(self, name: str, looks: int) -> dict[str, Any]:
-        """See `compare`."""
-        judge = self.judges[name]
+    def summary(self, log: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """By judge: its scores at the start, the best and the last step of `log`, and `compare` of start and kept."""
+        return {name: self._summary(judge, log) for name, judge in self.judges.items()}
+
+    def _summary(self, judge: Judge, log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        scores = {entry["step"]: entry[judge.name] for entry in log if judge.name in entry}
+        steps = [step for step in scores if step > 0]
+        best = max(steps, key=lambda step: scores[step])  # the first of equals, as in `DiffCSETask.measure`
+        selects = judge.name == self.select
         start, kept = (np.load(self._file(which, judge), allow_pickle=False) for which in ("start", "kept"))
-        return compare(judge, start, kept, looks)
+        return {
+            **judge.source(),
+            "metric": judge.metric,
+            "start": scores.get(0),
+            "best": scores[best],
+            "best_step": best,
+            "last": scores[max(scores)],
+            "selects": selects,
+            **compare(judge, start, kept, len(steps) if selects else 1),
+        }
 
     def _file(self, which: str, judge: Judge) -> Path:
         return self._folder / f"{which}-{judge.name}.npy"
@@ -157,6 +188,22 @@ class Panel:
     def _store(self, which: str, judge: Judge) -> None:
         with staged_file(self._file(which, judge)) as staging, staging.open("wb") as file:
             np.save(file, self._latest[judge.name])
+
+
+def make_panel(
+    config: Config, dev: PairSet | None, held_out: HeldOut | None, encoder: Encoder, bf16: bool, output: Path
+) -> Panel:
+    """The judges that `config` and its text give, and which of them chooses the step."""
+    by_labels = dev is not None and config.training.select in ("auto", "labels")
+    return Panel(
+        [
+            *([] if dev is None else [Graded(dev, config.training.dev)]),
+            *([] if held_out is None else [held_out.judge]),
+        ],
+        lambda sentences: encoder(sentences, bf16=bf16),
+        output / CHECKPOINTS,
+        "label_free" if held_out is not None else "dev" if by_labels else None,
+    )
 
 
 # ---- held-out sentences ----------------------------------------------------------------------------------------------
@@ -172,52 +219,47 @@ class HeldOut:
 
 
 def hold_out(config: Config, corpus: Corpus | Examples) -> tuple[HeldOut | None, list[str]]:
-    """What is held out of `corpus`, decided by the seed alone; None, and why, where nothing can or need be.
+    """What the seed holds out of `corpus`; None and the reason where nothing can be held out.
+
+    Nothing is held out, without a reason, where the dev file or the last step is to be chosen.
 
     Raises:
-        InputError: `training.select` asks for what is not there: graded pairs, or plain text.
+        InputError: `training.select` needs graded pairs or plain text, and the run has none.
     """
     training = config.training
     if training.select == "labels" and training.dev is None:
         raise InputError(
-            'training.select = "labels" without graded pairs: name their file with training.dev (--dev), or set select '
-            '= "label_free"'
-        )
-    if training.select == "label_free" and isinstance(corpus, Examples):
-        raise InputError(
-            'training.select = "label_free" holds out plain text, and text.anchor names pairs: name graded pairs with '
-            'training.dev (--dev), or set select = "last"'
+            'training.select = "labels": needs graded pairs. Name their file with training.dev (--dev), or set select '
+            '= "label_free".'
         )
     if training.select in ("last", "labels") or (training.select == "auto" and training.dev is not None):
         return None, []
     if isinstance(corpus, Examples):
-        return None, [f"no dev file: {_UNJUDGED}"]
+        return _nothing(config, "text.anchor names pairs, and only plain text can be held out")
     size = min(MOST, int(SHARE * len(corpus)))
     if size < FEWEST:
         enough = f"at least {FEWEST / SHARE:,.0f}"
-        return _cannot(config, f"{len(corpus):,} sentences are too few to hold some out ({enough})")
+        return _nothing(config, f"{len(corpus):,} sentences are too few to hold some out (needs {enough})")
     random = np.random.default_rng([training.seed, _STREAM])
     index = np.sort(random.choice(len(corpus), size, replace=False))
     cut = [both for both in (halves(corpus[int(i)]) for i in index) if both is not None]
     if len(cut) < FEWEST:
-        return _cannot(config, "held-out sentences are too short to be cut in two")
+        return _nothing(config, "the held-out sentences are too short to be cut in two")
     return HeldOut(index, Halves(tuple(a for a, _ in cut), tuple(b for _, b in cut))), []
 
 
-_UNJUDGED = "model/ is the last step's, and nothing tells whether training helped"
-
-
-def _cannot(config: Config, why: str) -> tuple[None, list[str]]:
-    """What is made of a text that nothing can be held out of: an error, if that was asked for by name."""
+def _nothing(config: Config, why: str) -> tuple[None, list[str]]:
+    """Nothing is held out: an error if `training.select` asks for it, otherwise a note."""
     if config.training.select == "label_free":
         raise InputError(
-            f'training.select = "label_free": {why}: give more text, or set select = "last" (or "labels", with --dev)'
+            f'training.select = "label_free": {why}. Give more plain text, or set select = "last" (or "labels", with '
+            "--dev)."
         )
-    return None, [f"no dev file, and {why}: {_UNJUDGED}"]
+    return None, [f"no dev file, and {why}: model/ is the last step's, and nothing measures whether training helped"]
 
 
 class Without(Sequence[Any]):
-    """`examples` but for those at the indices `left_out`, which are sorted: nothing is copied.
+    """`examples` without those at the sorted indices `left_out`. Nothing is copied.
 
     >>> list(Without("abcde", np.array([0, 3])))
     ['b', 'c', 'e']
