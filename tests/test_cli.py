@@ -136,6 +136,9 @@ def test_option_mistakes(capsys, tmp_path, text):
         (["evaluate", "mini", "--data", "nowhere"], ["--data nowhere"]),
         (["embed", "./nowhere", "TEXT", "--output", "x.npy"], ["./nowhere"]),
         (["pretrain", "TEXT", "--set", "layerz=3"], ["layerz", "layers?"]),
+        (["train", "TEXT", "--output", "."], ["--output .", "--resume"]),
+        (["pretrain", "TEXT", "--output", "."], ["--output .", "--resume"]),
+        (["quickstart", "--output", "."], ["--output .", "--resume"]),
         (["ablate", "--sedes", "5"], ["--sedes", "--seeds?"]),
     ],
 )

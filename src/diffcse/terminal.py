@@ -24,10 +24,10 @@ from rich.text import Text
 from diffcse.record import JUDGES, verdict
 
 
-def say(console: Console, line: str) -> None:
-    """Print `line`, which may contain rich's markup as plain text. A label ("note     ...") keeps its own column.
+def say(console: Console, line: str, style: str = "") -> None:
+    """Print `line`, in which rich's markup is plain text. A label of eight characters ("note    ") has its own column.
 
-    A terminal folds long lines between words; a log gets each line whole.
+    A terminal folds long lines between words; a log gets each line whole. `style` colours the label.
     """
     label = re.match(r"[a-z ]{8} (?=\S)", line)
     if console.is_terminal:
@@ -37,8 +37,7 @@ def say(console: Console, line: str) -> None:
         )
         line = "\n".join(parts)
     text = Text(line)
-    if line.startswith(("note ", "warning ")):
-        text.stylize("yellow", 0, 8)
+    text.stylize(style or ("yellow" if line.startswith(("note ", "warning ")) else ""), 0, 8)
     console.print(text, soft_wrap=True)
 
 

@@ -50,7 +50,7 @@ def test_a_query_that_is_a_document_does_not_find_itself(tmp_path):
         ("corpus.jsonl", '{"_id": "a"}\n', "corpus.jsonl, line 1: each line is a JSON object"),
         ("corpus.jsonl", "[1]\n", "corpus.jsonl, line 1: each line is a JSON object"),
         ("corpus.jsonl", '{"_id": 1, "text": "b"}\n', 'line 1: "_id", "text" and "title" must be strings'),
-        ("queries.jsonl", '{"_id": "q", "text": "b"}\n' * 2, "queries.jsonl, line 2: the id 'q' is there already"),
+        ("queries.jsonl", '{"_id": "q", "text": "b"}\n' * 2, "queries.jsonl, line 2: the id 'q'"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td9\t1\n", "test.tsv, line 2: document 'd9' is in neither"),
         ("qrels/test.tsv", "h\nq9\td1\t1\n", "test.tsv, line 2: query 'q9' is in neither"),
         ("qrels/test.tsv", "h\nq1\td1\n", "test.tsv, line 2: each line is query-id, corpus-id and a number"),

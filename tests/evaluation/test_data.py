@@ -52,7 +52,7 @@ def test_the_folder_given_first_counts_and_a_note_says_so(tmp_path):
     folders.tsv(tmp_path / "b", "pets", n=18)
     data = find_data([tmp_path / "a", tmp_path / "b"], groups=("sts",))
     assert len(data.sts["pets"]) == 12
-    assert data.notes == ["pets is also in b, and was taken from the folder given before"]
+    assert data.notes == ["pets is also in b; the folder given first is used"]
 
 
 def test_training_splits_are_left_out_unless_named(tmp_path):
@@ -66,7 +66,7 @@ def test_training_splits_are_left_out_unless_named(tmp_path):
 def test_sets_missing_for_the_average_are_named(tmp_path):
     folders.tsv(tmp_path, "STS12")
     note = find_data([tmp_path], groups=("sts",), allow_partial=True).notes[0]
-    assert note == "no average over the seven STS sets: STS13, STS14, STS15, STS16, STSB-test, SICKR-test not there"
+    assert note == "no average over the seven STS sets: STS13, STS14, STS15, STS16, STSB-test, SICKR-test missing"
 
 
 def test_mistakes_are_named(tmp_path):
@@ -75,7 +75,7 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(InputError, match=r"holds nothing for transfer\. Known are.* It holds nothing"):
         find_data([tmp_path], groups=("transfer",))
     folders.tsv(tmp_path, "pets")
-    with pytest.raises(InputError, match="no set cats; there are: none"):
+    with pytest.raises(InputError, match="no set cats"):
         find_data([tmp_path], groups=("sts",), only=["cats"])
     with pytest.raises(InputError, match="fewer than 2"):
         read_texts(folders.write(tmp_path / "one.txt", "one\n\none \n"))

@@ -51,7 +51,7 @@ def test_a_missing_subset_is_named_and_may_be_allowed(tmp_path):
 
 def test_counts_are_checked(tmp_path):
     folders.stsb(tmp_path, "dev")
-    with pytest.raises(InputError, match=r"sts-dev\.csv: 1500 pairs expected, 30 found: 1470 are missing"):
+    with pytest.raises(InputError, match=r"sts-dev\.csv: 1500 pairs expected, 30 found"):
         read_downstream_sts(tmp_path)
     assert list(whole(tmp_path)) == ["STSB-dev"]
 
@@ -73,7 +73,7 @@ def test_benchmark_and_sick(tmp_path):
         ("STS/STSBenchmark/sts-dev.csv", "a\tb\tc\td\t1\te\tf\na\tb\n", "sts-dev.csv, line 2: has 2 tab-separated"),
         ("STS/STSBenchmark/sts-dev.csv", "a\tb\tc\td\tx\te\tf\n", "line 1, field 5 (score): 'x' is not a finite"),
         ("STS/STSBenchmark/sts-dev.csv", "a\tb\tc\td\t1\t \tf\n", "line 1, field 6: the sentence is empty"),
-        ("STS/STSBenchmark/sts-dev.csv", "a\tb\tc\td\t1\te\tf\n", "1 graded pairs, which have no correlation"),
+        ("STS/STSBenchmark/sts-dev.csv", "a\tb\tc\td\t1\te\tf\n", "1 graded pairs have no correlation"),
         ("SICK/SICK_trial.txt", "head\n1\ta\tb\tnan\tNEUTRAL\n", "SICK_trial.txt, line 2, field 4 (score): 'nan'"),
         ("SICK/SICK_trial.txt", " \n", "SICK_trial.txt: is empty"),
     ],
@@ -162,7 +162,7 @@ def test_transfer_counts_and_files_are_checked(tmp_path):
         ("SST/binary/sentiment-dev", "good\t2\n", "sentiment-dev, line 1: each line is sentence<TAB>label"),
         ("TREC/TREC_10.label", "NUM:x a\nHELP:x b\n", "TREC_10.label, line 2: each line begins with ABBR"),
         ("MRPC/msr_paraphrase_test.txt", "head\n1\t2\t3\ta\n", "msr_paraphrase_test.txt, line 2: each line is label"),
-        ("MRPC/msr_paraphrase_test.txt", "head\n1\t2\t3\ta\tb\n", "holds examples of one class only"),
+        ("MRPC/msr_paraphrase_test.txt", "head\n1\t2\t3\ta\tb\n", "examples of one class only"),
     ],
 )
 def test_a_bad_example_is_named_with_its_place(tmp_path, file, text, message):

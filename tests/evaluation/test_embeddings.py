@@ -91,9 +91,9 @@ def test_embeddings_that_are_not_finite_name_the_first_sentence(form, bad):
     ("encode", "message"),
     [
         (lambda s: np.ones((1, 3)), "1 embeddings for 2 sentences"),
-        (lambda s: np.ones(2), "table of real numbers"),
-        (lambda s: np.array([["a"], ["b"]]), "table of real numbers"),
-        (lambda s: np.ones((2, 1), dtype=complex), "table of real numbers"),
+        (lambda s: np.ones(2), "must be real numbers"),
+        (lambda s: np.array([["a"], ["b"]]), "must be real numbers"),
+        (lambda s: np.ones((2, 1), dtype=complex), "must be real numbers"),
     ],
 )
 def test_an_encoder_of_the_wrong_shape_is_told_so(encode, message):

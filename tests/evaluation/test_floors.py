@@ -86,7 +86,7 @@ def test_sif_is_that_of_a_loop():
 
 
 def test_sif_without_a_known_word_is_refused():
-    with pytest.raises(InputError, match="knows no word of the 1 sentences"):
+    with pytest.raises(InputError, match="words of 1 sentences"):
         Sif(ids, VECTORS, ["x y"])
 
 

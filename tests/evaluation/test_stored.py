@@ -30,7 +30,7 @@ def test_rows_are_found_by_sentence(tmp_path, make):
     stored = StoredEmbeddings(make(tmp_path))
     assert stored(["c", "a", "c"]).tolist() == [[4, 5], [0, 1], [4, 5]]
     assert stored.width == 2
-    with pytest.raises(InputError, match="no embedding for 1 of the sentences asked for, first 'd'"):
+    with pytest.raises(InputError, match="no embedding for 1 of the sentences, first 'd'"):
         stored(["a", "d"])
 
 
@@ -46,9 +46,9 @@ def test_the_hash_follows_content(tmp_path):
     [
         (ROWS, None, r"needs its sentences beside it, one a line, as v\.txt"),
         (ROWS, "a\nb\n", "3 embeddings for 2 sentences"),
-        (ROWS[0], "a\nb\n", "must be a table of real numbers"),
+        (ROWS[0], "a\nb\n", "must be real numbers"),
         (np.where(ROWS == 3, np.nan, ROWS), "a\nb\nc\n", "row 2: holds NaN"),
-        (np.array([["x"]]), "a\n", "must be a table of real numbers"),
+        (np.array([["x"]]), "a\n", "must be real numbers"),
         (np.array([{}, {}], dtype=object), "a\nb\n", "cannot be read as a numpy array"),
     ],
 )

@@ -80,7 +80,7 @@ def test_without_a_subset_the_set_is_its_own(tmp_path, end):
         ("", "set.tsv: is empty"),
         ("\n\n", "set.tsv: is empty"),
         ("1\ta\tb\n2\ta\tb\n", "set.tsv: has 2 pairs; a correlation needs at least 3"),
-        ("2\ta\tb\n2\ta\tb\n2.0\ta\tb\n", "set.tsv: every score is 2;"),
+        ("2\ta\tb\n2\ta\tb\n2.0\ta\tb\n", "set.tsv: every score is 2"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(tmp_path, data, message):

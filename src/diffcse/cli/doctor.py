@@ -135,14 +135,12 @@ def _show_survey(survey: Survey, console: Console, model: str | None) -> None:
 
 
 def _show_findings(findings: list[Finding], console: Console) -> None:
-    from rich.markup import escape
 
     from diffcse.terminal import say
 
     order = list(_COLOURS)
     for finding in sorted(findings, key=lambda finding: order.index(finding.level)):
-        colour = _COLOURS[finding.level]
-        console.print(f"[{colour}]{finding.level:<8}[/] {escape(finding.fact)}", highlight=False, soft_wrap=True)
+        say(console, f"{finding.level:<8} {finding.fact}", _COLOURS[finding.level])
         if finding.effect:
             say(console, f"         effect: {finding.effect}")
         if finding.fix:

@@ -32,6 +32,16 @@ def check_model(name: str | Path | None, option: str) -> None:
         raise InputError(f"{option} {text}: no such folder. Relative paths start at {Path.cwd()}.")
 
 
+def check_output(output: Path, *, resume: bool) -> None:
+    """That a new run does not begin in a folder that holds files. The trainer checks the rest.
+
+    Raises:
+        InputError: the folder is not empty, and `resume` is not given.
+    """
+    if not resume and output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
+        raise InputError(f"--output {output}: not empty. Give a new folder, or continue with --resume")
+
+
 def check_data(name: str, option: str = "--data") -> None:
     """That a folder or file exists; "pairs" and `hub:` names stand for data sets.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from diffcse.cli.paths import check_output
 from diffcse.errors import InputError
 
 
@@ -27,6 +28,7 @@ class Quickstart:
     def __call__(self, console: Console) -> None:
         if self.steps is not None and self.steps < 1:
             raise InputError(f"--steps {self.steps}: must be at least 1")
+        check_output(self.output, resume=self.resume)
         from diffcse.terminal import loading
 
         with loading(console):

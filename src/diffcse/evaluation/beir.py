@@ -1,4 +1,4 @@
-"""Search collections in BEIR's layout (arXiv 2104.08663), and the search the DiffCSE paper makes of STS-B.
+"""Search collections in BEIR's layout (arXiv 2104.08663), and the DiffCSE paper's search on STS-B.
 
 corpus.jsonl     {"_id": ..., "title": ..., "text": ...} a line; title may be missing or empty
 queries.jsonl    {"_id": ..., "text": ...} a line
@@ -21,37 +21,37 @@ ALIKE = 5.0
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """What is searched, what is asked, and what should be found."""
+    """Queries, documents, and which documents answer which query."""
 
     name: str
     queries: tuple[str, ...]
     documents: tuple[str, ...]
     relevant: tuple[dict[int, float], ...]
-    """Of each query: document number -> grade above 0; at least one."""
+    """For each query: document number -> grade above 0; at least one."""
     excluded: tuple[frozenset[int], ...]
-    """Of each query: documents that are left out of its ranking (the query's own copy)."""
+    """For each query: documents left out of its ranking (the query's own copy)."""
     unjudged: int
-    """Queries of the file that are left out, as nothing relevant to them is known."""
+    """Number of queries left out because no relevant document is known."""
     sha256: str
 
     def sentences(self) -> list[str]:
-        """Every text there is."""
+        """All queries and documents."""
         return [*self.queries, *self.documents]
 
 
 def is_collection(folder: Path) -> bool:
-    """Whether `folder` looks like BEIR's layout."""
+    """Whether `folder` has BEIR's layout."""
     return (folder / "corpus.jsonl").is_file() or (folder / "queries.jsonl").is_file()
 
 
 def read_collection(folder: Path) -> Collection:
     """The collection in `folder`, with the judgements of qrels/test.tsv; its name is the folder's.
 
-    A document is its title and text, one space between. A query that is itself in the corpus (the same id, as in
-    ArguAna) does not find itself, as in BEIR.
+    A document is its title, a space and its text. As in BEIR, a query that is itself in the corpus (the same id, as in
+    ArguAna) does not find itself.
 
     Raises:
-        InputError: a file is missing, a line is not as described, or a judgement names what is not there.
+        InputError: a file is missing, a line has another form, or a judgement names an unknown query or document.
     """
     paths = [folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels" / "test.tsv"]
     missing = [str(path.relative_to(folder)) for path in paths if not path.is_file()]
@@ -71,7 +71,7 @@ def read_collection(folder: Path) -> Collection:
         if grade > 0:
             judged.setdefault(query, {})[places[document]] = grade
     if not judged:
-        raise InputError(f"{paths[2]}: no judgement above 0, so there is nothing to find")
+        raise InputError(f"{paths[2]}: no judgement above 0, so no query has an answer")
     asked = [name for name in questions if name in judged]
     return Collection(
         name=folder.name or folder.resolve().name,
@@ -87,9 +87,9 @@ def read_collection(folder: Path) -> Collection:
 def pairs_as_collection(pairs: PairSet) -> Collection | None:
     """The search of the DiffCSE paper (section 6): each sentence of a pair graded 5 must find the other one.
 
-    Documents are the distinct sentences of the whole set; a query does not find itself. Both sentences of a pair ask
-    (the paper's recalls are multiples of 1 / 194, and STS-B test has 97 such pairs); a sentence of several such pairs
-    asks once and has as many answers. Pairs of two equal sentences ask nothing. None where no pair is graded 5.
+    Documents are the distinct sentences of the whole set; a query does not find itself. Both sentences of a pair are
+    queries: the paper's recalls are multiples of 1 / 194, and STS-B test has 97 such pairs. A sentence in several such
+    pairs is one query with several answers. Pairs of equal sentences are no queries. None where no pair is graded 5.
     """
     documents = tuple(dict.fromkeys((*pairs.first, *pairs.second)))
     places = {sentence: i for i, sentence in enumerate(documents)}
@@ -124,8 +124,8 @@ def _read_texts(path: Path, data: bytes) -> dict[str, str]:
         if not (isinstance(name, str) and isinstance(text, str) and isinstance(title, str)):
             raise InputError(f'{where}: "_id", "text" and "title" must be strings')
         if name in texts:
-            raise InputError(f"{where}: the id {name!r} is there already")
-        # A sentence is one line everywhere else, in a list of sentences too.
+            raise InputError(f"{where}: the id {name!r} occurs twice")
+        # Everywhere else, as in a list of sentences, a sentence is one line.
         texts[name] = " ".join(f"{title} {text}".split())
     return texts
 

@@ -1,8 +1,8 @@
-"""Results that need not be computed again, and are never another model's.
+"""A cache of results that can never return the result of another model.
 
-A result is kept under everything it follows from: the encoder's own hash (weights, tokenizer, pooling), the data's,
-the settings, the versions of the libraries, and the hash of the code that computes it. Nothing is kept by name, path
-or time, so there is nothing to invalidate: another input is another key.
+The key of a result holds everything that it depends on: the hash of the encoder (weights, tokenizer, pooling), the hash
+of the data, the settings, the library versions, and the hash of the code. Names, paths and times are not in the key, so
+nothing needs to be invalidated.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ def default_cache_dir() -> Path:
 
 
 class ResultCache:
-    """JSON values by JSON keys, a file each, in `folder`; without a folder it keeps nothing."""
+    """JSON values by JSON keys, one file each, in `folder`. Without a folder nothing is kept."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.hits = 0
 
     def get(self, key: dict[str, Any]) -> Any:
-        """The value kept for exactly `key`, or None. What cannot be read counts as not there."""
+        """The value kept for exactly `key`, or None. A file that cannot be read counts as missing."""
         if self.folder is None:
             return None
         try:
             entry = json.loads(self._file(key).read_text(encoding="utf-8"))
-            found = entry["value"] if entry["key"] == _plain(key) else None
+            value = entry["value"] if entry["key"] == _plain(key) else None
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
-        self.hits += found is not None
-        return found
+        self.hits += value is not None
+        return value
 
     def put(self, key: dict[str, Any], value: Any) -> None:
-        """Keep `value`. A cache that cannot be written is no reason to lose a result: it is left."""
+        """Keep `value`. If the folder cannot be written, the cache is switched off and the result is not lost."""
         if self.folder is None:
             return
         try:
@@ -66,10 +66,10 @@ def _plain(key: dict[str, Any]) -> Any:
 
 @cache
 def code_hash() -> str:
-    """SHA-256 (hex) of the sources that results follow from."""
+    """SHA-256 (hex) of the sources that results depend on."""
     digest = hashlib.sha256()
     package = Path(__file__).parent.parent
     for room in _ROOMS:
-        for file in sorted((package / room).glob("*.py")):
+        for file in sorted((package / room).rglob("*.py")):
             digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -1,8 +1,7 @@
-"""Two correlations, along the last axis, so that a bootstrap can take thousands at once.
+"""Pearson and Spearman along the last axis, so that a bootstrap can compute thousands at once.
 
-An undefined correlation is 0 here, not NaN: a constant orders nothing, and 0 is what random order would score
-on average. A collapsed encoder thus gets the score it has earned, and an evaluation in mid-training does not
-stop.
+An undefined correlation is 0 here, not NaN. A constant orders nothing, and random order would score 0 on average. So a
+collapsed encoder scores 0, and an evaluation during training does not stop.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ def spearman(a: ArrayLike, b: ArrayLike) -> np.ndarray:
 
 def _unit(a: np.ndarray) -> np.ndarray:
     """`a` (..., n) centred and at unit length along the last axis; zero where it is constant."""
-    # Scaled first, a constant is exactly 1 and centres to exactly 0 (the mean of many 0.1 is not 0.1, and the
-    # dust would correlate with something); nor can any square over- or underflow.
+    # Scaled first, a constant is exactly 1 and its centred values are exactly 0. Unscaled, the mean of many 0.1 is not
+    # 0.1, and the rounding errors would correlate with something. Scaling also keeps squares from over- and underflow.
     largest = np.abs(a).max(axis=-1, keepdims=True)
     a = np.divide(a, largest, out=np.zeros_like(a), where=largest > 0)
     a = a - a.mean(axis=-1, keepdims=True)

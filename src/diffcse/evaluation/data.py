@@ -1,14 +1,14 @@
-"""Folders -> everything there is to measure on.
+"""Folders -> all the sets to measure on.
 
-People keep these sets in different layouts and in parts, so one question is answered here for all of them: what is
-there, is it whole, and in which text. A folder given may be
+People keep these sets in different layouts and in parts. This module finds the sets and checks that they are complete.
+A folder may be
 
 - SentEval's `downstream` (or its parent),
-- a folder of `*.tsv`: score, sentence 1, sentence 2 and perhaps subset; a file's stem names its set,
-- a search collection in BEIR's layout, or a folder of such,
+- a folder of `*.tsv`: score, sentence 1, sentence 2 and optionally subset; a file's stem names its set,
+- a search collection in BEIR's layout, or a folder of such collections.
 
-and in a folder's place `hub:...` names data sets of the Hugging Face hub (see `hub`), "pairs" the graded pairs that
-come along. Where two of these hold the same set, the one given first counts, and a note says so.
+In place of a folder, `hub:...` names data sets of the Hugging Face hub (see `hub`), and "pairs" the graded pairs of
+this package. Where two sources have the same set, the first one counts, and a note says so.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _FOLDERS = (
     "Known are: SentEval's downstream folder (STS/, SICK/, CR/, ...), *.tsv files of "
     f"{TSV_LAYOUT}, and BEIR's corpus.jsonl, queries.jsonl, qrels/test.tsv"
 )
-LAYOUTS = f'{_FOLDERS}; {ALL} for data sets of the hub; and "pairs" for the graded pairs that come along'
+LAYOUTS = f'{_FOLDERS}; {ALL} for data sets of the hub; and "pairs" for the graded pairs of this package'
 
 
 class HoldsNothing(InputError):
-    """A folder, or a name of the hub, that is in order but has no set of the groups asked for."""
+    """A valid folder or hub name that has no set of the requested groups."""
 
 
 @dataclass(frozen=True, eq=False)
 class TextSet:
-    """Plain sentences, for the geometry of their embeddings."""
+    """Plain sentences, to measure geometry on."""
 
     name: str
     sentences: tuple[str, ...]
@@ -50,22 +50,19 @@ class TextSet:
 
 @dataclass(eq=False)
 class Data:
-    """What was found, by name."""
+    """Sets by name."""
 
     sts: dict[str, PairSet] = field(default_factory=dict)
     transfer: dict[str, TransferTask] = field(default_factory=dict)
     collections: dict[str, Collection] = field(default_factory=dict)
     texts: dict[str, TextSet] = field(default_factory=dict)
     origins: dict[str, Origin] = field(default_factory=dict)
-    """Of the sets that are the hub's."""
+    """Where the sets from the hub come from."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the scores should know."""
 
     def searches(self) -> dict[str, Collection]:
-        """The collections, and the search of the DiffCSE paper on each set that has pairs graded 5.
-
-        On STS-B if it is there (the paper's), else on every set.
-        """
+        """The collections, and the DiffCSE paper's search on STS-B, or else on each set with pairs graded 5."""
         found = dict(self.collections)
         for name, pairs in _preferring_stsb(self.sts).items():
             made = pairs_as_collection(pairs)
@@ -74,7 +71,7 @@ class Data:
         return found
 
     def shapes(self) -> dict[str, PairSet | TextSet]:
-        """What geometry is measured on: STS-B if it is there (SimCSE's choice), else every set; and the texts."""
+        """The sets to measure geometry on: STS-B (SimCSE's choice), else every set; and the texts."""
         return {**_preferring_stsb(self.sts), **self.texts}
 
     def names(self) -> list[str]:
@@ -90,17 +87,17 @@ def find_data(
     texts: Sequence[str | Path] = (),
     allow_partial: bool = False,
 ) -> Data:
-    """Read what `folders` (or `hub:` data sets) hold for `groups`, and `texts`, files of one sentence a line.
+    """Read the sets of `groups` in `folders` (or `hub:` data sets), and `texts`, files of one sentence a line.
 
-    Training splits of STS-B and SICK-R are left out unless named in `only`: nobody's figures are from there.
+    Training splits of STS-B and SICK-R are left out unless `only` names them: no published figures use them.
 
     Args:
-        only: names of sets; all others are left alone.
-        allow_partial: accept well-known sets with rows or subsets missing.
+        only: names of the sets to read; empty: all.
+        allow_partial: accept well-known sets with missing rows or subsets.
 
     Raises:
-        InputError: a folder holds nothing of this, a set is incomplete or unreadable, `only` names what is not there,
-            or the hub cannot be reached.
+        InputError: a folder has no such set, a set is incomplete or unreadable, `only` names an unknown set, or the hub
+            cannot be reached.
     """
     groups = set(groups)
     data = Data()
@@ -109,18 +106,18 @@ def find_data(
             _read_hub(str(folder), groups, only, allow_partial, data)
         else:
             _read_folder(_folder(folder), groups, only, allow_partial, data)
-    order = {name: i for i, name in enumerate(PAIRS_IN)}  # as tables have it, sets of one's own behind
+    order = {name: i for i, name in enumerate(PAIRS_IN)}  # the order of published tables; other sets follow
     data.sts = dict(sorted(data.sts.items(), key=lambda item: order.get(item[0], len(order))))
     for path in map(Path, texts):
         text = read_texts(path)
         _add(data.texts, {text.name: text}, path.name, data.notes)
     missing = [name for name in only if name not in data.names()]
     if missing:
-        raise InputError(f"no set {', '.join(missing)}; there are: {', '.join(data.names()) or 'none'}")
+        raise InputError(f"no set {', '.join(missing)}. Sets here: {', '.join(data.names()) or 'none'}")
     if "sts" in groups and any(name in SEVEN for name in data.sts) and not only:
         absent = [name for name in SEVEN if name not in data.sts]
         if absent:
-            data.notes.append(f"no average over the seven STS sets: {', '.join(absent)} not there")
+            data.notes.append(f"no average over the seven STS sets: {', '.join(absent)} missing")
     return data
 
 
@@ -149,7 +146,7 @@ def read_texts(path: Path) -> TextSet:
     data = read_bytes(path, "one sentence a line")
     sentences = tuple(line.strip() for line in split_lines(data, path) if line.strip())
     if len(set(sentences)) < 2:
-        raise InputError(f"{path}: holds fewer than 2 different sentences; geometry is between sentences")
+        raise InputError(f"{path}: has fewer than 2 distinct sentences; geometry compares sentences")
     return TextSet(path.name, sentences, hash_files([(path.name, data)]))
 
 
@@ -173,11 +170,11 @@ def _read_hub(spelling: str, groups: set[str], only: Sequence[str], allow_partia
 
 @contextmanager
 def _local_layouts() -> Iterator[None]:
-    """Say what can be read without the hub where it gives no answer."""
+    """Where the hub cannot be reached, add what can be read without it."""
     try:
         yield
     except Unreachable as error:
-        raise InputError(f"{error} Sets on this machine are read from folders. {_FOLDERS}") from error
+        raise InputError(f"{error} Folders on this machine can be read without it. {_FOLDERS}") from error
 
 
 def _read_folder(folder: Path, groups: set[str], only: Sequence[str], allow_partial: bool, data: Data) -> None:
@@ -207,7 +204,7 @@ def _read_folder(folder: Path, groups: set[str], only: Sequence[str], allow_part
 
 def _listed(folder: Path) -> tuple[list[str], Path | None]:
     if not folder.is_dir():
-        hint = ": put the file into a folder and give that" if folder.is_file() else ""
+        hint = ": give the folder that contains it" if folder.is_file() else ""
         what = "is not a folder" if folder.exists() else "does not exist"
         raise InputError(f"{folder}: {what}{hint}. {LAYOUTS}")
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
@@ -240,7 +237,7 @@ def _chosen(found: dict[str, _T], only: Sequence[str]) -> dict[str, _T]:
 def _add(known: dict[str, _T], found: dict[str, _T], where: str, notes: list[str]) -> None:
     for name, value in found.items():
         if name in known:
-            notes.append(f"{name} is also in {where}, and was taken from the folder given before")
+            notes.append(f"{name} is also in {where}; the folder given first is used")
         else:
             known[name] = value
 

@@ -1,14 +1,14 @@
-"""SentEval's `downstream` folder: the layout in which most copies of these tasks lie on disks.
+"""SentEval's `downstream` folder, the layout of most copies of these tasks.
 
     STS/STS12-en-test/STS.input.<subset>.txt, STS.gs.<subset>.txt    (STS12 to STS16)
     STS/STSBenchmark/sts-{train,dev,test}.csv                         (tab-separated, whatever its name says)
     SICK/SICK_{train,trial,test_annotated}.txt
     MR CR SUBJ MPQA (a file a class), SST/binary, TREC, MRPC          (transfer)
 
-Rows are read as SentEval reads them (its senteval/sts.py, sick.py, binary.py, sst.py, trec.py, mrpc.py), its order
-included, because the folds of its cross-validation are drawn by position: white space is one space, an STS row
-without a grade is left out, and transfer examples stand sorted by length and label. What it does not do and this
-does: count, and name what is missing.
+Rows are read as SentEval reads them (its senteval/sts.py, sick.py, binary.py, sst.py, trec.py, mrpc.py): white space
+becomes one space, an STS row without a grade is left out, and transfer examples are sorted by length and label. The
+order matters, because SentEval draws the folds of its cross-validation by position. In addition, this module counts
+the examples and names missing files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STS_SUBSETS = {
     "STS15": ("answers-forums", "answers-students", "belief", "headlines", "images"),
     "STS16": ("answer-answer", "headlines", "plagiarism", "postediting", "question-question"),
 }
-"""Subsets of each year, in SentEval's order. STS13's fourth (SMT) is not free and is in nobody's figures."""
+"""Subsets of each year, in SentEval's order. STS13's fourth (SMT) is not free; no published figure uses it."""
 
 _STSB = {f"STSB-{split}": f"STS/STSBenchmark/sts-{split}.csv" for split in ("train", "dev", "test")}
 _SICK = {
@@ -84,7 +84,7 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class TransferTask:
-    """One classification task. Without `test` it is scored by nested cross-validation, without `dev` tuned by folds."""
+    """One classification task. No `test`: scored by nested cross-validation. No `dev`: the probe is tuned by folds."""
 
     name: str
     train: Examples
@@ -93,7 +93,7 @@ class TransferTask:
     sha256: str
 
     def sentences(self) -> list[str]:
-        """Every sentence there is, repeats included."""
+        """All sentences, repeats included."""
         parts = [part for part in (self.train, self.dev, self.test) if part is not None]
         return [sentence for part in parts for sentence in (*part.first, *(part.second or ()))]
 
@@ -111,10 +111,10 @@ def downstream_root(directory: Path) -> Path | None:
 
 
 def read_downstream_sts(root: Path, *, only: Sequence[str] = (), allow_partial: bool = False) -> dict[str, PairSet]:
-    """Every STS set in `root` (or those named in `only`), in the order of the field's tables; what is not there is not.
+    """The STS sets in `root` (of those in `only`, if given), in the order of published tables.
 
     Raises:
-        InputError: a set with some of its files, rows or grades missing (unless `allow_partial`), or a bad row.
+        InputError: files, rows or grades of a set are missing (unless `allow_partial`), or a row is malformed.
     """
     found: dict[str, PairSet] = {}
     for name, subsets in STS_SUBSETS.items():
@@ -137,8 +137,8 @@ def _read_year(folder: Path, name: str, subsets: tuple[str, ...], *, allow_parti
     missing = [path.name for both in files.values() for path in both if not path.is_file()]
     if missing and not allow_partial:
         raise InputError(
-            f"{folder}: {name} is incomplete: {', '.join(missing)} missing. Get the whole set, or pass --allow-partial "
-            "where scores need not compare"
+            f"{folder}: {name} is incomplete: {', '.join(missing)} missing. Get the complete set, or pass "
+            "--allow-partial if scores need not compare with others"
         )
     there = {s: both for s, both in files.items() if all(path.is_file() for path in both)}
     if not there:
@@ -150,7 +150,7 @@ def _read_year(folder: Path, name: str, subsets: tuple[str, ...], *, allow_parti
         texts, grades = (read_bytes(path, wanted) for path, wanted in ((text_file, _PAIR), (grade_file, _GRADE)))
         contents += [(text_file.name, texts), (grade_file.name, grades)]
         lines, numbers = split_lines(texts, text_file), split_lines(grades, grade_file)
-        # Ungraded pairs at the end of a file may have lost their blank grades to an editor.
+        # An editor may have removed the blank grades of ungraded pairs at the end of a file.
         numbers += [""] * (len(lines) - len(numbers))
         if len(numbers) > len(lines):
             raise InputError(
@@ -219,10 +219,12 @@ def pair_set(
     """A set of graded pairs from rows (sentence 1, sentence 2, subset).
 
     Raises:
-        InputError: fewer than 3 pairs or equal grades throughout: no correlation is defined on it.
+        InputError: fewer than 3 pairs, or only one grade: no correlation is defined.
     """
     if len(scores) < 3 or max(scores) == min(scores):
-        raise InputError(f"{where}: {len(scores)} graded pairs, which have no correlation; give 3 with unequal grades")
+        raise InputError(
+            f"{where}: {len(scores)} graded pairs have no correlation. Give at least 3 with unequal grades"
+        )
     first, second, subsets = (tuple(column) for column in zip(*rows, strict=True))
     return PairSet(name, np.array(scores), first, second, subsets, sha256)
 
@@ -233,10 +235,10 @@ def pair_set(
 def read_downstream_transfer(
     root: Path, *, only: Sequence[str] = (), allow_partial: bool = False
 ) -> dict[str, TransferTask]:
-    """Every transfer task in `root` (or those named in `only`); tasks of which nothing is there are not.
+    """The transfer tasks in `root` (of those in `only`, if given).
 
     Raises:
-        InputError: a task with files or examples missing (unless `allow_partial`, for examples), or a bad row.
+        InputError: files of a task are missing, examples are missing (unless `allow_partial`), or a row is malformed.
     """
     found = {}
     for name, files in _FILES.items():
@@ -245,7 +247,7 @@ def read_downstream_transfer(
             continue
         if missing:
             raise InputError(
-                f"{root}: {name} is incomplete: {', '.join(missing)} missing. Get them, or move {name} away"
+                f"{root}: {name} is incomplete: {', '.join(missing)} missing. Add them, or remove the folder {name}"
             )
         task = _read_task(root, name, files)
         check_examples(task, str(root / files[0].partition("/")[0]), allow_partial=allow_partial)
@@ -254,17 +256,17 @@ def read_downstream_transfer(
 
 
 def check_examples(task: TransferTask, where: str, *, allow_partial: bool) -> None:
-    """That a task is whole.
+    """Check that a task is complete.
 
     Raises:
-        InputError: it has other numbers of examples than `EXAMPLES_IN` says, and partial tasks are not allowed.
+        InputError: the numbers of examples differ from `EXAMPLES_IN`, and partial tasks are not allowed.
     """
     sizes = tuple(len(part) for part in (task.train, task.dev, task.test) if part is not None)
     if sizes != EXAMPLES_IN[task.name] and not allow_partial:
         wanted, there = (" + ".join(map(str, counts)) for counts in (EXAMPLES_IN[task.name], sizes))
         raise InputError(
-            f"{where}: {task.name} has {wanted} examples, {there} found. Get the whole set, or pass --allow-partial "
-            "where scores need not compare"
+            f"{where}: {task.name} has {wanted} examples, {there} found. Get the complete set, or pass --allow-partial "
+            "if scores need not compare with others"
         )
 
 
@@ -292,13 +294,13 @@ def _read_examples(path: Path, data: bytes, parse: Callable[[str, str], Row], *,
 
 
 def examples_in_order(rows: list[Row], where: str | Path) -> Examples:
-    """Rows in SentEval's order: by words in the sentence(s), then by label. (CR really holds an empty sentence.)
+    """Rows in SentEval's order: by number of words, then by label. (CR contains an empty sentence.)
 
     Raises:
         InputError: examples of one class only.
     """
     if len({label for *_, label in rows}) < 2:
-        raise InputError(f"{where}: holds examples of one class only")
+        raise InputError(f"{where}: has examples of one class only")
     rows = sorted(rows, key=lambda row: (_words(row[0]), _words(row[1]), row[2]))
     pairs = rows[0][1] is not None
     return Examples(
@@ -320,9 +322,11 @@ def _sst_row(line: str, where: str) -> Row:
 
 
 def _trec_row(line: str, where: str) -> Row:
-    label, found, question = line.strip().partition(":")
-    if not found or label not in TREC_CLASSES:
-        raise InputError(f"{where}: each line begins with {', '.join(TREC_CLASSES)} and a colon; this with {label!r}")
+    label, colon, question = line.strip().partition(":")
+    if not colon or label not in TREC_CLASSES:
+        raise InputError(
+            f"{where}: each line begins with {', '.join(TREC_CLASSES)} and a colon; this line with {label!r}"
+        )
     return " ".join(question.split()[1:]), None, TREC_CLASSES.index(label)
 
 

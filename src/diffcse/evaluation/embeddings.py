@@ -1,8 +1,7 @@
-"""What every score starts from.
+"""`Encode`, the function from sentences to rows that every score starts from.
 
-A model, a bag of words and a file of stored vectors can be judged alike once they are nothing but a function
-from sentences to rows. Sets repeat sentences, so each distinct one is embedded once; rows may be a scipy
-sparse matrix, so that TF-IDF over a large vocabulary fits in memory.
+A model, a bag of words and a file of vectors are all such functions, so all are measured alike. Sets repeat sentences,
+so each distinct sentence is embedded once. Rows may be a scipy sparse matrix: TF-IDF then fits in memory.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from scipy import sparse
 from diffcse.errors import InputError
 
 EmbeddingMatrix: TypeAlias = np.ndarray | sparse.sparray | sparse.spmatrix
-"""(n, d), a row a sentence: a numpy array or any scipy sparse matrix; not necessarily of unit length."""
+"""(n, d), one row for each sentence: a numpy array or a scipy sparse matrix, of any length."""
 
 Encode: TypeAlias = Callable[[list[str]], EmbeddingMatrix]
 """n sentences -> their (n, d) embeddings, in order."""
 
 _DIGITS = 9
-_DUST = 1e-6
+_NOISE = 1e-6
 _BLOCK = 2**22  # cosines held at once by `cosine_blocks`: 32 MB in float64
 
 
@@ -34,8 +33,7 @@ def as_matrix(x: Any) -> EmbeddingMatrix:
     rows = x.tocsr() if sparse.issparse(x) else np.asarray(x)
     if rows.ndim != 2 or rows.dtype.kind not in "fiub":
         raise InputError(
-            f"Embeddings must be a table of real numbers, a row a sentence; "
-            f"these have shape {rows.shape} and type {rows.dtype}."
+            f"embeddings of shape {rows.shape} and type {rows.dtype}: must be real numbers, one row for each sentence"
         )
     return rows if rows.dtype == np.float32 else rows.astype(np.float64, copy=False)
 
@@ -58,8 +56,8 @@ def normalise(x: EmbeddingMatrix) -> EmbeddingMatrix:
 def cosines(a: EmbeddingMatrix, b: EmbeddingMatrix) -> np.ndarray:
     """Cosine of row i of `a` (n, d) with row i of `b` (n, d): (n,) float64. A zero row gives 0, never NaN.
 
-    To nine digits, and equal where all are within 1e-6: what lies behind is the order of additions in float64, and the
-    dust of an encoder in float32 that gives every sentence one direction. Ranks would make much of either.
+    Rounded to nine digits, and made equal where all are within 1e-6. Smaller differences come from the order of
+    additions in float64, and from the rounding of a collapsed encoder in float32. Ranks would magnify both.
 
     >>> cosines(np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([[3.0, 4.0], [1.0, 1.0]])).tolist()
     [0.6, 0.0]
@@ -69,14 +67,14 @@ def cosines(a: EmbeddingMatrix, b: EmbeddingMatrix) -> np.ndarray:
     first, second = (normalise(as_matrix(x).astype(np.float64)) for x in (a, b))
     if isinstance(first, np.ndarray):
         if isinstance(second, np.ndarray):
-            return _without_dust(np.einsum("nd,nd->n", first, second))
+            return _without_noise(np.einsum("nd,nd->n", first, second))
         first, second = second, first
-    return _without_dust(np.asarray(first.multiply(second).sum(axis=1)).ravel())
+    return _without_noise(np.asarray(first.multiply(second).sum(axis=1)).ravel())
 
 
-def _without_dust(values: np.ndarray) -> np.ndarray:
+def _without_noise(values: np.ndarray) -> np.ndarray:
     values = np.round(values, _DIGITS)
-    return np.full_like(values, np.median(values)) if len(values) > 1 and np.ptp(values) <= _DUST else values
+    return np.full_like(values, np.median(values)) if len(values) > 1 and np.ptp(values) <= _NOISE else values
 
 
 def cosine_blocks(a: EmbeddingMatrix, b: EmbeddingMatrix) -> Iterator[tuple[slice, np.ndarray]]:
@@ -100,16 +98,16 @@ def embed_once(encode: Encode, *lists: Sequence[str]) -> tuple[EmbeddingMatrix, 
     """
     distinct = list(dict.fromkeys(sentence for sentences in lists for sentence in sentences))
     if not distinct:
-        raise InputError("There is no sentence to embed: give at least one.")
+        raise InputError("no sentence to embed: give at least one")
     x = as_matrix(encode(distinct))
     if x.shape[0] != len(distinct):
-        raise InputError(f"The encoder gave {x.shape[0]} embeddings for {len(distinct)} sentences.")
-    # A sum of magnitudes is finite exactly where every entry is, and costs a sparse matrix no dense copy.
+        raise InputError(f"the encoder gave {x.shape[0]} embeddings for {len(distinct)} sentences")
+    # A sum of magnitudes is finite exactly where every entry is; it needs no dense copy of a sparse matrix.
     broken = ~np.isfinite(np.asarray(abs(x).sum(axis=1, dtype=np.float64)).ravel())
     if broken.any():
         raise InputError(
-            f"The encoder gave NaN or infinity for {broken.sum()} of {len(distinct)} sentences, first for "
-            f"{distinct[int(broken.argmax())]!r}. The weights have most likely diverged."
+            f"the encoder gave NaN or infinity for {broken.sum()} of {len(distinct)} sentences, first for "
+            f"{distinct[int(broken.argmax())]!r}: its weights have probably diverged"
         )
     row = {sentence: i for i, sentence in enumerate(distinct)}
     return tuple(x[[row[sentence] for sentence in sentences]] for sentences in lists)

@@ -1,7 +1,7 @@
-"""Encoders that have learned nothing of sentences, for tables to stand on.
+"""Baselines that have learned nothing about sentences: the floors of a table.
 
-An encoder that scores below shared words, weighted by how rare they are, has shown nothing, however it was
-trained. Nor has one below a weighted mean of static word vectors, if it started from vectors as good.
+A trained encoder that scores below TF-IDF (shared words, weighted by their rarity) has shown nothing. The same holds
+for one below SIF, a weighted mean of static word vectors, if it started from vectors as good.
 """
 
 from __future__ import annotations
@@ -26,23 +26,21 @@ if TYPE_CHECKING:
 class TfIdf:
     """Sparse TF-IDF rows of unit length: an `Encode` fitted on the distinct sentences of `corpus`.
 
-    Words are lower-cased runs of two or more word characters, a word's count c weighs 1 + ln c, a word in f
-    of n sentences 1 + ln((1 + n) / (1 + f)). Fitted on the sentences of STS-B dev it scores 75.7 there
-    ("all").
+    Words are lower-cased runs of two or more word characters. A count c weighs 1 + ln c. A word in f of n sentences
+    weighs 1 + ln((1 + n) / (1 + f)). Fitted on the sentences of STS-B dev it scores 75.7 there ("all").
 
-    Raises `InputError` where no sentence of the corpus holds such a word.
+    Raises:
+        InputError: no sentence of the corpus has such a word.
     """
 
     def __init__(self, corpus: Sequence[str]) -> None:
-        # STS sets repeat some sentences many times, which would make their words look common.
+        # STS sets repeat some sentences many times. Counted each time, their words would look common.
         distinct = list(dict.fromkeys(corpus))
         self._vectoriser = TfidfVectorizer(sublinear_tf=True)
         try:
             self._vectoriser.fit(distinct)
         except ValueError as error:  # scikit-learn's "empty vocabulary", also for an empty corpus
-            raise InputError(
-                f"TF-IDF finds no word of two or more letters in the {len(distinct)} sentences given."
-            ) from error
+            raise InputError(f"TF-IDF: no word of two or more letters in the {len(distinct)} sentences") from error
 
     def __call__(self, sentences: list[str]) -> EmbeddingMatrix:
         """Rows for `sentences`: (n, words) sparse float64; a sentence of unknown words is a zero row."""
@@ -80,9 +78,9 @@ class Sif:
         total = sum(counts.values())
         if not total:
             raise InputError(
-                f"SIF knows no word of the {len(distinct)} sentences given: are the vectors of this language?"
+                f"SIF: none of the words of {len(distinct)} sentences has a vector. Are the vectors of this language?"
             )
-        # A word the corpus lacks has probability 0 there, and so the full weight.
+        # A word that the corpus lacks has probability 0, and so the full weight.
         self._weights = np.ones(len(vectors))
         for word, count in counts.items():
             self._weights[word] = a / (a + count / total)
@@ -121,12 +119,12 @@ def read_vectors(
 ) -> tuple[Callable[[list[str]], list[list[int]]], np.ndarray]:
     """Word vectors from a text file of `word number number ...` lines (GloVe, word2vec, fastText), for `Sif`.
 
-    Only the words of `sentences` are kept, so that a file of millions fits. A first line of two numbers (words,
-    width) is skipped; `.gz` is unpacked. Words are runs of word characters or single marks; one that the file lacks
-    is looked up in lower case.
+    Only the words of `sentences` are kept, so that a file of millions fits in memory. A first line of two numbers
+    (words, width) is skipped; `.gz` is unpacked. Words are runs of word characters or single punctuation marks. A word
+    that the file lacks is looked up in lower case.
 
     Raises:
-        InputError: unreadable, a line of fewer numbers than those before, or a value that is no finite number.
+        InputError: the file cannot be read, a line has too few numbers, or a value is not a finite number.
     """
     path = Path(path)
     wanted = {form for sentence in sentences for word in _split(sentence) for form in (word, word.lower())}
@@ -142,7 +140,7 @@ def read_vectors(
                 width = width or len(fields) - 1
                 if len(fields) <= width:
                     raise InputError(f"{path}, line {i}: has {len(fields) - 1} numbers, the lines before {width}")
-                # Some files have words with blanks in them: the numbers are counted from the end.
+                # Some files have words with spaces, so the numbers are counted from the end.
                 word = " ".join(fields[:-width])
                 if word not in wanted or word in places:
                     continue
@@ -157,14 +155,11 @@ def read_vectors(
     except (OSError, EOFError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if not rows:
-        raise InputError(f"{path}: has no vector for any word asked for. Give lines of: word number number ...")
+        raise InputError(f"{path}: has no vector for any word of the text. Each line must be: word number number ...")
 
     def words(batch: list[str]) -> list[list[int]]:
-        found = []
-        for sentence in batch:
-            ids = (places.get(word, places.get(word.lower())) for word in _split(sentence))
-            found.append([place for place in ids if place is not None])
-        return found
+        ids = ((places.get(word, places.get(word.lower())) for word in _split(sentence)) for sentence in batch)
+        return [[place for place in row if place is not None] for row in ids]
 
     return words, np.stack(rows)
 

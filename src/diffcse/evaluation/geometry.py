@@ -1,4 +1,4 @@
-"""How embeddings lie in space: figures that need no labels and show a collapse before a score does.
+"""Geometry of embeddings: figures that need no labels and show a collapse before a score does.
 
 Alignment and uniformity are what the contrastive loss trades off (Wang & Isola, ICML 2020, arXiv 2005.10242,
 section 4); the effective rank tells how many directions are in use; the mean cosine, how narrow the cone is.
@@ -34,7 +34,7 @@ SHOWN = 64
 
 @dataclass(frozen=True)
 class Geometry:
-    """How the embeddings of some text lie in space."""
+    """The geometry of the embeddings of a text."""
 
     n: int
     """Distinct sentences."""
@@ -58,8 +58,8 @@ class Geometry:
 def score_geometry(encode: Encode, sentences: Sequence[str], pairs: PairSet | None = None) -> Geometry:
     """Geometry of the distinct `sentences`; alignment is over the pairs of `pairs` graded above 4.
 
-    SimCSE computes uniformity over all sentences of STS-B as they come; here a sentence that occurs several times
-    counts once, because its copies coincide under any encoder.
+    SimCSE computes uniformity over all sentences of STS-B, repeats included. Here a repeated sentence counts once,
+    because its copies coincide under any encoder.
 
     Raises:
         InputError: as `embed_once` does.
@@ -82,7 +82,7 @@ def score_geometry(encode: Encode, sentences: Sequence[str], pairs: PairSet | No
 
 
 def alike_pairs(pairs: PairSet) -> list[tuple[str, str]]:
-    """The pairs graded above `ALIKE`, which alignment is over."""
+    """The pairs graded above `ALIKE`: the positive pairs of alignment."""
     rows = zip(pairs.first, pairs.second, pairs.scores, strict=True)
     return [(first, second) for first, second, score in rows if score > ALIKE]
 
@@ -115,7 +115,7 @@ def uniformity(x: EmbeddingMatrix) -> float:
 
 
 def effective_rank(x: EmbeddingMatrix) -> float:
-    """Directions in use by the rows of `x` (n, d), as they are: neither centred nor normalised.
+    """Number of directions that the rows of `x` (n, d) use, neither centred nor normalised.
 
     exp of the entropy of the singular values divided by their sum (Roy & Vetterli, EUSIPCO 2007): 1 for rows
     all parallel, min(n, d) at most; 0 for rows all zero. A sparse matrix costs a dense square of its shorter

@@ -1,12 +1,11 @@
 """Well-known data sets of the Hugging Face hub -> our sets.
 
-`hub:mteb` names all of those below, `hub:OWNER/NAME[@REVISION][:SPLIT]` one of them, and `hub:./FOLDER` the files of
-one, or a folder of such, on this machine. Each is read as of one commit, which the record names, and counted like a
-set from anywhere else.
+`hub:mteb` names all data sets below, and `hub:OWNER/NAME[@REVISION][:SPLIT]` one of them. `hub:./FOLDER` names a local
+folder with the files of one data set, or a folder of such folders. Each is read at one commit, which the record names.
 
-Only data sets are here whose columns, splits and grades are documented. Left out are CR and MPQA (no copy with
-SentEval's numbers of examples is documented) and SST2: stanfordnlp/sst2 has no labels in its test split, SetFit/sst2 a
-tenth of SentEval's training examples.
+The list has only data sets whose columns, splits and grades are documented. CR and MPQA are missing: no copy with
+SentEval's numbers of examples is documented. SST2 is missing too: stanfordnlp/sst2 has no labels in its test split, and
+SetFit/sst2 has a tenth of SentEval's training examples.
 """
 
 from __future__ import annotations
@@ -49,25 +48,27 @@ _NOTES = {
 
 @dataclass(frozen=True)
 class _Labelled:
-    """A classification task, and where its parts are."""
+    """A classification task, and the columns and splits that hold it."""
 
     task: str
     text: tuple[str, ...]
     """Columns of the sentence, or of the two."""
     label: str
     classes: Mapping[Any, int]
-    """What stands in the column `label` -> SentEval's class."""
+    """Value of the column `label` -> SentEval's class."""
     parts: tuple[tuple[str, ...], ...]
-    """Splits that make up the training examples, and the test examples if they are apart."""
+    """Splits of the training examples, and those of the test examples if they are separate."""
     config: str | None = None
-    """The configuration among others in this data set; its files lie in a folder of this name."""
+    """The configuration of the data set; its files are in a folder of this name."""
 
 
 _TASKS = {
     "cornell-movie-review-data/rotten_tomatoes": _Labelled(
         "MR", ("text",), "label", {0: 0, 1: 1}, (("train", "validation", "test"),)
     ),
-    "SetFit/subj": _Labelled("SUBJ", ("text",), "label", {0: 1, 1: 0}, (("train", "test"),)),  # there 0 is objective
+    "SetFit/subj": _Labelled(
+        "SUBJ", ("text",), "label", {0: 1, 1: 0}, (("train", "test"),)
+    ),  # 0 is objective in this data set
     "SetFit/TREC-QC": _Labelled(
         "TREC",
         ("text",),
@@ -80,7 +81,7 @@ _TASKS = {
     ),
 }
 KNOWN = (*_PAIRS, *_TASKS)
-"""Ids of the data sets that are read."""
+"""Ids of the known data sets."""
 
 _FILES = ("*.parquet", "*.jsonl", "*.jsonl.gz", "*.json", "*.json.gz", "*.csv", "README.md")
 _SUBSET = ("subset", "dataset")  # columns that name a pair's subset, where there is one
@@ -89,17 +90,17 @@ _ROWS = 1000
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a set comes from."""
+    """The source of a set."""
 
     id: str
     """The data set's id."""
     revision: str | None
-    """The commit; None for a folder, which has none."""
+    """The commit; None for a folder."""
 
 
 @dataclass
 class HubSets:
-    """What was read, by the sets' names."""
+    """Sets by name."""
 
     sts: dict[str, PairSet] = field(default_factory=dict)
     transfer: dict[str, TransferTask] = field(default_factory=dict)
@@ -109,15 +110,15 @@ class HubSets:
 
 @dataclass(frozen=True)
 class _Place:
-    """One known data set: its id, and what names it."""
+    """One known data set: its id, and the name that the user gave."""
 
     id: str
     name: hub.HubName
-    """Its split is empty where none was named."""
+    """Its split is empty where the user named none."""
 
 
 def is_hub(source: str | Path) -> bool:
-    """Whether `source` is spelled as one of the hub's."""
+    """Whether `source` is a `hub:` name."""
     return str(source).startswith(hub.PREFIX)
 
 
@@ -130,7 +131,7 @@ def read_hub(
     training: bool = False,
     allow_partial: bool = False,
 ) -> HubSets:
-    """The sets that `spelling` names, white space within sentences made one space.
+    """The sets that `spelling` names. White space within sentences becomes one space.
 
     Args:
         sts: read graded pairs.
@@ -139,8 +140,8 @@ def read_hub(
         training: also read training splits of graded pairs that `only` does not name.
 
     Raises:
-        InputError: an unknown data set, no network, columns missing, a bad row (with its split, number and column), or
-            a set that is not whole.
+        InputError: the data set is unknown or incomplete, the network cannot be reached, columns are missing, or a row
+            is malformed (with its split, number and column).
     """
     found = HubSets()
     for place in _places(spelling):
@@ -160,7 +161,7 @@ def read_hub(
 
 
 def _places(spelling: str) -> list[_Place]:
-    """The known data sets that are meant."""
+    """The known data sets that `spelling` names."""
     if spelling == ALL:
         return [_Place(id_, hub.parse(f"{hub.PREFIX}{id_}", split="")) for id_ in KNOWN]
     name = hub.parse(spelling, split="")
@@ -169,8 +170,8 @@ def _places(spelling: str) -> list[_Place]:
     id_ = next((known for known in KNOWN if known.lower() == name.id.lower()), None)
     if id_ is None:
         raise InputError(
-            f"{spelling}: not among the data sets whose columns are known: {', '.join(KNOWN)}; {ALL} means all of "
-            "them. Save any other as a file of graded pairs: score<TAB>sentence 1<TAB>sentence 2"
+            f"{spelling}: not a data set with known columns. Known are {', '.join(KNOWN)}; {ALL} means all of them. "
+            "Save any other data set as a file of graded pairs: score<TAB>sentence 1<TAB>sentence 2"
         )
     config = _TASKS[id_].config if id_ in _TASKS else None
     if name.config not in (None, config or "default"):
@@ -181,7 +182,7 @@ def _places(spelling: str) -> list[_Place]:
 def _in_folder(name: hub.HubName) -> list[_Place]:
     folder = name.folder
     if not folder.is_dir():
-        raise InputError(f"{name.name}: {folder} is no folder. Relative paths start at {Path.cwd()}.")
+        raise InputError(f"{name.name}: {folder} is not a folder. Relative paths start at {Path.cwd()}.")
     folder = folder.resolve()
     found = []
     for id_ in KNOWN:
@@ -193,7 +194,7 @@ def _in_folder(name: hub.HubName) -> list[_Place]:
     if not found:
         names = ", ".join(id_.rpartition("/")[2] for id_ in KNOWN)
         raise InputError(
-            f"{name.name}: neither is nor holds the folder of a known data set. Known by their names are {names}"
+            f"{name.name}: neither the folder of a known data set nor a folder of such. Known names: {names}"
         )
     return found
 
@@ -203,7 +204,7 @@ def _wanted(place: _Place, *, sts: bool, transfer: bool, only: Sequence[str], tr
     split = place.name.split
     if place.id in _TASKS:
         if split:
-            raise InputError(f"{place.name.name}: a task needs its training and its test examples: leave :{split} away")
+            raise InputError(f"{place.name.name}: a task needs training and test examples: remove :{split}")
         names = [_TASKS[place.id].task] if transfer else []
     else:
         splits = _PAIRS[place.id]
@@ -216,13 +217,13 @@ def _wanted(place: _Place, *, sts: bool, transfer: bool, only: Sequence[str], tr
 
 
 def _fetch(place: _Place) -> tuple[Origin, Path]:
-    """Where the data set is from, and the folder that holds its files."""
+    """The source of the data set, and the folder with its files."""
     config = _TASKS[place.id].config if place.id in _TASKS else None
     if place.name.is_folder:
         folder, commit = Path(place.name.id), None
     else:
         commit = str(place.name.stamp()[2])
-        # Of many configurations, one: the others are a hundred times larger.
+        # Only one of many configurations: the others are a hundred times larger.
         folder = hub.download(place.name, commit, [f"{config}/*"] if config else _FILES)
     if config and (folder / config).is_dir():
         folder = folder / config
@@ -230,13 +231,13 @@ def _fetch(place: _Place) -> tuple[Origin, Path]:
 
 
 def _rows(place: _Place, folder: Path, split: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row of `split`: its place, for messages, and the cells of `columns` and of those that name subsets."""
+    """Each row of `split`: its place, for messages, and the cells of `columns` and of the subset column."""
     where = f"{place.name.name} ({place.id}, {split})"
     name = hub.HubName(where, str(folder), None, None, split)
     there, data = hub.open_columns(name, ("", 0, ""))
     missing = [column for column in columns if column not in there]
     if missing:
-        raise InputError(f"{where}: no column {', '.join(missing)}; there are: {', '.join(there)}")
+        raise InputError(f"{where}: no column {', '.join(missing)}; columns here: {', '.join(there)}")
     read = [*columns, *(column for column in _SUBSET if column in there and column not in columns)]
     number = 0
     for cells in hub.stream(name, data, read, _ROWS):
@@ -270,7 +271,7 @@ def _read_task(place: _Place, folder: Path, *, allow_partial: bool) -> TransferT
                 rows.append((first, second[0] if second else None, _class(row[known.label], known, where)))
         parts.append(examples_in_order(rows, f"{place.name.name} ({place.id})"))
         read += rows
-    # Only tasks without a dev split are known: one part is cross-validated, of two the second is for the test.
+    # No known task has a dev split: a single part is cross-validated; of two parts, the second is the test.
     test = parts[1] if len(parts) > 1 else None
     task = TransferTask(known.task, parts[0], None, test, _hash(known.task, [[len(part) for part in parts], *read]))
     check_examples(task, f"{place.name.name} ({place.id})", allow_partial=allow_partial)
@@ -278,7 +279,7 @@ def _read_task(place: _Place, folder: Path, *, allow_partial: bool) -> TransferT
 
 
 def _hash(name: str, rows: Any) -> str:
-    """Of what was read, so that the same rows in another format are the same data."""
+    """The hash of the rows, so that the same rows in another file format are the same data."""
     return hash_files([(name, "".join(json.dumps(row) + "\n" for row in rows).encode())])
 
 
@@ -296,12 +297,12 @@ def _sentence(row: dict[str, Any], column: str, where: str) -> str:
     value = row[column]
     text = " ".join(value.split()) if isinstance(value, str) else ""
     if not text:
-        raise InputError(f"{where}, column {column!r}: {value!r} is no sentence")
+        raise InputError(f"{where}, column {column!r}: {value!r} is not a sentence")
     return text
 
 
 def _class(value: Any, known: _Labelled, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str) or value not in known.classes:
         names = ", ".join(map(str, known.classes))
-        raise InputError(f"{where}, column {known.label!r}: {value!r} is none of {names} (-1 stands for no label)")
+        raise InputError(f"{where}, column {known.label!r}: {value!r} must be one of {names} (-1 means: no label)")
     return known.classes[value]

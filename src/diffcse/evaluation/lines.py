@@ -1,7 +1,7 @@
-"""Text files as lists of lines, or an error that says where.
+"""Text files as lists of lines, or an error with file, line and field.
 
-Every reader of this room begins here, so all report a byte outside UTF-8 alike. `text.lines` states where a line ends.
-`str.splitlines` also splits at characters such as U+2028, which occur inside sentences, and would shift the labels.
+Every reader of this room starts here, so all report a byte outside UTF-8 alike. `text.lines` states where a line ends.
+`str.splitlines` also splits at characters such as U+2028, which occur inside sentences: all labels after would shift.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from diffcse.text.lines import whole_lines
 
 
 def read_bytes(path: Path, wanted: str) -> bytes:
-    """The file's bytes; `wanted` says in an error what should be there.
+    """The file's bytes; `wanted` describes the expected content in an error.
 
     Raises:
-        InputError: it cannot be read, or holds nothing but white space.
+        InputError: the file cannot be read, or has only white space.
     """
     try:
         data = path.read_bytes()
@@ -39,7 +39,7 @@ def split_lines(data: bytes, path: Path, encoding: str = "utf-8") -> list[str]:
     try:
         text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
-        # error.start counts from behind a byte-order mark, error.object begins there too.
+        # error.start and error.object both begin after a byte-order mark.
         before = error.object[: error.start]
         line, place = before.count(b"\n") + 1, before.rpartition(b"\n")[2].count(b"\t") + 1
         byte = error.object[error.start]
@@ -50,7 +50,7 @@ def split_lines(data: bytes, path: Path, encoding: str = "utf-8") -> list[str]:
 
 
 def hash_files(parts: Iterable[tuple[str, bytes]]) -> str:
-    """One SHA-256 (hex) for several files, of their names and contents, whatever their order."""
+    """One SHA-256 (hex) of the names and contents of several files, in any order."""
     digest = hashlib.sha256()
     for name, data in sorted(parts):
         digest.update(f"{name}\0{hashlib.sha256(data).hexdigest()}\n".encode())

@@ -1,9 +1,8 @@
-"""Is the right document near the top? The use most embeddings are put to, where STS need not decide.
+"""Search: does the right document rank near the top? Most embeddings are used for search, and STS does not measure it.
 
-Ties are counted against the encoder: a document whose cosine equals the relevant one's, within rounding, is
-ranked before it. An encoder that maps everything to one point then finds nothing, as it should, and a score
-never hangs on the order of a file. The price: a second copy of the relevant text counts as a rival, so drop
-duplicate documents first.
+Ties count against the encoder: a document whose cosine equals that of the relevant one, within rounding, ranks before
+it. So an encoder that maps everything to one point scores nothing, and a score never depends on the order of a file. A
+second copy of the relevant text counts as a wrong document, so remove duplicate documents first.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _TIE = 1e-6  # cosines this close are equal: matrix products in float32 round eq
 
 @dataclass(frozen=True)
 class RetrievalScore:
-    """What one encoder gets on one search task, in fractions of 1, and query by query for `compare`."""
+    """One encoder's score on one search task, in fractions of 1, and for each query."""
 
     queries: int
     documents: int
@@ -76,7 +75,7 @@ def score_rankings(
     """
     ranks = relevant_ranks(queries, documents, relevant)
     if any(k < 1 for k in ks):
-        raise InputError(f"Recall at k needs k of at least 1, not {min(ks)}.")
+        raise InputError(f"recall at {min(ks)}: must be at 1 or more")
     counts = ranks <= CUTOFF
     reciprocal_ranks = np.where(counts, 1.0 / ranks, 0.0)
     gains = np.where(counts, 1.0 / np.log2(1.0 + ranks), 0.0)
@@ -96,14 +95,14 @@ def score_rankings(
 
 @dataclass(frozen=True)
 class CollectionScore:
-    """What one encoder gets on a collection where a query may have several graded answers, in points (x 100)."""
+    """One encoder's score on a collection where a query may have several graded answers, in points (x 100)."""
 
     queries: int
     documents: int
     mrr: float
     """Mean reciprocal rank of the first answer, 0 below rank 10."""
     ndcg: float
-    """Over the first 10, with the grades as gains, against the best order there is."""
+    """Over the first 10, with the grades as gains, relative to the best possible order."""
     recall: dict[int, float]
     """k -> mean share of a query's answers among its first k."""
     gains: np.ndarray = field(repr=False, compare=False)  # (queries,), their mean is `ndcg`
@@ -135,19 +134,19 @@ def score_collection(encode: Encode, collection: Collection, ks: Sequence[int] =
             grades = np.fromiter(answers.values(), dtype=np.float64)
             values = values.astype(np.float64)
             values[list(collection.excluded[i])] = -np.inf
-            # Just below what it ties with, an answer loses every tie to a wrong document, and to a lesser answer.
+            # Slightly lowered, an answer loses every tie to a wrong document, and to an answer with a lower grade.
             values[places] -= _TIE * (1 + grades / grades.max())
             top = np.argpartition(-values, min(depth, len(values)) - 1)[:depth]
             top = top[np.argsort(-values[top], kind="stable")]
             grade_of = dict(zip(places.tolist(), grades.tolist(), strict=True))
-            found = np.array([grade_of.get(place, 0.0) for place in top.tolist()])
-            first = np.flatnonzero(found[:CUTOFF])
+            ranked = np.array([grade_of.get(place, 0.0) for place in top.tolist()])
+            head = ranked[:CUTOFF]
+            first = np.flatnonzero(head)
             mrr[i] = 1 / (1 + first[0]) if len(first) else 0.0
             best = np.sort(grades)[::-1][:CUTOFF]
-            head = found[:CUTOFF]
             gains[i] = (head * discounts[: len(head)]).sum() / (best * discounts[: len(best)]).sum()
             for k in ks:
-                hits[k][i] = (found[:k] > 0).sum() / len(places)
+                hits[k][i] = (ranked[:k] > 0).sum() / len(places)
     return CollectionScore(
         queries=n,
         documents=len(collection.documents),
@@ -169,15 +168,15 @@ def relevant_ranks(
     target = np.asarray(relevant)
     if target.shape != (queries.shape[0],) or target.size == 0 or target.dtype.kind not in "iu":
         raise InputError(
-            f"`relevant` must give one document number for each of the {queries.shape[0]} queries (at least "
-            f"one); it has shape {target.shape} and type {target.dtype}."
+            f"relevant of shape {target.shape} and type {target.dtype}: must give one document number for each of the "
+            f"{queries.shape[0]} queries, and at least one"
         )
     outside = (target < 0) | (target >= documents.shape[0])
     if outside.any():
         i = int(outside.argmax())
         raise InputError(
-            f"Query {i}: its relevant document is number {target[i]}, but the {documents.shape[0]} documents "
-            f"are numbered from 0."
+            f"query {i}: its relevant document is number {target[i]}; the {documents.shape[0]} documents are numbered "
+            "from 0"
         )
     ranks = np.empty(len(target), dtype=np.int64)
     for rows, cosine in cosine_blocks(queries, documents):

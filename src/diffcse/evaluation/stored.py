@@ -1,8 +1,8 @@
-"""Embeddings that were made elsewhere, judged like any encoder.
+"""Embeddings that another program made, measured like any encoder.
 
-Two files hold them: `vectors.npy`, (n, d), beside `vectors.txt` with the n sentences, one a line; or one
+They are in `vectors.npy`, (n, d), beside `vectors.txt` with the n sentences, one a line. Or they are in one
 `vectors.parquet` with the columns `sentence` (or `text`, as `diffcse embed` writes) and `embedding`. `diffcse evaluate
---list-sentences FILE` writes the sentences that the tasks ask for.
+--list-sentences FILE` writes the sentences that the tasks need.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ SUFFIXES = (".npy", ".parquet")
 
 
 class StoredEmbeddings:
-    """An `Encode` that looks sentences up.
+    """An `Encode` that looks sentences up in a file.
 
     Raises:
-        InputError: unreadable, not a table of finite real numbers, or not as many rows as sentences.
+        InputError: the file cannot be read, is not a table of finite real numbers, or lacks rows for some sentences.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -57,8 +57,8 @@ class StoredEmbeddings:
         missing = [sentence for sentence in sentences if sentence not in self._place]
         if missing:
             raise InputError(
-                f"{self.path}: has no embedding for {len(missing)} of the sentences asked for, first {missing[0]!r}. "
-                "diffcse evaluate --list-sentences FILE --data DIR writes all that are needed, one a line"
+                f"{self.path}: has no embedding for {len(missing)} of the sentences, first {missing[0]!r}. "
+                "diffcse evaluate --list-sentences FILE --data DIR writes all sentences that are needed"
             )
         return self._rows[[self._place[sentence] for sentence in sentences]]
 

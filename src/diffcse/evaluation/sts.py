@@ -1,16 +1,14 @@
-"""Do cosines order sentence pairs as people do? Semantic textual similarity, scored in one stated way.
+"""Semantic textual similarity (STS): do cosines order sentence pairs as people do?
 
-Published STS figures differ by several points for the same model, because three ways of adding up a set's
-subsets are in use. All three are given: `all` (one correlation over the set's pairs put together: the figure
-of SimCSE, DiffCSE and of our tables), `mean` and `wmean` over the subsets (SimCSE, arXiv 2104.08821, appendix
-B).
+Published STS figures of one model differ by several points, because three ways to combine a set's subsets are in use.
+All three are given: `all` (one correlation over all pairs of the set, as in SimCSE, DiffCSE and our tables), and `mean`
+and `wmean` over the subsets (SimCSE, arXiv 2104.08821, appendix B).
 
-Files are `score<TAB>sentence 1<TAB>sentence 2[<TAB>subset]`. Sentences hold quote characters, which a CSV reader
-would pair up and so merge lines: `text.tables` says when quotes are text. SentEval's own layout is read by
-`downstream`.
+Files are `score<TAB>sentence 1<TAB>sentence 2[<TAB>subset]`. Sentences contain quote characters, which a CSV reader
+would pair up, and so merge lines: `text.tables` says when quotes are text. `downstream` reads SentEval's own layout.
 
-The same sets circulate in two texts, as written and Moses-tokenised (SentEval's), and scores on one do not compare
-with scores on the other: `text_variant` tells which it was.
+The sets circulate in two texts, natural and Moses-tokenised (SentEval's). Scores on one do not compare with scores on
+the other, so `text_variant` tells which text it is.
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ PAIRS_IN = {
     "SICKR-test": 4927,
     "SICKR-all": 9927,
 }
-"""Pairs in the well-known sets. Truncated copies circulate, and a figure on one compares with nothing.
+"""Number of pairs in the well-known sets. Truncated copies circulate; their scores compare with nothing.
 
 SICKR-all is MTEB's SICK-R: training, trial and test pairs together.
 """
@@ -56,11 +54,11 @@ SEVEN = ("STS12", "STS13", "STS14", "STS15", "STS16", "STSB-test", "SICKR-test")
 TextVariant = Literal["natural", "lower-cased", "tokenised", "tokenised, lower-cased"]
 
 OWN_PAIRS = Path(__file__).parent.parent / "assets" / "pairs" / "pairs.tsv"
-"""Graded pairs that come along: documentation of programs, no benchmark. Their name is "pairs"."""
+"""The graded pairs of this package, named "pairs": documentation of programs, not a benchmark."""
 
 _FIELDS = ("score", "sentence 1", "sentence 2", "subset")
 _LAYOUT = "score<TAB>sentence 1<TAB>sentence 2, and optionally <TAB>subset"
-_FEWEST = 3  # any two pairs correlate perfectly, one way or the other
+_FEWEST = 3  # two pairs always correlate perfectly
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +87,7 @@ class Correlation:
 
 @dataclass(frozen=True)
 class StsScore:
-    """What one encoder gets on one set, in points (x 100)."""
+    """One encoder's score on one set, in points (x 100)."""
 
     name: str
     n: int
@@ -117,7 +115,7 @@ def score_sts(encode: Encode, pair_set: PairSet) -> StsScore:
 
 
 def score_cosines(values: np.ndarray, pair_set: PairSet) -> StsScore:
-    """Score one number a pair, `values` (n,), higher meaning more alike."""
+    """Score one number for each pair, `values` (n,); higher means more similar."""
     rows_of: dict[str, list[int]] = {}
     for i, subset in enumerate(pair_set.subsets):
         rows_of.setdefault(subset, []).append(i)
@@ -144,20 +142,21 @@ def named_pairs(source: str | Path) -> Path:
     if source != OWN_PAIRS.stem:  # a Path of that name is a file
         return Path(source)
     if Path(source).exists():
-        raise InputError('"pairs" is the name of the graded pairs that come along, and also here: write ./pairs for it')
+        raise InputError(
+            '"pairs" names the graded pairs of this package, and also a file here: write ./pairs for the file'
+        )
     return OWN_PAIRS
 
 
 def read_pairs(path: str | Path) -> PairSet:
     """Read a UTF-8 file of `score<TAB>sentence 1<TAB>sentence 2[<TAB>subset]`; its stem names the set.
 
-    `text.lines` states where a line ends, and `text.tables` when quotes enclose cells. Sentences are kept to the
-    character.
+    `text.lines` states where a line ends, and `text.tables` when quotes enclose cells. Sentences are kept unchanged.
 
-    Raises `InputError`, naming file, line and field, on a file that cannot be read or is empty, bytes that
-    are not UTF-8, a row of another width than the first, a score that is not a finite number, an empty
-    sentence; and where the file has fewer than 3 pairs or one score throughout, on which no correlation is
-    defined.
+    Raises:
+        InputError: with file, line and field: the file cannot be read or is empty, bytes are not UTF-8, rows differ in
+            width, a score is not a finite number, or a sentence is empty. Also where the file has fewer than 3 pairs or
+            a single score, for which no correlation is defined.
     """
     path = Path(path)
     data = read_bytes(path, _LAYOUT)
@@ -168,8 +167,7 @@ def read_pairs(path: str | Path) -> PairSet:
         raise InputError(f"{path}: has {len(rows)} pairs; a correlation needs at least {_FEWEST}.")
     if not _can_correlate(np.array(scores)):
         raise InputError(
-            f"{path}: every score is {scores[0]:g}; with nothing to order, no correlation is defined. "
-            f"Check that field 1 is the score."
+            f"{path}: every score is {scores[0]:g}, so no correlation is defined. Check that field 1 is the score."
         )
     return PairSet(
         name=path.stem,
@@ -182,7 +180,7 @@ def read_pairs(path: str | Path) -> PairSet:
 
 
 def split_of(name: str) -> Literal["train", "dev", "test", "unknown"]:
-    """Which split of its benchmark the set `name` is: so that no dev score is quoted as test."""
+    """The split of its benchmark that the set `name` is, so that nobody reports a dev score as a test score."""
     if name in PAIRS_IN and name.startswith("STS1"):
         return "test"
     ends: dict[str, Literal["train", "dev", "test"]] = {"train": "train", "dev": "dev", "trial": "dev", "test": "test"}
@@ -190,10 +188,10 @@ def split_of(name: str) -> Literal["train", "dev", "test", "unknown"]:
 
 
 def text_variant(sentences: Sequence[str]) -> TextVariant:
-    """In which of the circulating forms these sentences are.
+    """The circulating form that these sentences have.
 
-    Tokenised: marks such as `. , ; : ?` mostly stand apart from the word before them, as Moses' tokenizer (SentEval's
-    preparation) and the Penn Treebank's leave them. Lower-cased: no sentence holds a capital.
+    Tokenised: most marks such as `. , ; : ?` have a space before them, as after Moses' tokenizer (SentEval) or the Penn
+    Treebank's. Lower-cased: no sentence has a capital letter.
 
     >>> text_variant(["A man, a plan.", "So what?"]), text_variant(["a man , a plan .", "so what ?"])
     ('natural', 'tokenised, lower-cased')
@@ -214,17 +212,16 @@ _APART = re.compile(r"(?<=\s)[.,;:!?](?=\s|$)")
 
 
 def check_count(pairs: PairSet, where: str, *, allow_partial: bool) -> None:
-    """That a well-known set is whole.
+    """Check that a well-known set is complete.
 
     Raises:
         InputError: it has another number of pairs than `PAIRS_IN` says, and partial sets are not allowed.
     """
     expected = PAIRS_IN.get(pairs.name, len(pairs))
     if len(pairs) != expected and not allow_partial:
-        change = f"{expected - len(pairs)} are missing" if len(pairs) < expected else "that is more than there are"
         raise InputError(
-            f"{where}: {expected} pairs expected, {len(pairs)} found: {change}. Get the whole set, rename one of your "
-            "own, or pass --allow-partial where scores need not compare"
+            f"{where}: {expected} pairs expected, {len(pairs)} found. Get the complete set, rename a set of your own, "
+            "or pass --allow-partial if scores need not compare with others"
         )
 
 
@@ -243,8 +240,8 @@ def _check_row(row: list[str], width: int, where: str) -> float:
         score = math.nan
     if not math.isfinite(score):
         raise InputError(
-            f"{where}, field 1 (score): {row[0]!r} is not a finite number. Write one such as 3.8, or remove "
-            f"the line (a header, or a pair without a grade)."
+            f"{where}, field 1 (score): {row[0]!r} is not a finite number. Write a number such as 3.8, or remove the "
+            "line if it is a header or has no grade."
         )
     return score
 

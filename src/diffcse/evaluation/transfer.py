@@ -1,20 +1,20 @@
-"""Do frozen embeddings carry what sentences are about? Linear probes on seven classification tasks, as in SentEval.
+"""Linear probes on frozen embeddings: seven classification tasks, as in SentEval.
 
-Three protocols, each deciding the probe's strength without the test examples:
+Three protocols choose the probe's strength without the test examples:
 
-- nested (MR, CR, SUBJ, MPQA, which have no splits): each of k outer folds is tested once, the strength chosen by k
-  inner folds of the others. The dev accuracy is the mean of the best inner ones.
-- folds (TREC, MRPC): k folds of the training split choose, the test split is scored once.
-- split (SST2): the dev split chooses, the test split is scored once.
+- nested (MR, CR, SUBJ, MPQA, which have no splits): each of k outer folds is tested once. k inner folds of the other
+  outer folds choose the strength. The dev accuracy is the mean of the best inner accuracies.
+- folds (TREC, MRPC): k folds of the training split choose; the test split is scored once.
+- split (SST2): the dev split chooses; the test split is scored once.
 
-Folds are stratified, shuffled with SentEval's seed over examples in SentEval's order: the same for every encoder.
-Selection rounds mean accuracies to 0.01 points and takes the first of equals, as SentEval does; what is reported is
-not rounded.
+Folds are stratified and shuffled with SentEval's seed, over examples in SentEval's order: the same for every encoder.
+As in SentEval, the choice compares accuracies rounded to 0.01 points and takes the first of equals. Reported figures
+are not rounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -29,40 +29,37 @@ from diffcse.evaluation.embeddings import EmbeddingMatrix, Encode, embed_once
 from diffcse.evaluation.probes import LOGISTIC, SEED, Probe
 
 Protocol = Literal["nested", "folds", "split"]
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class TransferScore:
-    """What one encoder gets on one task, in points."""
+    """One encoder's score on one task, in points."""
 
     name: str
     protocol: Protocol
     n_train: int
     n_dev: int
-    """Examples the dev accuracy is over: the training ones where folds of them choose."""
+    """Examples of the dev accuracy: the training examples where their folds choose."""
     n_test: int
     dev_accuracy: float
-    """Of the chosen strength on the examples it was chosen by: higher than what new examples would get."""
+    """Of the chosen strength, on the examples that chose it: higher than on new examples."""
     accuracy: float
     """On the test examples."""
     f1: float | None
     """Of class 1 on the test examples; for pairs (MRPC), else None."""
     strengths: tuple[float, ...]
-    """Chosen: one, or one for each outer fold."""
+    """The chosen strength, or that of each outer fold."""
     majority: float
     """Accuracy of always answering the commonest class of the test examples."""
     dev_majority: float
-    """The same of the examples that the dev accuracy is over."""
+    """The same on the examples of the dev accuracy."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self) | {"strengths": list(self.strengths)}
 
 
-def score_transfer(
-    encode: Encode, task: TransferTask, probe: Probe = LOGISTIC, *, report: Report = lambda line: None
-) -> TransferScore:
+def score_transfer(encode: Encode, task: TransferTask, probe: Probe = LOGISTIC) -> TransferScore:
     """Train and test `probe` on the embeddings of `task`'s sentences.
 
     A pair's features are |u - v| and u * v, side by side (SentEval; InferSent, arXiv 1705.02364, section 3.1).
@@ -77,7 +74,7 @@ def score_transfer(
     train_x, train_y = features[id(task.train)], task.train.labels
     classes = int(max(part.labels.max() for part in parts)) + 1
     if task.test is None:
-        return _nested(task, train_x, train_y, probe, classes, report)
+        return _nested(task, train_x, train_y, probe, classes)
     test_x, test_y = features[id(task.test)], task.test.labels
     protocol: Protocol = "folds" if task.dev is None else "split"
     strengths = probe.grid(protocol)
@@ -89,7 +86,6 @@ def score_transfer(
         scores = 100 * probe.dev_scores(train_x, train_y, *dev, strengths, classes)
     chosen = int(np.round(scores, 2).argmax())
     guesses = probe.predict(train_x, train_y, dev, test_x, strengths[chosen], classes)
-    report(task.name)
     return TransferScore(
         name=task.name,
         protocol=protocol,
@@ -106,7 +102,7 @@ def score_transfer(
 
 
 def folds_of(labels: np.ndarray, k: int, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The k stratified folds as (training rows, held-out rows): a matter of the labels and SentEval's seed alone.
+    """The k stratified folds as (training rows, held-out rows). They depend on the labels and SentEval's seed alone.
 
     Raises:
         InputError: a class has fewer than k examples.
@@ -118,12 +114,10 @@ def folds_of(labels: np.ndarray, k: int, name: str) -> list[tuple[np.ndarray, np
     return list(shuffled.split(np.zeros(len(labels)), labels))
 
 
-def _nested(
-    task: TransferTask, x: EmbeddingMatrix, y: np.ndarray, probe: Probe, classes: int, report: Report
-) -> TransferScore:
+def _nested(task: TransferTask, x: EmbeddingMatrix, y: np.ndarray, probe: Probe, classes: int) -> TransferScore:
     strengths = probe.grid("nested")
     devs, tests, chosen = [], [], []
-    for fold, (train, test) in enumerate(folds_of(y, probe.folds, task.name), start=1):
+    for train, test in folds_of(y, probe.folds, task.name):
         train_x, train_y = x[train], y[train]
         scores = _fold_scores(task.name, train_x, train_y, probe, strengths, classes)
         best = int(np.round(scores, 2).argmax())
@@ -131,7 +125,6 @@ def _nested(
         devs.append(float(scores[best]))
         tests.append(_accuracy(guesses, y[test]))
         chosen.append(strengths[best])
-        report(f"{task.name}, fold {fold} of {probe.folds}")
     return TransferScore(
         name=task.name,
         protocol="nested",
@@ -169,7 +162,7 @@ def _features(part: Examples, rows: Iterator[EmbeddingMatrix]) -> EmbeddingMatri
 
 
 def _single(x: EmbeddingMatrix) -> EmbeddingMatrix:
-    """float32, in which a fit takes a third of the time; a bag of words stays sparse."""
+    """As float32, which makes a fit three times as fast; a bag of words stays sparse."""
     return (sparse.csr_array(x) if sparse.issparse(x) else np.asarray(x)).astype(np.float32)
 
 
