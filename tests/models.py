@@ -16,6 +16,19 @@ from transformers.utils import logging
 
 logging.disable_progress_bar()  # bars of loaded and written weights are no news in a test
 
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+"""What two correct computations of a tiny model may differ by, relative to the largest value.
+
+Processors multiply in blocks of their own, so sums round differently: a float16 value by several steps of 5e-4."""
+
+
+def assert_close(found, expected, *, slack: float = 1.0) -> None:
+    """Equal within the tolerance of the coarser dtype of the two tensors, times `slack`."""
+    tolerance = slack * max(TOLERANCES[x.dtype] for x in (found, expected))
+    scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
+    torch.testing.assert_close(found.double(), expected.double(), rtol=0, atol=tolerance * scale)
+
+
 SENTENCES = [
     "the cat sat on the mat",
     "a dog ran over the hill",

@@ -204,11 +204,7 @@ MODULE_LINES, FUNCTION_LINES = 450, 60
 LONG_MODULES = []
 """Modules that are still too long. The list may only shrink: delete an entry when its module is short enough."""
 
-LONG_FUNCTIONS = {
-    "integrations": [
-        "DiffCSELoss.__init__",
-    ],
-}
+LONG_FUNCTIONS: dict[str, list[str]] = {}
 """Room -> functions that are still too long. The lists may only shrink."""
 
 

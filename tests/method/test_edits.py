@@ -18,6 +18,7 @@ from diffcse.errors import InputError
 from diffcse.method import edits
 from diffcse.method.edits import Draw, Editor, Tools, Vocabulary, edit, longest_copy, mask_tokens
 from diffcse.method.loading import read_vocabulary
+from diffcse.method.sampling import rows_at_once
 from tests.models import tiny_model
 
 from .oracles import Copy, Loops
@@ -123,9 +124,9 @@ def test_samples_follow_the_distribution(temperature):
 
 def test_logits_at_once():
     """A core's cache holds two megabytes of them; a GPU takes the thousand positions of an ordinary batch together."""
-    assert edits._rows_at_once(torch.device("cpu"), 30_522) == 17
-    assert 1000 < edits._rows_at_once(torch.device("cuda"), 30_522) < 1200
-    assert edits._rows_at_once(torch.device("cpu"), 1 << 20) == 1
+    assert rows_at_once(torch.device("cpu"), 30_522) == 17
+    assert 1000 < rows_at_once(torch.device("cuda"), 30_522) < 1200
+    assert rows_at_once(torch.device("cpu"), 1 << 20) == 1
 
 
 def test_ratio_and_80_10_10():
@@ -530,7 +531,7 @@ def test_the_seventh_editor_of_the_docs(monkeypatch):
     monkeypatch.setattr(Editor, "registry", dict(Editor.registry))
     for name, facts in eval(f"{{{line}}}", {"EditFacts": config.EditFacts}).items():
         monkeypatch.setitem(EDITS, name, facts)
-    monkeypatch.setattr(config, "Edit", Literal[*EDITS])
+    monkeypatch.setattr("diffcse.config.method.Edit", Literal[*EDITS])
     exec(snippet(heading, "python"), vars(edits) | {"__name__": "seventh"})
     (seventh,) = set(EDITS) - set(EXAMPLE)
     assert seventh == "swap"

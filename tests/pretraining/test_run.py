@@ -17,7 +17,7 @@ from diffcse.method.loading import check_same_vocabulary, load_encoder, load_gen
 from diffcse.pretraining.run import pretrain
 from diffcse.record import read_record
 from diffcse.text.corpus import Corpus
-from tests.models import SENTENCES, save_tiny, tiny_tokenizer
+from tests.models import SENTENCES, assert_close, save_tiny, tiny_tokenizer
 from tests.pretraining.texts import CORPUS, DOCUMENTS, TEXT, TINY, tiny, weights_of
 
 
@@ -68,10 +68,10 @@ def test_causal_model_predicts_each_token_from_those_before(tmp_path):
     alone = tokenizer("the car", return_tensors="pt")
     length = alone["input_ids"].shape[1]
     # Padding on the right changes nothing, and neither does a token that comes later.
-    assert torch.allclose(model(**ids).logits[1, :length], model(**alone).logits[0], atol=1e-5)
+    assert_close(model(**ids).logits[1, :length], model(**alone).logits[0])
     later = alone["input_ids"].clone()
     later[0, -1] = 7
-    assert torch.allclose(model(input_ids=later).logits[0, :-1], model(**alone).logits[0, :-1], atol=1e-5)
+    assert_close(model(input_ids=later).logits[0, :-1], model(**alone).logits[0, :-1])
 
 
 def test_seed_decides_everything(tmp_path):

@@ -1,8 +1,7 @@
-"""Our STS scores as a sentence-transformers evaluator, so that a stock trainer can log them and select by them.
+"""STS scores as a sentence-transformers evaluator, for that library's trainer to log and select by.
 
-The library's own EmbeddingSimilarityEvaluator scores one list of pairs. This one knows whole benchmarks: counts are
-checked, every set has its own metric, and the average over the sets is the one to select by. As in that library,
-correlations are fractions of 1 here, not points.
+The library's own EmbeddingSimilarityEvaluator scores one list of pairs. This one scores whole benchmarks: it checks the
+counts, gives each set its own metric, and selects by the average. Correlations are fractions of 1, as in that library.
 """
 
 from __future__ import annotations
@@ -30,13 +29,12 @@ class StsEvaluator(SentenceEvaluator):
 
     Args:
         sets: a folder (as `find_sets` reads it), one set, or sets by name.
-        only: names of sets; without it, a folder's dev splits if there are any: selection by test sets would make
-            their scores worthless.
+        only: names of sets. By default a folder's dev splits, if it has any: a set that selects cannot test too.
         name: begins every metric's name.
         batch_size: of `model.encode`.
 
     Raises:
-        InputError: no such set, or as `find_sets` does.
+        InputError: there is no such set, or `find_sets` cannot read the folder.
     """
 
     def __init__(
@@ -51,7 +49,7 @@ class StsEvaluator(SentenceEvaluator):
         self.sets = _chosen(sets, only)
         self.name, self.batch_size = name, batch_size
         self.primary_metric = "mean_spearman"
-        self.prefix_name_to_metrics({}, name)  # names the primary metric as the others will be
+        self.prefix_name_to_metrics({}, name)  # adds the prefix to the primary metric
 
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1
@@ -80,15 +78,15 @@ class StsEvaluator(SentenceEvaluator):
 
 def _chosen(sets: str | Path | PairSet | Mapping[str, PairSet], only: list[str] | None) -> dict[str, PairSet]:
     if isinstance(sets, PairSet):
-        found = {sets.name: sets}
+        chosen = {sets.name: sets}
     elif isinstance(sets, Mapping):
-        found = dict(sets)
+        chosen = dict(sets)
     else:
-        found = find_sets(sets)
+        chosen = find_sets(sets)
         if only is None:
-            dev = [name for name in found if split_of(name) == "dev"]
+            dev = [name for name in chosen if split_of(name) == "dev"]
             only = dev or None
-    missing = [name for name in only or () if name not in found]
+    missing = [name for name in only or () if name not in chosen]
     if missing:
-        raise InputError(f"no set {', '.join(missing)}; there are: {', '.join(found)}")
-    return {name: pairs for name, pairs in found.items() if only is None or name in only}
+        raise InputError(f"no set {', '.join(missing)}; there are: {', '.join(chosen)}")
+    return {name: pairs for name, pairs in chosen.items() if only is None or name in only}

@@ -1,19 +1,19 @@
-"""DiffCSE as a loss for sentence-transformers' own trainer, for whoever already trains there.
+"""DiffCSE as a loss for sentence-transformers' own trainer.
 
-The method is the same module that `diffcse train` trains, built around the encoder that stands in the
-`SentenceTransformer`: weights are shared, not copied, so what that library saves is the trained encoder.
+The loss holds the module that `diffcse train` trains, built around the encoder of the `SentenceTransformer`. Weights
+are shared, so what that library saves is the trained encoder.
 
-That trainer was written for losses without weights of their own. Read in release 6.2 (`base/trainer.py`), it hands the
-loss's parameters to the optimizer (`get_optimizer_cls_and_kwargs`), but it
+That trainer assumes losses without weights. Release 6.2 (`base/trainer.py`) gives the loss's parameters to the
+optimizer, but it
 
-- clips the gradients of the model alone (transformers' `_clip_grad_norm(model)`): projector, discriminator and head
-  are not clipped, and do not count in the norm by which the encoder is;
-- saves and restores the model alone (`_save`, `_load_from_checkpoint`): after resuming, projector, discriminator and
-  head start afresh, beside the optimizer's old moments for them, and masks are drawn as from the first step;
-- synchronises the model alone between processes, which is why several are refused here;
-- sets the mode (`train()`, `eval()`) of the model alone, which this loss then copies to its other parts.
+- clips the gradients of the model alone: those of projector, discriminator and head are neither clipped nor part of
+  the norm;
+- saves and restores the model alone: a resumed run starts projector, discriminator and head afresh, beside old moments
+  of the optimizer, and draws masks from the first step on;
+- synchronises the model alone between processes, which is why several processes are refused here;
+- sets the mode (`train()`, `eval()`) of the model alone, which this loss copies to its other parts.
 
-`diffcse train` does all four for every trained weight: prefer it unless you need that trainer's other features.
+`diffcse train` does all four for every trained weight. Prefer it unless you need that trainer's other features.
 """
 
 from __future__ import annotations
@@ -37,17 +37,16 @@ from diffcse.method.loading import check_same_vocabulary, load_tokenizer
 from diffcse.method.tasks import rtd_weight
 
 _POOLINGS = ("cls", "mean")
-_EVALUATION = 1 << 40  # steps of draws in evaluation, far above any in training
+_EVALUATION = 1 << 40  # first step number of evaluation's draws, far above any in training
 
 
 class DiffCSELoss(nn.Module):
-    """DiffCSE's two losses on a single column of sentences, as `SentenceTransformerTrainer` wants a loss.
+    """DiffCSE's two losses on a single column of sentences, as `SentenceTransformerTrainer` expects a loss.
 
     Args:
-        model: a Transformer with one Pooling, by cls or mean (and perhaps Normalize). Its encoder is trained in place,
-            in float32; a pooler head in it, which nothing here uses, is taken out.
-        method: the choices; `model` in it is not looked at, and `pooling` must be the model's. By default ours, with
-            the model's pooling.
+        model: a Transformer with one Pooling, by cls or mean (and perhaps Normalize). Its encoder is trained in place
+            in float32, and an unused pooler head is removed.
+        method: the choices, with the model's pooling; its `model` is ignored. By default `Method()` with that pooling.
         generator: the frozen masked language model G: a folder, a hub id or a module. By default `method.generator`,
             else the checkpoint that `model` was loaded from, if it has a trained masked-language-model head.
         seed: decides the random start of projector and head, and every mask and sample.
@@ -72,67 +71,42 @@ class DiffCSELoss(nn.Module):
         super().__init__()
         pooling = _pooling_of(model)
         method = method or Method(pooling=pooling)
-        if method.pooling != pooling:
-            raise InputError(
-                f'method.pooling = "{method.pooling}": the SentenceTransformer pools by "{pooling}": '
-                f'give Method(pooling="{pooling}"), or another Pooling module'
-            )
-        for key, plain in (("pairing", "same"), ("positives", "dropout")):
-            if getattr(method, key) != plain:
-                raise InputError(
-                    f'method.{key} = "{getattr(method, key)}" needs following sentences, which no batch here has: '
-                    "train with diffcse.train"
-                )
-        if method.lora_rank is not None:
-            raise InputError(
-                f"method.lora_rank = {method.lora_rank}: SentenceTransformer.save would write the adapter's layers, "
-                "which nothing loads: train with diffcse.train, whose saved folder has them multiplied out"
-            )
+        _check(method, pooling, steps)
+        encoder, tokenizer = cast(PreTrainedModel, model[0].auto_model), model.tokenizer
+        if tokenizer.padding_side != "right":
+            raise InputError(f"the tokenizer pads on the {tokenizer.padding_side}. Set its padding_side to 'right'")
         unused = Config(method=method).unused()
         if unused:
             warnings.warn(f"set, but without effect beside the other choices: {', '.join(unused)}", stacklevel=2)
-        if method.rtd_schedule != "constant" and not steps:
-            raise InputError(f'method.rtd_schedule = "{method.rtd_schedule}" needs steps=, the run\'s forward passes')
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise InputError(
-                "several processes are not supported: this trainer would not synchronise the loss's own weights. "
-                "Start one process"
-            )
-        encoder, tokenizer = cast(PreTrainedModel, model[0].auto_model), model.tokenizer
-        if tokenizer.padding_side != "right":
-            raise InputError(
-                f"the tokenizer pads on the {tokenizer.padding_side}: set tokenizer.padding_side = 'right'"
-            )
         if generator is None and method.needs("masked"):
             generator = method.generator or encoder.config.name_or_path or None
         if isinstance(generator, str | Path):
-            theirs = load_tokenizer(generator)
-            check_same_vocabulary(tokenizer, theirs, "of the SentenceTransformer", f"generator {generator}")
+            other = load_tokenizer(generator)
+            check_same_vocabulary(tokenizer, other, "of the SentenceTransformer", f"generator {generator}")
         self.diffcse, _ = build(
-            # What the encoder starts from stands in the SentenceTransformer.
             replace(method, model="(a SentenceTransformer)", generator=None),
             seed=seed,
-            encoder=encoder.float(),  # a checkpoint in half precision is loaded as such there, and trains badly
+            encoder=encoder.float(),  # that library keeps a half-precision checkpoint, which would train badly
             generator=generator,
             tokenizer=tokenizer,
         )
         self.steps = steps
         self.step = 0
-        """Forward passes in training so far: the next one's number in the keyed draws."""
+        """Forward passes in training so far, which is the next one's number in the keyed draws."""
         self._evaluated = 0
         self._metrics: dict[str, Tensor] = {}
-        """Of each metric its sum over batches, and in how many of them it was no NaN: (2,)."""
+        """Per metric: its sum over batches, and the number of batches in which it is not NaN: (2,)."""
 
     def forward(
         self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """{"contrastive": L_contrast, "rtd": λ · L_rtd} (or another difference), as far as the method has them.
+        """{"contrastive": L_contrast, "rtd": λ · L_rtd} (or another difference), those that the method has.
 
-        The trainer sums them.
+        The trainer adds them.
 
         Args:
             sentence_features: one column's `input_ids` and `attention_mask`, (B, T).
-            labels: none are used; a data set must not have them.
+            labels: must be None.
 
         Raises:
             InputError: several columns, or labels.
@@ -140,7 +114,7 @@ class DiffCSELoss(nn.Module):
         columns = list(sentence_features)
         if len(columns) != 1 or labels is not None:
             what = "a label column" if labels is not None else f"{len(columns)} columns"
-            raise InputError(f"the data set has {what}: DiffCSELoss takes one column of sentences and no labels")
+            raise InputError(f"the data set has {what}. DiffCSELoss takes one column of sentences and no labels")
         batch = {name: columns[0][name] for name in ("input_ids", "attention_mask")}
         training = self.diffcse.encoder.training
         self.diffcse.train(training)
@@ -162,10 +136,7 @@ class DiffCSELoss(nn.Module):
         return losses
 
     def pop_metrics(self) -> dict[str, float]:
-        """Means of `DiffCSE.forward`'s metrics over the training batches since the last call, each counting alike.
-
-        What a batch could not say (NaN) is left out of its mean.
-        """
+        """Means of the metrics over the training batches since the last call; NaNs are left out."""
         sums, self._metrics = self._metrics, {}
         return {name: (total / count).item() for name, (total, count) in sums.items()}
 
@@ -176,7 +147,34 @@ def _pooling_of(model: SentenceTransformer) -> Pooling:
     how = getattr(model[1], "pooling_mode", None) if len(kinds) > 1 else None
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]) or how not in _POOLINGS:
         raise InputError(
-            f"the SentenceTransformer is made of {', '.join(kinds)}{f' by {how}' if how else ''}: DiffCSELoss trains a "
+            f"the SentenceTransformer is made of {', '.join(kinds)}{f' by {how}' if how else ''}. DiffCSELoss trains a "
             f"Transformer with one Pooling, by {' or '.join(_POOLINGS)}"
         )
     return cast(Pooling, how)
+
+
+def _check(method: Method, pooling: Pooling, steps: int | None) -> None:
+    """Refuse what this trainer cannot serve."""
+    if method.pooling != pooling:
+        raise InputError(
+            f'method.pooling = "{method.pooling}": the SentenceTransformer pools by "{pooling}". '
+            f'Give Method(pooling="{pooling}"), or another Pooling module'
+        )
+    for key, plain in (("pairing", "same"), ("positives", "dropout")):
+        if getattr(method, key) != plain:
+            raise InputError(
+                f'method.{key} = "{getattr(method, key)}" needs following sentences, which no batch here has. '
+                "Train with diffcse.train"
+            )
+    if method.lora_rank is not None:
+        raise InputError(
+            f"method.lora_rank = {method.lora_rank}: SentenceTransformer.save would write layers that nothing loads. "
+            "Train with diffcse.train, which saves a plain encoder"
+        )
+    if method.rtd_schedule != "constant" and not steps:
+        raise InputError(f'method.rtd_schedule = "{method.rtd_schedule}" needs steps=, the run\'s forward passes')
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "several processes are not supported: this trainer would not synchronise the loss's own weights. "
+            "Start one process"
+        )

@@ -1,10 +1,9 @@
-"""LoRA: an encoder whose own weights stay as they are while small matrices beside them are trained.
+"""LoRA: the encoder's own weights stay fixed, and small matrices beside them are trained.
 
-PEFT puts those matrices into a model's layers. What trains is then the model with its layers replaced, which is all
-that `DiffCSE` needs to see; what ships is a plain model again, the matrices multiplied out into the weights. The
-discriminator has none: it is thrown away, so nothing is saved by training it in part.
+PEFT puts those matrices into a model's layers, which is all that `DiffCSE` sees. What ships is a plain model with the
+matrices multiplied into the weights. The discriminator gets no adapters, because it is discarded after training.
 
-(Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.)
+Source: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from diffcse.method.heads import fresh
 
 
 def add_lora(model: PreTrainedModel, rank: int, seed: int) -> PreTrainedModel:
-    """`model` with matrices of rank `rank` beside every linear layer, scaled by 2, and all its own weights frozen.
+    """`model` with matrices of rank `rank` beside every linear layer, scaled by 2, and its own weights frozen.
 
     `seed` decides their random start; their product starts at 0.
 
     Raises:
-        InputError: PEFT is not installed, or does not know how to adapt this architecture.
+        InputError: PEFT is not installed, or cannot adapt this architecture.
     """
     try:
         import peft
@@ -46,20 +45,20 @@ def unwrap(model: Any) -> Any:
     """The transformers model inside a `PeftModel`, with the adapter in its layers; anything else as it is.
 
     Raises:
-        InputError: its adapter was loaded to be used, not trained.
+        InputError: its adapter was loaded for use, not for training.
     """
     peft = sys.modules.get("peft")
     if peft is None or not isinstance(model, peft.PeftModel):
         return model
     if not any(p.requires_grad for p in model.parameters()):
-        raise InputError("the PeftModel has nothing to train: load its adapter with is_trainable=True")
+        raise InputError("the PeftModel has nothing to train. Load its adapter with is_trainable=True")
     return model.get_base_model()
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """A plain copy of `model` with its adapters multiplied into the weights; `model` itself if it has none."""
+    """A plain copy of `model` with its adapters multiplied into the weights; without adapters, `model` itself."""
     peft = sys.modules.get("peft")
-    if peft is None:  # then no layer can be of it
+    if peft is None:  # not imported, so there are no adapters
         return model
     layers = {
         name for name, layer in model.named_modules() if isinstance(layer, peft.tuners.tuners_utils.BaseTunerLayer)
@@ -72,5 +71,5 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
         layer = twin.get_submodule(name)
         layer.merge()
         setattr(twin.get_submodule(parent), own, layer.get_base_layer())
-    twin._hf_peft_config_loaded = False  # transformers would save the adapter alone
+    twin._hf_peft_config_loaded = False  # else transformers saves the adapter alone
     return twin.requires_grad_(True)

@@ -1,9 +1,8 @@
-"""D(x″, z): telling a stock encoder about a sentence, without a fork of the model.
+"""D(x″, z): a stock encoder conditioned on a sentence embedding, without a fork of the model.
 
-The reference code carries a modified copy of a whole library to put z in the place of the discriminator's
-position-0 embedding. The tensor in question is simply what enters the first layer (after the embedding LayerNorm,
-its dropout, and any embedding projection), so a hook on that layer, alive for one forward pass, does the same on
-any encoder whose layers can be found.
+The reference code modifies a copy of transformers to put z in the place of the discriminator's position-0 embedding.
+That tensor is the input of the first layer: after the embedding LayerNorm, its dropout and any embedding projection.
+So a hook on that layer, alive for one forward pass, does the same for any encoder whose layers can be found.
 
 Shape suffixes: R rows, T token positions, H hidden size.
 """
@@ -25,15 +24,14 @@ def first_layer(encoder: nn.Module) -> nn.Module:
     """The first of the encoder's transformer layers.
 
     Raises:
-        InputError: there is no list of as many modules as the configuration has layers (ALBERT, for one, runs one
-            shared layer several times).
+        InputError: there is no list of `num_hidden_layers` modules (ALBERT runs one shared layer several times).
     """
     stack, depth = layers(encoder), getattr(encoder.config, "num_hidden_layers", None)
     if stack is not None:
         return stack[0]
     raise InputError(
-        f"{type(encoder).__name__}: cannot condition this architecture on a sentence embedding, because it has no "
-        f"list of its {depth} layers (it may share one layer among all depths). "
+        f"{type(encoder).__name__}: cannot be conditioned on an embedding: it has no list of its {depth} layers "
+        "(it may share one layer among all depths). "
         "Use BERT, RoBERTa, DistilBERT, MPNet, ELECTRA or XLM-R, or train without the difference term "
         '(difference = "none")'
     )
@@ -41,16 +39,16 @@ def first_layer(encoder: nn.Module) -> nn.Module:
 
 @contextmanager
 def sentence_at_position_0(encoder: nn.Module, sentence_RH: Tensor) -> Iterator[None]:
-    """Within the block, `encoder`'s one forward pass sees `sentence_RH` in the place of position 0's embedding.
+    """Within the block, the one forward pass of `encoder` has `sentence_RH` in the place of position 0's embedding.
 
-    The hook is gone when the block ends, however it ends. Gradients flow into `sentence_RH`.
+    Gradients flow into `sentence_RH`.
 
     Raises:
-        InputError: the first layer did not run exactly once, or was not given a (R, T, H) tensor that fits.
+        InputError: the first layer did not run exactly once, or its input is no (R, T, H) tensor that fits.
     """
     calls = 0
 
-    def swap(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         nonlocal calls
         calls += 1
         hidden_RTH = args[0] if args else kwargs["hidden_states"]
@@ -62,9 +60,8 @@ def sentence_at_position_0(encoder: nn.Module, sentence_RH: Tensor) -> Iterator[
             fits = hidden_RTH.ndim == 3 and hidden_RTH[:, 0].shape == sentence_RH.shape
         if not fits:
             raise InputError(
-                f"{type(encoder).__name__}: its first layer takes a tensor of shape {tuple(hidden_RTH.shape)}, which "
-                f"sentence embeddings of shape {tuple(sentence_RH.shape)} do not fit. The discriminator needs the "
-                "encoder's hidden size: start both from the same checkpoint"
+                f"{type(encoder).__name__}: its first layer takes shape {tuple(hidden_RTH.shape)}, and embeddings of "
+                f"shape {tuple(sentence_RH.shape)} do not fit. Start encoder and discriminator from one checkpoint"
             )
         sentence = sentence_RH.to(hidden_RTH.dtype)
         if packing is not None:
@@ -76,14 +73,14 @@ def sentence_at_position_0(encoder: nn.Module, sentence_RH: Tensor) -> Iterator[
         return args, {**kwargs, "hidden_states": swapped_RTH}
 
     first = first_layer(encoder)
-    handle = first.register_forward_pre_hook(swap, with_kwargs=True)
+    handle = first.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         with kept(first):
             yield
         if calls != 1:
             raise InputError(
-                f"{type(encoder).__name__}: its first layer ran {calls} times in one forward pass, so a sentence "
-                "embedding cannot be placed in it"
+                f"{type(encoder).__name__}: its first layer ran {calls} times in one forward pass, so it cannot be "
+                "conditioned on a sentence embedding"
             )
     finally:
         handle.remove()
