@@ -98,7 +98,7 @@ class Pretraining:
     """Updates between checkpoints that --resume can start from."""
     log_every: int = setting(25, affects="nothing", at_least=1)
     """Updates between logged values (means over the updates since the last)."""
-    store: Store = setting("fp16", affects="nothing")
+    store: Store = "fp16"
     """Format of the saved weights. fp16 needs half the bytes of fp32."""
 
     def __post_init__(self) -> None:
