@@ -20,7 +20,7 @@ def cache(tmp_path: Path, monkeypatch) -> None:
 
 def test_a_report_on_plain_text(tmp_path: Path, capsys) -> None:
     file = tmp_path / "a.txt"
-    file.write_text("\n".join([*SENTENCES, SENTENCES[0], "a bell \x07 & [bold]markup[/bold] &amp; more"]))
+    file.write_text("\n".join([*SENTENCES, SENTENCES[0], "a bell\u200b \x07 & [bold]markup[/bold] &amp; more"]))
     main(["doctor", str(file), "--json", str(tmp_path / "found.json")])
     printed = capsys.readouterr().out
     assert "81 sentences in 1 document from 1 file (82 lines" in printed
@@ -31,6 +31,7 @@ def test_a_report_on_plain_text(tmp_path: Path, capsys) -> None:
     found = json.loads((tmp_path / "found.json").read_text())
     assert (found["sentences"], found["duplicates"], found["unit"]) == (81, 1, "words")
     assert found["trouble"]["control character"] == 1
+    assert [note for note in found["notes"] if "a.txt, line 82" in note]
     assert {"key", "level", "fact", "effect", "fix"} == set(found["findings"][0])
 
 

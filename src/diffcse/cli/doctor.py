@@ -56,7 +56,8 @@ class Doctor:
         _show_survey(survey, console, self.model)
         _show_findings(findings, console)
         if self.json:
-            facts = {"corpus": list(self.corpus), "sha256": corpus.sha256, **survey.to_dict()}
+            notes = [str(note) for note in corpus.counts.notes]
+            facts = {"corpus": list(self.corpus), "sha256": corpus.sha256, "notes": notes, **survey.to_dict()}
             write_json(self.json, facts | {"findings": [dataclasses.asdict(finding) for finding in findings]})
             say(console, f"written  {self.json}")
 

@@ -2,9 +2,9 @@
 
 - The first line names the columns, unless `Reading.header` does. A blank line is not a row.
 - In .csv, a cell may stand in double quotes, with quotes inside it doubled; it may then hold commas and line breaks.
-- In .tsv, quotes are text, unless the whole file is consistently quoted: either some lines have another number of tabs
-  than the first (so that quotes must enclose tabs or line breaks), or each cell that begins with a quote is closed and
-  either holds a doubled quote or belongs to a column in which every cell is quoted.
+- In .tsv, quotes are text, unless the whole file is consistently quoted. That is so in two cases. Either a line has
+  another number of tabs than the first, so quotes must enclose tabs or line breaks. Or each cell that begins with a
+  quote is closed, and also holds a doubled quote or belongs to a column whose cells are all quoted.
 - `Reading.quoting` replaces both rules: "csv" reads quotes as enclosing cells, "none" as text.
 """
 
