@@ -24,9 +24,9 @@ def iter_strings(values: Any, name: str = "sentences") -> Iterator[str]:
     """
     if isinstance(values, (str, bytes)):
         raise InputError(f"{name}: one string was given. Give a list of strings, one a sentence.")
-    columns = list(values) if isinstance(values, Mapping) else getattr(values, "columns", None)
-    if columns is not None:
-        names = ", ".join(map(repr, list(columns)[:5]))
+    # Asked of the class: a Series gives its element "columns" as an attribute.
+    if isinstance(values, Mapping) or hasattr(type(values), "columns"):
+        names = ", ".join(map(repr, list(values if isinstance(values, Mapping) else values.columns)[:5]))
         raise InputError(
             f"{name}: a table with the columns {names}. Give one column of it, such as table[{names[:40]}]."
         )
