@@ -59,12 +59,14 @@ def test_vectors_that_are_not_finite_are_refused(capsys, tiny, tmp_path, monkeyp
     with torch.no_grad():
         broken.model.get_input_embeddings().weight[broken.tokenizer.convert_tokens_to_ids("dog")] = float("nan")
     monkeypatch.setattr("diffcse.encoder.load.load", lambda *_, **__: broken)
-    for arguments in (
-        ("embed", tiny, tmp_path / "a.txt", "--output", tmp_path / "o.npy", "--precision", "fp32"),
-        ("similarity", tiny, "the cat", "the dog"),
+    (tmp_path / "b.txt").write_text("the cat\n")
+    files = (tmp_path / "b.txt", tmp_path / "a.txt")
+    for arguments, place in (
+        (("embed", tiny, *files, "--output", tmp_path / "o.npy", "--precision", "fp32"), "a.txt, line 2 "),
+        (("similarity", tiny, "the cat", "the dog"), "sentence 2 "),
     ):
         code, out, err = run(capsys, *arguments)
-        assert (code, "sentence 2 " in err, "nan" in out) == (2, True, False), err
+        assert (code, place in err, "nan" in out) == (2, True, False), err
     assert not (tmp_path / "o.npy").exists()
 
 

@@ -93,6 +93,7 @@ class Embed:
                 bf16=bf16,
                 workers=self.workers,
                 report=lambda done: view(done, sentences.share_of(done)),
+                place=sentences.place,
             )
         finally:
             view.close()

@@ -137,10 +137,15 @@ class Encoder:
         return pooled(self.model, x_RT, mask_RT, self.pooling)
 
 
+def sentence_number(index: int) -> str:
+    """The place of sentence `index` in a message."""
+    return f"sentence {index + 1}"
+
+
 def check_finite(
-    rows: np.ndarray, sentences: Sequence[str], *, where: str = "sentence", first: int = 1, bf16: bool = False
+    rows: np.ndarray, sentences: Sequence[str], place: Callable[[int], str] = sentence_number, *, bf16: bool = False
 ) -> None:
-    """Check that embeddings, (N, H), hold neither NaN nor infinity; `first` is the number of the first sentence.
+    """Check that embeddings, (N, H), hold neither NaN nor infinity; `place` names sentence i in the message.
 
     Raises:
         InputError: names the first sentence whose embedding does, and the likely cause.
@@ -151,9 +156,7 @@ def check_finite(
         cause = "The weights have most likely diverged in training: use an earlier checkpoint."
         if bf16:
             cause = 'The model may overflow in bf16: compute with --precision fp32 (precision="fp32").'
-        raise InputError(
-            f"{where} {first + index} ({sentences[index][:60]!r}): its embedding holds NaN or infinity. {cause}"
-        )
+        raise InputError(f"{place(index)} ({sentences[index][:60]!r}): its embedding holds NaN or infinity. {cause}")
 
 
 def use_bf16(precision: Precision) -> bool:

@@ -66,6 +66,7 @@ class Sentences:
         )
         self._bytes = sum(source.unpacked_bytes for source in self.sources) if is_known else None
         self._bytes_read, self._count = 0.0, 0
+        self._starts: list[tuple[int, Source]] = []  # (sentences before it, source)
 
     @property
     def share(self) -> float | None:
@@ -76,8 +77,14 @@ class Sentences:
         """Share of the files' bytes in the first `done` sentences, for a caller that reads ahead."""
         return None if self.share is None else self.share * done / max(1, self._count)
 
+    def place(self, index: int) -> str:
+        """File and line (or row) of a sentence that was read."""
+        start, source = next(pair for pair in reversed(self._starts) if pair[0] <= index)
+        return f"{source.name}, {'row' if source.has_columns else 'line'} {index - start + 1}"
+
     def __iter__(self) -> Iterator[str]:
         for source in self.sources:
+            self._starts.append((self._count, source))
             for rows, size in self._rows(source):
                 for sentence in rows.cells[0]:
                     self._bytes_read += size / len(rows)

@@ -86,7 +86,7 @@ def pair_cosines(
         with encoder.ready(bf16) as run:
             rows = run(encoder.tokens(sentences), BATCH_TOKENS)
         first = number - len(block) + 1
-        check_finite(rows[::2] + rows[1::2], block, where=f"{name}, line", first=first, bf16=bf16)
+        check_finite(rows[::2] + rows[1::2], block, lambda i, first=first: f"{name}, line {first + i}", bf16=bf16)
         rows = to_unit(rows)
         yield from (rows[::2] * rows[1::2]).sum(1).tolist()
 

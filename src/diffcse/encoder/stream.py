@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
-from diffcse.encoder.encode import BATCH_TOKENS, Encoder, check_finite
+from diffcse.encoder.encode import BATCH_TOKENS, Encoder, check_finite, sentence_number
 from diffcse.encoder.similarity import to_unit
 from diffcse.encoder.workers import rows_by_workers
 from diffcse.errors import InputError
@@ -47,6 +47,7 @@ def embed(
     bf16: bool = False,
     workers: int | None = None,
     report: Callable[[int], None] = lambda done: None,
+    place: Callable[[int], str] = sentence_number,
 ) -> int:
     """Write one embedding for each sentence to `output`, in one indivisible step; return their number.
 
@@ -61,15 +62,14 @@ def embed(
         workers: processes that embed; they share the CPU's cores or use a GPU each. 1: this process. None: one process
             for each GPU, or this process if there are fewer than two.
         report: called with the number of finished sentences after each block.
+        place: names sentence i in messages.
 
     Raises:
         InputError: another suffix, an item that is not a Unicode string, an embedding that is not finite, a file that
             cannot be written, or a worker that was killed.
     """
     output = Path(output)
-    workers = max(1, torch.cuda.device_count()) if workers is None else workers
-    if workers < 1:
-        raise InputError(f"workers = {workers}: must be at least 1")
+    number = _worker_count(workers)
     open_writer = check_output(output)
     blocks = _blocks(iter_strings(sentences))
     done = received = 0
@@ -79,15 +79,15 @@ def embed(
         def write(embedded: tuple[list[str], np.ndarray]) -> int:
             nonlocal received
             block, rows = embedded
-            check_finite(rows, block, first=received + 1, bf16=bf16)
+            check_finite(rows, block, lambda i, before=received: place(before + i), bf16=bf16)
             received += len(block)
             writer.write(block, to_unit(rows) if normalise else rows)
             return len(block)
 
-        if workers == 1:
+        if number == 1:
             rows = _rows_here(encoder, blocks, batch_tokens, bf16)
         else:
-            rows = rows_by_workers(encoder, blocks, workers, batch_tokens=batch_tokens, bf16=bf16)
+            rows = rows_by_workers(encoder, blocks, number, batch_tokens=batch_tokens, bf16=bf16)
         try:
             with closing(rows), closing(_ahead(write, rows)) as written:
                 for count in written:
@@ -97,6 +97,12 @@ def embed(
         finally:
             writer.close()
     return done
+
+
+def _worker_count(asked: int | None) -> int:
+    if asked is not None and asked < 1:
+        raise InputError(f"workers = {asked}: must be at least 1")
+    return max(1, torch.cuda.device_count()) if asked is None else asked
 
 
 def _rows_here(
