@@ -9,7 +9,9 @@ import dataclasses
 import difflib
 import io
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, TextIO
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _run(verb, rest, console)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(_folded(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         _drop_output(sys.stdout)
@@ -121,6 +123,15 @@ def _print_stop(verb: str, stop: KeyboardInterrupt) -> None:
             print(line, end="", file=stream, flush=True)
         except BrokenPipeError:  # the same Ctrl-C ended the reader
             _drop_output(stream)
+
+
+def _folded(line: str) -> str:
+    """`line` folded between words where stderr is a terminal; a file gets it as one line."""
+    if not sys.stderr.isatty():
+        return line
+    width = shutil.get_terminal_size().columns
+    parts = (textwrap.wrap(part, width, break_long_words=False, break_on_hyphens=False) for part in line.split("\n"))
+    return "\n".join("\n".join(part) for part in parts)
 
 
 def _drop_output(stream: TextIO) -> None:

@@ -163,15 +163,12 @@ def _show(plan: Plan, console: Console) -> None:
 def _show_table(table: Mapping[str, Any], console: Console) -> None:
     """Print a table of scores for each column that was measured."""
     from diffcse.tables.page import heading, headline, score_rows
-    from diffcse.terminal import say
-    from diffcse.terminal import table as terminal_table
+    from diffcse.terminal import Figures, print_figures, say
 
     for name, column in table["columns"].items():
         if not column["lacks"]:
             heads, rows = score_rows(table, name)
-            console.print()
-            say(console, heading(column))
-            console.print(terminal_table("", heads, rows))
+            print_figures(console, Figures(heading(column), heads, rows))
     for line in headline(table):
         say(console, line)
 

@@ -95,14 +95,12 @@ class Compare:
 def _show(found: Mapping[str, Any], console: Console) -> None:
     """Print a table for each checkpoint, what it shows, and the notes."""
     from diffcse.report.comparison import CHECKPOINTS, comparison_rows, explanations, verdicts
-    from diffcse.terminal import say, table
+    from diffcse.terminal import Figures, print_figures, say
 
     for checkpoint, part in found["checkpoints"].items():
         title, about = CHECKPOINTS[checkpoint]
-        console.print()
-        say(console, f"{title}: {about}")
         heads, rows = comparison_rows(part, found["baseline"])
-        console.print(table("", heads, rows))
+        print_figures(console, Figures(f"{title}: {about}", heads, rows))
         for line in verdicts(part):
             say(console, f"{line}.")
     for line in explanations(found):

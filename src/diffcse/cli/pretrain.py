@@ -20,7 +20,7 @@ from diffcse.pretraining.config import Pretraining, load_pretraining, to_toml
 
 @dataclass(frozen=True)
 class Pretrain:
-    """Make a small language model from scratch (encoder start, or generator for any encoder), or go on from one."""
+    """Make a small language model from scratch, to start an encoder from or as a generator; or train one further."""
 
     COMMON: ClassVar = (
         *("output", "recipe", "settings.objective", "settings.model", "settings.tokenizer", "settings.vocabulary"),
@@ -33,15 +33,15 @@ class Pretrain:
     corpus: Annotated[Positional[tuple[str, ...]], arg(metavar="CORPUS...", help_behavior_hint="")]
     """Text files or globs: one sentence a line, or a --column of a table; also packed."""
     output: Path | None = None
-    """Folder for the model, run.json and logs. Must be new or empty, unless --resume."""
+    """Folder for the model, run.json and logs; must be new or empty unless --resume is given."""
     recipe: str = "mini"
-    """Name of a bundled recipe, or a .toml file. All options below override it."""
+    """Name of a bundled recipe, or a .toml file. The other options override it."""
     license_note: str = ""
-    """What the model's card says of the text's licence."""
+    """A note on the licence of the text, for the model card."""
     resume: bool = False
-    """Go on from the newest complete checkpoint in --output."""
+    """Continue from the newest complete checkpoint in --output."""
     print_config: bool = False
-    """Print the complete recipe that these options make, and stop."""
+    """Print the complete recipe that the options make, and stop."""
     settings: Pretraining = field(default_factory=Pretraining)
     text: PlainText = field(default_factory=PlainText)
 
@@ -50,7 +50,7 @@ class Pretrain:
         changed = changed_fields(to_dict(chosen), to_dict(settings), Pretraining, least="weights")
         changed = [name for name in changed if name != "seed"]
         if changed and settings.purpose == chosen.purpose:
-            # With another shape or objective it no longer makes what the recipe says.
+            # A changed shape or objective makes another model than the recipe describes.
             settings = dataclasses.replace(settings, purpose=f"{chosen.name}, changed: {', '.join(changed)}")
         if self.print_config:
             from diffcse.terminal import print_recipe
@@ -103,13 +103,13 @@ class Pretrain:
 
     @classmethod
     def defaults(cls, arguments: Sequence[str]) -> Pretrain:
-        """The fields of the recipe named in `arguments`: what the other options override."""
+        """The fields of the recipe that `arguments` name. The other options override them."""
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         first.add_argument("--recipe", default="mini")
         first.add_argument("--epochs")
         named, _ = first.parse_known_args(arguments)
         settings = load_pretraining(named.recipe)
         if named.epochs is not None:
-            # Asked for on the command line, passes over the text win over a recipe's number of steps.
+            # Epochs on the command line override the recipe's number of steps.
             settings = dataclasses.replace(settings, max_steps=None)
         return cls(corpus=(), recipe=named.recipe, settings=settings)

@@ -49,7 +49,7 @@ class Train:
         changed = changed_fields(to_dict(chosen), to_dict(config), Config, least="weights")
         changed = [name for name in changed if name != "training.seed"]
         if changed:
-            # With another method or schedule it reproduces nothing that was published.
+            # A changed method or schedule reproduces no published figure.
             config = dataclasses.replace(config, reproduces=f"{chosen.name}, changed: {', '.join(changed)}")
         if self.print_config:
             from diffcse.terminal import print_recipe
@@ -68,17 +68,14 @@ class Train:
             check_data(self.training.dev, "--dev")
         from diffcse.terminal import TrainingView, judged, loading, say
 
-        view = TrainingView(console)
         say(console, f"recipe   {config.reproduces if changed else f'{config.name}: {config.reproduces}'}")
         if self.resume and not (self.output / "run.json").exists():
             say(console, f"note     nothing to resume in {self.output}: a new run")
         with loading(console):
             from diffcse.training.run import run
 
-        try:
+        with TrainingView(console) as view:
             trained = run(config, self.corpus, self.output, resume=self.resume, report=view)
-        finally:
-            view.close()
         for line in judged(trained.record.scores):
             say(console, line)
         say(console, f"model    {self.output / 'model'}  (a sentence-transformers folder)")
@@ -86,7 +83,7 @@ class Train:
 
     @classmethod
     def defaults(cls, arguments: Sequence[str]) -> Train:
-        """The fields of the recipe and preset named in `arguments`: what the other options override."""
+        """The fields of the recipe and preset that `arguments` name. The other options override them."""
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         first.add_argument("--recipe", default="mini_cpu")
         first.add_argument("--preset")
@@ -94,7 +91,7 @@ class Train:
         named, _ = first.parse_known_args(arguments)
         config = load_recipe(named.recipe)
         if named.epochs is not None:
-            # Asked for on the command line, passes over the text win over a recipe's number of steps.
+            # Epochs on the command line override the recipe's number of steps.
             config = dataclasses.replace(config, training=dataclasses.replace(config.training, max_steps=None))
         if named.preset:
             config = apply_preset(config, named.preset)

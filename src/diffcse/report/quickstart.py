@@ -123,7 +123,6 @@ def quickstart_page(record: Record, runs: dict[str, Record]) -> str:
         panels=_panels(runs),
         gain=scores.get("conditional_gain") or {},
         edited=[_words(sentence) for sentence in scores.get("edited") or []],
-        searches=scores.get("searches") or [],
         different=different,
         shared=shared,
         facts=_facts(record, runs),
