@@ -82,7 +82,7 @@ BUNDLED: dict[str, tuple[str, dict[str, Any], float | dict[str, Any]]] = {
     "bundled, contrast, too hot": ("mini", SIMCSE, 1e-3),
     "bundled, next sentences, too hot": ("mini", NEXT, 1e-3),
 }
-"""The same of the bundled model. The conditional MLM of the same sentence takes it below its start (docs/log.md)."""
+"""The same of the bundled model. The conditional MLM of the same sentence takes it below its start (docs/log/)."""
 
 RESAMPLES = 300
 

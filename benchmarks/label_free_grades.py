@@ -2,7 +2,7 @@
 
 A sentence is nearer to the sentence that follows it than to a random one, and nearer to a copy with few foreign words
 than to a copy with many. Each rule makes a `PairSet` whose grades come from the text, and `benchmarks/label_free.py`
-measures how well each of them orders checkpoints (docs/log.md). The best one, the search among halves, is
+measures how well each of them orders checkpoints (docs/log/). The best one, the search among halves, is
 `diffcse.evaluation.label_free`.
 """
 

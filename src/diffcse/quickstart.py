@@ -2,7 +2,7 @@
 
 It trains three encoders with the same steps and seed, on a text that every Python carries: its own documentation.
 It measures them on modules that were held out, beside two baselines that need no training: TF-IDF and the start.
-The recipes were chosen on other text (docs/log.md says what was seen here before). No run chooses a step by these
+The recipes were chosen on other text (docs/log/ says what was seen here before). No run chooses a step by these
 scores, the last step counts, and a paired bootstrap gives the verdict.
 """
 

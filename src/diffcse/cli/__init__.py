@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _prepare_process() -> None:
     """Settings that must be made before torch is loaded, and an output that never fails on a character."""
     # Waiting OpenMP threads spin for a while. Long spins take the cores from other processes, and training then is
-    # tens of times slower. No spins cost an idle machine a fifth (docs/log.md). 3000 is some ten microseconds.
+    # tens of times slower. No spins cost an idle machine a fifth (docs/log/). 3000 is some ten microseconds.
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
         os.environ["GOMP_SPINCOUNT"] = "3000"
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":

@@ -1,6 +1,6 @@
 """A search that text makes of itself: can a sentence's first half find its second half among all others?
 
-`training.selection` chooses the best step by it where no graded pairs are given (measured in docs/log.md). An encoder
+`training.selection` chooses the best step by it where no graded pairs are given (measured in docs/log/). An encoder
 that maps everything to one point scores nothing, because equal cosines count against the search.
 
 Halves are of words, or of characters in a text that is written without spaces.

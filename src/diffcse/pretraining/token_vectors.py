@@ -246,7 +246,7 @@ def with_own_directions(
     """Each token's vector plus a random one that is its own, as long as its share of the usual vector's length: (V, H).
 
     Words that stand for each other in the text come to one vector, so sums of those vectors do not tell whether two
-    sentences share a word or only a subject; sums of these tell both (docs/log.md).
+    sentences share a word or only a subject; sums of these tell both (docs/log/).
     """
     own_VH = np.random.default_rng([seed, 5]).normal(size=weighted_VH.shape)
     own_VH /= np.linalg.norm(own_VH, axis=1, keepdims=True)

@@ -1,7 +1,7 @@
 """Which step's encoder ships, and did training help?
 
 A dev file of graded pairs chooses the step, if the run has one (`training.select`). Otherwise sentences that are held
-out from training choose it, by grades that text gives itself (`evaluation.label_free`; measured in docs/log.md). The
+out from training choose it, by grades that text gives itself (`evaluation.label_free`; measured in docs/log/). The
 encoder that ships is compared with the start encoder on the same pairs. "helped" is claimed only of a difference that
 the choice of pairs cannot explain.
 """
