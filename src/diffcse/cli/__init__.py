@@ -25,7 +25,7 @@ from diffcse.cli.compare import Compare
 from diffcse.cli.doctor import Doctor
 from diffcse.cli.embed import Embed
 from diffcse.cli.evaluate import Evaluate
-from diffcse.cli.options import help_text, prepare
+from diffcse.cli.options import check_sections, help_text, prepare
 from diffcse.cli.pretrain import Pretrain
 from diffcse.cli.quickstart import Quickstart
 from diffcse.cli.similarity import Similarity
@@ -105,6 +105,8 @@ def _run(verb: str, rest: list[str], console: Console) -> None:
         return
     rest = prepare(kind, verb, rest)
     defaults = kind.defaults(rest) if hasattr(kind, "defaults") else None
+    if defaults is not None:
+        check_sections(kind, defaults, rest)
     command = tyro.cli(kind, prog=f"diffcse {verb}", args=rest, default=defaults, config=(OmitArgPrefixes,))
     command(console)
 

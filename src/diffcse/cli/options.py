@@ -251,3 +251,33 @@ def _check_value(option: Option, value: str) -> None:
                 kind(value)
             except ValueError:
                 raise InputError(f"{option.name} {value}: must be {words}") from None
+
+
+def check_sections(verb: type, defaults: Any, arguments: Sequence[str]) -> None:
+    """Make each section of `defaults` with the values typed, so that a bad value has the error of its own dataclass.
+
+    Raises:
+        InputError: a value is out of range, or values do not fit together.
+    """
+    named = {option.name: option for option in options_of(verb) if option.section}
+    changes: dict[str, dict[str, Any]] = {}
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        name = name.replace("_", "-")
+        option = named.get(name) or named.get(f"--{name.removeprefix('--no-')}")
+        if option is None or not name.startswith("--"):
+            continue
+        following = itertools.takewhile(lambda word: not word.startswith("--"), arguments[i + 1 :])
+        words = [value] if equals else list(following)
+        field = option.key.rpartition(".")[2]
+        changes.setdefault(option.section, {})[field] = _typed(option, name, words)
+    for section, values in changes.items():
+        dataclasses.replace(getattr(defaults, section), **values)
+
+
+def _typed(option: Option, name: str, words: Sequence[str]) -> Any:
+    if option.is_flag:
+        return name == option.name
+    if option.is_list:
+        return tuple(words)
+    return None if not words or words[0] == "None" else option.kinds[0](words[0])
