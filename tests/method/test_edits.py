@@ -21,7 +21,7 @@ from diffcse.method.loading import read_vocabulary
 from diffcse.method.sampling import rows_at_once
 from tests.models import tiny_model
 
-from .oracles import Copy, Loops
+from .edit_loops import EXAMPLE, Copy, Loops
 
 DOCS = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
 
@@ -160,15 +160,6 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = [*SPECIAL, "the", "cat", "sat", "down", "dog", "man", "there", "big", "right", "seven", "blue"]
 SENTENCE = "[CLS] the cat sat down [SEP]"
 NUMBERS = [0.6, 0.9, 0.1, 0.8, 0.2, 0.5, 0.0]  # of 4 words at ratio 0.5 "cat" and "down" are drawn
-EXAMPLE = {
-    # what the language model says, or chance; x″; r
-    "mlm": ("dog down", "[CLS] the dog sat down [SEP]", "0 0 1 0 0 0"),
-    "causal_lm": ("man there", "[CLS] the man sat there [SEP]", "0 0 1 0 1 0"),
-    "replace": ("seven blue", "[CLS] the seven sat blue [SEP]", "0 0 1 0 1 0"),
-    "insert": ("big right", "[CLS] the big cat sat right down [SEP]", "0 0 1 0 0 1 0 0"),
-    "insert_random": ("seven blue", "[CLS] the seven cat sat blue down [SEP]", "0 0 1 0 0 1 0 0"),
-    "delete": ("", "[CLS] the sat [SEP]", "0 0 1 1"),
-}
 
 
 class Told(Draw):

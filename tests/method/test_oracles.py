@@ -18,16 +18,15 @@ from transformers import (
 
 from diffcse.method import draws
 
+from .edit_loops import integer, uniform
 from .oracles import (
     contrastive_loops,
     false_negatives_loops,
-    integer,
     mask_labels_loops,
     rtd_loops,
     spearman_loops,
     token_loss_loops,
     triplet_loops,
-    uniform,
 )
 from .plain import masked_lm, plain_reference, project, transformer
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .oracles import Loops, false_negatives_loops, integer, rtd_loops, token_loss_loops, triplet_loops
+from .edit_loops import Loops, integer
+from .oracles import false_negatives_loops, rtd_loops, token_loss_loops, triplet_loops
 from .plain import linear, masked_lm, project, transformer
 
 VIEW = 2**40  # rows of view v are numbered from v · VIEW
