@@ -31,6 +31,7 @@ from benchmarks.speed.work import DTYPES, gemm_peaks, said, step_flops
 from diffcse.config import Method, Training, load_recipe
 from diffcse.encoder.encode import use_bf16
 from diffcse.method.build import build
+from diffcse.method.draws import row_numbers
 from diffcse.method.loading import MINI, load_encoder, load_masked_lm, load_tokenizer
 from diffcse.method.paper import DiffCSE
 from diffcse.training.collate import Batches, Collate
@@ -101,7 +102,7 @@ def check(module: DiffCSE, plain: Plain, batch: dict[str, Tensor]) -> dict[str, 
     """
     x_RT, attention_RT = (batch[name].repeat(2, 1) for name in ("input_ids", "attention_mask"))
     size, device = len(batch["input_ids"]), x_RT.device
-    rows_R = torch.cat([module.rows(size, view, 0, device) for view in (0, 1)])
+    rows_R = torch.cat([row_numbers(0, size, view, device) for view in (0, 1)])
     module.train(), plain.train()
     found: dict[str, float] = {}
     method = plain.method

@@ -170,7 +170,7 @@ def test_a_schedule_needs_the_number_of_steps(folder):
         ([Pooling(32, "max")], "Transformer, Pooling by max"),
         ([Pooling(32, ("cls", "mean"))], "Transformer, Pooling by"),
         ([Pooling(32, "cls"), Dense(32, 8)], "Transformer, Pooling, Dense by cls"),
-        ([], "made of Transformer:"),
+        ([], "made of Transformer"),
     ],
 )
 def test_other_modules(folder, modules, says):
