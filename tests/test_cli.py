@@ -141,7 +141,6 @@ def test_option_mistakes(capsys, tmp_path, text):
         (["embed", "./nowhere", "TEXT", "--output", "x.npy"], ["./nowhere"]),
         (["pretrain", "TEXT", "--set", "layerz=3"], ["layerz", "layers?"]),
         (["train", "TEXT", "--output", "."], ["--output .", "--resume"]),
-        (["pretrain", "TEXT", "--output", "."], ["--output .", "--resume"]),
         (["quickstart", "--output", "."], ["--output .", "--resume"]),
         (["ablate", "--sedes", "5"], ["--sedes", "--seeds?"]),
     ],

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from diffcse.cli.paths import check_files, check_model, check_output
+from diffcse.cli.paths import check_files, check_model
 from diffcse.config import PlainText, Text, changed_fields, to_dict
 from diffcse.errors import InputError
 from diffcse.pretraining.config import Pretraining, load_pretraining, to_toml
@@ -61,7 +61,6 @@ class Pretrain:
             raise InputError("no corpus: give one or more text files, e.g. diffcse pretrain text.txt --output out")
         if self.output is None:
             raise InputError("no output folder: give --output DIR")
-        check_output(self.output, resume=self.resume)
         check_files(self.corpus)
         check_model(settings.model, "--model")
         check_model(settings.tokenizer, "--tokenizer")
