@@ -27,7 +27,7 @@ from diffcse.method import draws
 from diffcse.method.build import build
 from diffcse.method.paper import DiffCSE, Terms
 from diffcse.text.corpus import Corpus, read_corpus
-from diffcse.training.collate import Collate, Neighbours, Shuffled
+from diffcse.training.collate import Collate, Neighbours, epoch_order
 
 BATCH, TOKENS = 64, 32
 
@@ -81,7 +81,7 @@ def run(settings: dict[str, str], seed: int, corpus: Corpus, dev: PairSet, optio
         fused=True,
     )
     examples = Neighbours(corpus) if method.reads_next else corpus
-    order = list(Shuffled(len(corpus), seed))
+    order = epoch_order(len(corpus), seed, 0).tolist()
     collate = Collate(tokenizer, TOKENS, neighbours=method.reads_next)
     moments = {round(share * (d_first + options.steps - 1)) for share in (0, 0.05, 0.25, 0.5, 1)}
     for step in range(d_first + options.steps):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffcse.training.collate import Collate, Neighbours
+from diffcse.training.collate import Batches, Collate, Neighbours, epoch_order
 from tests.models import SENTENCES, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -141,3 +141,24 @@ def test_a_tokenizer_without_a_rust_backend_serves_as_well(monkeypatch):
     batch = Collate(TOKENIZER, 4)(["the cat sat", "stars", "the cat sat on the mat"])
     assert batch["truncated"] == whole["truncated"] == 2
     assert torch.equal(batch["input_ids"], whole["input_ids"])
+
+
+def test_an_epochs_order_has_every_sentence_once_an_epoch_in_a_new_order():
+    first, again, second, other = (
+        epoch_order(100, seed, epoch).tolist() for seed, epoch in ((1, 0), (1, 0), (1, 1), (2, 0))
+    )
+    assert sorted(first) == sorted(second) == list(range(100))
+    assert first == again
+    assert second != first != other
+
+
+def test_batches_of_an_update():
+    """23 sentences make five batches of 4, in three updates of two, two and one batch; 3 sentences are left out."""
+    batches = Batches([f"{i}" for i in range(23)], lambda rows: {"rows": rows}, batch_size=4, accumulation=2, seed=7)
+    assert batches.per_epoch == 3
+    updates = [[(number, batch["rows"]) for number, batch in batches[update]] for update in range(6)]
+    assert [[number for number, _ in update] for update in updates] == [[0, 1], [2, 3], [4], [6, 7], [8, 9], [10]]
+    for epoch in (0, 1):
+        seen = [row for update in updates[3 * epoch : 3 * epoch + 3] for _, rows in update for row in rows]
+        assert seen == [str(i) for i in epoch_order(23, 7, epoch)[:20]]
+    assert batches[1] == [(2, {"rows": updates[1][0][1]}), (3, {"rows": updates[1][1][1]})], "in any order of updates"

@@ -30,13 +30,9 @@ class Callbacks:
         self._control: Any = None
 
     def begin(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, log: list[dict[str, Any]], **arguments: Any
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, log: list[dict[str, Any]], step: int, **arguments: Any
     ) -> None:
-        """Tell that training begins, or continues after the entries of `log`.
-
-        Args:
-            arguments: fields of `TrainingArguments`.
-        """
+        """Call `on_train_begin` at `step`, with `log` so far and with fields of `TrainingArguments`."""
         if not self._callbacks:
             return
         from transformers import TrainingArguments
@@ -52,7 +48,7 @@ class Callbacks:
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
         )
-        self._state = TrainerState(max_steps=self._arguments.max_steps, log_history=log)
+        self._state = TrainerState(global_step=step, max_steps=self._arguments.max_steps, log_history=log)
         self._state.compute_steps(self._arguments, self._arguments.max_steps)
         self._control = TrainerControl()
         self.tell("on_train_begin")

@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill at any moment.
 
-A checkpoint is completed under a temporary name, listed in a manifest with sizes and hashes, and then renamed; one
-that does not match its manifest is skipped for the newest that does. No random state is stored, because none is
-needed: dropout, masks and samples are functions of (seed, step).
+A checkpoint is completed under a temporary name, listed in a manifest with sizes and hashes, and then renamed. A
+checkpoint that does not match its manifest is skipped. No random state is stored, because dropout, masks and samples
+are functions of (seed, step).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NAME = re.compile(r"step-(\d+)")
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint after `step` updates lies."""
+    """Folder of the checkpoint after `step` updates."""
     return folder / f"step-{step:08d}"
 
 
@@ -47,7 +47,7 @@ def _step(path: Path) -> int:
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
-    """(newest checkpoint that matches its manifest, the torn ones skipped on the way)."""
+    """The newest checkpoint that matches its manifest, and the newer ones that do not."""
     torn: list[Path] = []
     for path in _all(folder):
         if is_whole(path):
@@ -57,30 +57,31 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
 
 
 def prune(folder: Path, step: int | None = None, keep: int = 2) -> None:
-    """Remove all but the `keep` newest checkpoints, and what a killed process left half-done.
+    """Remove all but the `keep` newest checkpoints, and what a killed process left unfinished.
 
-    `step` is the update just saved. Checkpoints beyond it were damaged and skipped when the run was resumed; they go
-    too, or else they would pass for the newest, and the whole ones would be removed in their favour.
+    Args:
+        step: update of the checkpoint just saved. Checkpoints of later updates were damaged and skipped when the run
+            was resumed. They are removed too, because they would displace whole ones as the newest.
     """
-    found = _all(folder)
-    beyond = [path for path in found if step is not None and _step(path) > step]
-    for path in [*beyond, *found[len(beyond) :][keep:]]:
+    checkpoints = _all(folder)
+    later = [path for path in checkpoints if step is not None and _step(path) > step]
+    for path in [*later, *checkpoints[len(later) :][keep:]]:
         shutil.rmtree(path, ignore_errors=True)
     clear_partials(folder)
 
 
 class Stop:
-    """Whether somebody asked for an end, to be looked at between two steps."""
+    """Whether Ctrl-C was pressed; a loop reads it between two updates."""
 
     def __init__(self) -> None:
         self.asked = False
 
 
 def say_at_once(line: str) -> None:
-    """Print to standard error from wherever Ctrl-C was heard.
+    """Print to standard error from a signal handler.
 
-    Past Python's streams, which may be in the middle of another line, or replaced; and if whoever read them is gone
-    (the `tee` that heard the same Ctrl-C), that is no reason to fail.
+    It bypasses Python's streams, which may be in the middle of a line. An error is ignored, because the reader (`tee`)
+    may have died of the same Ctrl-C.
     """
     with suppress(OSError):
         os.write(2, f"\n{line}\n".encode())
@@ -96,10 +97,9 @@ def stopped(step: int, steps: int) -> KeyboardInterrupt:
 
 @contextmanager
 def stop_between_steps() -> Iterator[Stop]:
-    """Ctrl-C ends the loop inside after the step at hand, so that it can leave a checkpoint; a second one at once.
+    """Inside the block Ctrl-C only sets `asked`, so that a loop can save a checkpoint first. A second one ends at once.
 
-    The loop looks at `asked`, saves, and raises `stopped`. Outside the main thread, or where Ctrl-C has a
-    handler that is not Python's own, nothing is changed: there the loop ends as it did.
+    Outside the main thread, or where Ctrl-C has another handler than Python's own, nothing changes.
     """
     stop = Stop()
     before = signal.getsignal(signal.SIGINT)
@@ -107,12 +107,12 @@ def stop_between_steps() -> Iterator[Stop]:
         yield stop
         return
 
-    def hear(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         stop.asked = True
         signal.signal(signal.SIGINT, before)
         say_at_once("stopping after this step; Ctrl-C once more stops at once")
 
-    signal.signal(signal.SIGINT, hear)
+    signal.signal(signal.SIGINT, handle)
     try:
         yield stop
     finally:

@@ -1,4 +1,4 @@
-"""Examples -> token batches. Nothing random happens here: edits and dropout are drawn inside the method."""
+"""Examples -> token batches, in an order that the seed determines. Edits and dropout are drawn inside the method."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xxhash
 from torch import Tensor
@@ -15,11 +16,11 @@ from transformers import PreTrainedTokenizerBase
 from diffcse.text.corpus import Corpus
 
 PAIR = ("", "positive_", "hard_negative_")
-"""How the batch names the columns of a pair or triplet; the anchors' are plain `input_ids`."""
+"""Prefixes of a batch's names for the columns of a pair or triplet; the anchors have none: `input_ids`."""
 
 
 class Neighbours(Sequence[tuple[str, str | None]]):
-    """A corpus of documents as (sentence, the one that follows it or None); one of `left_out` follows none."""
+    """A corpus of documents as (sentence, its next sentence or None). Sentences in `left_out` are nobody's next one."""
 
     def __init__(self, corpus: Corpus, left_out: Collection[int] = ()) -> None:
         assert corpus.following is not None
@@ -33,60 +34,41 @@ class Neighbours(Sequence[tuple[str, str | None]]):
         return self.corpus[index], None if next_ < 0 or next_ in self.left_out else self.corpus[next_]
 
 
-class Shuffled(Sequence[int]):
-    """The indices 0 ... size - 1 in an order that (seed, epoch) alone decides; set `epoch` for the next one.
+def epoch_order(size: int, seed: int, epoch: int) -> npt.NDArray[np.uint32]:
+    """The indices 0 ... size - 1 in an order that (seed, epoch) alone determines.
 
-    >>> sorted(Shuffled(4, seed=0))
+    >>> sorted(epoch_order(4, seed=0, epoch=0).tolist())
     [0, 1, 2, 3]
     """
-
-    def __init__(self, size: int, seed: int) -> None:
-        self._size, self._seed = size, seed
-        self.epoch = 0
-
-    @property
-    def epoch(self) -> int:
-        """Passes over all indices before this one."""
-        return self._epoch
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-        random = np.random.default_rng([self._seed, epoch])
-        self._order = random.permutation(np.arange(self._size, dtype=np.uint32))
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._order[index].tolist()
+    return np.random.default_rng([seed, epoch]).permutation(np.arange(size, dtype=np.uint32))
 
 
 class Batches:
-    """The batches of each update; an epoch's last sentences that do not fill a batch are left out.
+    """The batches of each update.
 
-    An epoch's last update has fewer batches where `accumulation` does not divide their number.
+    An epoch's last examples are left out if they do not fill a batch. Its last update has fewer batches if
+    `accumulation` does not divide their number.
     """
 
     def __init__(
         self, examples: Sequence[Any], collate: Collate, *, batch_size: int, accumulation: int, seed: int
     ) -> None:
         self.examples, self.collate, self.batch_size, self.accumulation = examples, collate, batch_size, accumulation
-        self._order = Shuffled(len(examples), seed)
         self.per_epoch = updates_per_epoch(len(examples), batch_size, accumulation)
+        self._seed, self._epoch = seed, -1
 
     def __getitem__(self, update: int) -> list[tuple[int, dict[str, Tensor]]]:
-        """(number of the forward pass in the whole run, batch) of each batch of `update`, which counts from 0."""
+        """Each batch of `update` (from 0), with the number of its forward pass in the whole run."""
         epoch, index = divmod(update, self.per_epoch)
-        if epoch != self._order.epoch:
-            self._order.epoch = epoch
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, epoch_order(len(self.examples), self._seed, epoch)
         batches = []
-        for number in range(self.accumulation):
-            start = (index * self.accumulation + number) * self.batch_size
-            rows = self._order[start : start + self.batch_size]
+        for part in range(self.accumulation):
+            start = (index * self.accumulation + part) * self.batch_size
+            rows = self._order[start : start + self.batch_size].tolist()
             if len(rows) == self.batch_size:
                 batch = self.collate([self.examples[row] for row in rows])
-                batches.append((update * self.accumulation + number, batch))
+                batches.append((update * self.accumulation + part, batch))
         return batches
 
 
@@ -111,12 +93,12 @@ def sentences_seen(steps: int, sentences: int, batch_size: int, accumulation: in
 
 
 class Collate:
-    """Tokenise, cut to `max_tokens`, pad on the right to the batch's longest.
+    """Tokenises examples, cuts them to `max_tokens`, and pads them on the right to the longest of the batch.
 
-    Sentences give `input_ids` and `attention_mask` (B, T). Tuples of two or three are pairs or triplets, and give the
-    same of every column (`positive_...`, `hard_negative_...`) and its `..._key` (B,), equal where sentences are;
-    with `neighbours` they are a sentence and its next one or None, and give `next_...`, keys and `has_next` (B,).
-    Beside them always `truncated`: in how many examples a sentence was cut.
+    Sentences become `input_ids` and `attention_mask` (B, T). Tuples of two or three are pairs or triplets: every column
+    has these tensors (`positive_...`, `hard_negative_...`) and a `..._key` (B,), equal for equal sentences. With
+    `neighbours`, tuples are a sentence and its next one or None: `next_...`, keys, and `has_next` (B,). `truncated` is
+    the number of examples with a sentence that was cut.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int, *, neighbours: bool = False) -> None:
@@ -142,11 +124,11 @@ class Collate:
             batch[f"{name}attention_mask"] = tokens["attention_mask"]
             if tokens.encodings:
                 cut |= torch.tensor([bool(encoding.overflowing) for encoding in tokens.encodings])
-            else:  # a tokenizer without a Rust backend does not say what it cut
+            else:  # a tokenizer without a Rust backend does not report what it cut
                 full = [len(ids) for ids in self.tokenizer([s or "" for s in column], verbose=False)["input_ids"]]
                 cut |= torch.tensor(full) > self.max_tokens
             if len(columns) > 1:
-                # A sentence that no other follows stands for its own next one.
+                # A sentence without a next one takes its own place there; has_next excludes it.
                 texts = [own if text is None else text for own, text in zip(columns[0], column, strict=True)]
                 batch[f"{name or 'anchor_'}key"] = torch.tensor([_key(str(text)) for text in texts])
         if self.neighbours:
@@ -155,5 +137,5 @@ class Collate:
 
 
 def _key(sentence: str) -> int:
-    """63 bits that tell sentences apart."""
+    """63 bits that differ between different sentences."""
     return xxhash.xxh3_64_intdigest(sentence.encode()) >> 1

@@ -150,6 +150,7 @@ class Loop:
             self.task.model,
             self.task.optimizer,
             self.log,
+            self.step,
             max_steps=self.pace.steps,
             max_grad_norm=self.pace.max_grad_norm,
             logging_steps=self.pace.log_every,
