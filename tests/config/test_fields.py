@@ -319,7 +319,7 @@ def test_the_identity_leaves_out_what_affects_nothing():
             Config,
             {
                 *("name", "reproduces", "hardware", "training.log_every", "training.checkpoint_every"),
-                *("training.gradient_checkpointing", "training.keep_training_parts"),
+                *("training.gradient_checkpointing", "training.keep_training_parts", "training.report_to"),
             },
             {"training.dev", "training.select", "training.eval_every"},
         ),
