@@ -24,8 +24,8 @@ from diffcse.method.edits import Draw, mask_tokens
 from diffcse.method.loading import read_vocabulary
 from diffcse.pretraining.batches import Batches, Grouping, split, spread
 from diffcse.pretraining.config import Pretraining, load_pretraining
-from diffcse.pretraining.losses import TokenSteps
 from diffcse.pretraining.models import new_model
+from diffcse.pretraining.task import TokenUpdates
 from diffcse.pretraining.tokens import tokenise, train_wordpiece
 from diffcse.text.corpus import Corpus, read_corpus
 
@@ -71,15 +71,15 @@ def main(text: str, rounds: int = 5) -> None:
 def ours(config: Pretraining, model: PreTrainedModel, grouping: Grouping, training: np.ndarray) -> Iterator[int]:
     """Steps of `diffcse pretrain`; yields the tokens of each."""
     batches = Batches(grouping.lengths, training, config.batch_tokens, config.seed)
-    steps = TokenSteps(model.train(), batches, grouping, config.seed)
+    updates = TokenUpdates(model.train(), batches, grouping, config.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
     for step in itertools.count():
         with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16(config.precision)):
-            sums = steps.backward(step)
+            values = updates.backward(step)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        yield int(sums["tokens"])
+        yield int(values["tokens"])
 
 
 def plain(

@@ -5,10 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from diffcse.method.loading import read_vocabulary
-from diffcse.pretraining import batches, losses, start
-from diffcse.pretraining.batches import split
+from diffcse.pretraining import batches, losses
 from diffcse.pretraining.run import pretrain
-from tests.pretraining.texts import CORPUS, DOCUMENTS, TEXT, TINY, tiny
+from tests.pretraining.texts import CORPUS, TEXT, tiny
 
 
 @pytest.mark.parametrize("objective", ["mlm", "causal"])
@@ -107,74 +106,3 @@ def test_gradient_with_next_sentences_is_that_of_the_losses_written_out(
     assert found.keys() == wanted.keys()
     for name, gradient in wanted.items():
         assert torch.allclose(found[name], gradient, rtol=1e-7, atol=1e-10), name
-
-
-def test_sums_are_of_the_tokens_that_the_model_reads(tmp_path, monkeypatch):
-    vectors, checked = [], []
-    mix, original = start.with_own_directions, losses.backward_with_next
-
-    def remember(*args, **kwargs):
-        vectors.append(torch.from_numpy(mix(*args, **kwargs)).double())
-        return mix(*args, **kwargs)
-
-    def spy(model, groups, *args, target_RH, **options):
-        for rows, group in groups:
-            for row, ids, real in zip(rows.tolist(), group.inputs, group.attention.bool(), strict=True):
-                total = vectors[0][ids[real]].sum(0)
-                wanted = torch.cat([total / total.norm().clamp(min=1e-12), torch.zeros(2)])
-                assert target_RH[row].double().numpy() == pytest.approx(wanted.numpy(), abs=1e-5)
-                checked.append((ids == model_mask).any().item())
-        return original(model, groups, *args, target_RH=target_RH, **options)
-
-    monkeypatch.setattr(start, "with_own_directions", remember)
-    monkeypatch.setattr(losses, "backward_with_next", spy)
-    model_mask = 4  # [MASK], the last of BERT's five special tokens
-    config = tiny(next_weight=0.1, sums_weight=1.0, start_embeddings="next_sentences", mask_ratio=0.4, max_steps=2)
-    made = pretrain(config, DOCUMENTS, tmp_path / "out")
-    assert made.tokenizer.mask_token_id == model_mask
-    assert not vectors[0][list(range(5))].any()
-    assert 0 < sum(checked) < len(checked)
-
-
-def test_steps_of_pairs_are_trained_on_without_a_masked_token_and_only_on_what_may_be(tmp_path, monkeypatch):
-    seen, before = [], []
-    original = losses.backward_with_next
-
-    def spy(model, groups, *args, **options):
-        before.append([p.grad for p in model.parameters()])
-        return original(model, groups, *args, **options)
-
-    monkeypatch.setattr(losses, "backward_with_next", spy)
-    padded = batches.Grouping.padded
-    monkeypatch.setattr(
-        batches.Grouping, "padded", lambda self, numbers, a: (seen.extend(numbers), padded(self, numbers, a))[1]
-    )
-    pretrain(tiny(next_weight=1.0, mask_ratio=1e-9, max_steps=40), DOCUMENTS, tmp_path / "out")
-    held_out, _ = split(len(DOCUMENTS), TINY.held_out, TINY.seed)
-    assert len(seen) > 100
-    assert not set(seen) & set(held_out)
-    assert all(gradient is None for gradients in before for gradient in gradients)
-
-
-def test_a_sentence_is_not_its_own_negative(tmp_path, monkeypatch):
-    found = []
-    original = losses.backward_with_next
-
-    def spy(model, groups, *args, left_out_BB, **options):
-        sentence = {}
-        for rows, group in groups:
-            for row, ids, real in zip(rows.tolist(), group.inputs, group.attention.bool(), strict=True):
-                sentence[row] = ids[real].tolist()
-        count = len(sentence) // 2
-        # Neither is what follows it, where that follows another sentence as well.
-        own = [
-            [i != j and sentence[j + count] in (sentence[i], sentence[i + count]) for j in range(count)]
-            for i in range(count)
-        ]
-        assert left_out_BB.tolist() == own
-        found.append(left_out_BB.sum().item())
-        return original(model, groups, *args, left_out_BB=left_out_BB, **options)
-
-    monkeypatch.setattr(losses, "backward_with_next", spy)
-    pretrain(tiny(next_weight=1.0, mask_ratio=1e-9, batch_tokens=512, max_steps=3), DOCUMENTS, tmp_path / "out")
-    assert min(found) > 0  # among some twenty pairs of a small text

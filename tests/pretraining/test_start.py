@@ -8,14 +8,15 @@ from transformers import AutoTokenizer
 
 from diffcse.pretraining import run as module
 from diffcse.pretraining import start
-from diffcse.pretraining.loop import Loop
 from diffcse.pretraining.run import pretrain
+from diffcse.training.loop import Loop
 from tests.pretraining.texts import CORPUS, DOCUMENTS, tiny
 
 
 def test_start_embeddings_are_the_counted_vectors(tmp_path, monkeypatch):
     started, counted = {}, {}
-    monkeypatch.setattr(Loop, "train", lambda self, _: started.update(weight=_rows(self.model)))
+    monkeypatch.setattr(Loop, "stopped", False)
+    monkeypatch.setattr(Loop, "run", lambda self, _: started.update(weight=_rows(self.task.model)))
     for kind in ("none", "ppmi_svd"):
         monkeypatch.setattr(module, "round_to_half", lambda *_: None)
         pretrain(tiny(start_embeddings=kind, vocabulary=150), CORPUS, tmp_path / kind)
@@ -43,11 +44,11 @@ def test_fresh_model_embeds_sentences_as_weighted_sums(tmp_path, monkeypatch, re
         return sums["weighted"].copy()
 
     def embed(self, _):
-        vectors, grouping = [], self.steps.grouping
+        vectors, grouping = [], self.task.updates.grouping
         with torch.no_grad():
             for i in range(0, len(DOCUMENTS), 9):
                 ids = torch.from_numpy(grouping.tokens.rows(np.array([i]), int(grouping.lengths[i])))
-                vectors.append(self.model.eval().bert(input_ids=ids).last_hidden_state[0, position].mean(0))
+                vectors.append(self.task.model.eval().bert(input_ids=ids).last_hidden_state[0, position].mean(0))
         embeddings["fresh"] = torch.stack(vectors)
         weighted_VH = torch.from_numpy(sums["weighted"])
         assert not weighted_VH[list(grouping.vocabulary.special)].any()
@@ -56,7 +57,8 @@ def test_fresh_model_embeds_sentences_as_weighted_sums(tmp_path, monkeypatch, re
 
     mix = start.with_own_directions
     monkeypatch.setattr(start, "with_own_directions", remember)
-    monkeypatch.setattr(Loop, "train", embed)
+    monkeypatch.setattr(Loop, "run", embed)
+    monkeypatch.setattr(Loop, "stopped", False)
     shape = {"layers": 2, "width": 64, "heads": 4, "intermediate": 256, "vocabulary": 150}
 
     def likeness(name):

@@ -1,25 +1,23 @@
-"""What an output folder holds, and which run may continue in it.
+"""Which run may begin or continue in an output folder, beside the rules in `training.folder`.
 
-While a run lasts: `run.json`, `recipe.toml`, `log.jsonl`, `checkpoints/`, and what is costly to make again
-(`tokenizer/`, `word-vectors/`). A complete run holds `model/` in place of the last three.
+A run in progress also holds what is costly to make again: `tokenizer/` and `word-vectors/`.
 """
 
 from __future__ import annotations
 
-import shutil
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-from diffcse.config import changed_fields, previous_values, to_dict
+from diffcse.config import to_dict
 from diffcse.errors import InputError
 from diffcse.files import clear_partials, model_sha256, write_errors, write_text
 from diffcse.method.loading import named
 from diffcse.pretraining.config import Pretraining, to_toml
 from diffcse.record import Record, read_record
-from diffcse.training.folder import check_same_text, check_same_weights
+from diffcse.training.folder import CHECKPOINTS, RECIPE, RECORD, check_same_run, check_same_weights, clean_up
 
-RECORD, RECIPE, LOG = "run.json", "recipe.toml", "log.jsonl"
-MODEL, CHECKPOINTS, TOKENIZER, VECTORS = "model", "checkpoints", "tokenizer", "word-vectors"
+TOKENIZER, VECTORS = "tokenizer", "word-vectors"
 
 
 def open_record(config: Pretraining, output: Path, data: dict[str, Any], *, resume: bool) -> Record:
@@ -32,16 +30,16 @@ def open_record(config: Pretraining, output: Path, data: dict[str, Any], *, resu
         InputError: a run with other settings, text or start model is in `output`.
     """
     file = output / RECORD
-    previous = _previous(file, config, data) if resume and file.is_file() else None
+    previous = _previous(output, config, data) if resume and file.is_file() else None
     start_sha256 = _start_sha256(config, previous, file)
     if start_sha256 is not None:
         data["start_model_sha256"] = start_sha256
     if previous is not None and previous.status == "complete":
-        clean_up(output)
+        clean_up(output, TOKENIZER, VECTORS)
         return previous
     record = Record(kind="pretrain", config=to_dict(config), seed=config.seed, data=data)
     if previous is not None:
-        record.created = previous.created
+        record.created, record.timing = previous.created, previous.timing
     unused = config.unused()
     if unused:
         record.warnings.append(f"{', '.join(unused)}: set, but without effect beside the other settings")
@@ -51,27 +49,18 @@ def open_record(config: Pretraining, output: Path, data: dict[str, Any], *, resu
     return record
 
 
-def _previous(file: Path, config: Pretraining, data: dict[str, Any]) -> Record:
+def _previous(output: Path, config: Pretraining, data: dict[str, Any]) -> Record:
     """The record of the run to resume.
 
     Raises:
         InputError: that run has other settings or another text.
     """
-    previous = read_record(file)
-    if previous.kind != "pretrain":
-        raise InputError(f"{file}: holds a run of kind {previous.kind!r}, not a pretraining. Give a new --output")
-    then, now = previous.config, to_dict(config)
+    previous, wanted = read_record(output / RECORD), to_dict(config)
+    begun = previous
     if "text" in previous.data and "text" in data:  # a corpus in memory does not say how it was read
-        then, now = {**then, "text": previous.data["text"]}, {**now, "text": data["text"]}
-    changed = changed_fields(then, now, Pretraining)
-    if changed:
-        raise InputError(
-            f"{file}: was begun with other settings ({previous_values(changed, then)}). Resume with those, or give a "
-            "new --output"
-        )
-    if previous.data["sha256"] != data["sha256"]:
-        raise InputError(f"{file}: was begun on other text. Give the same files, or a new --output")
-    check_same_text(file.parent, previous, data)
+        begun = dataclasses.replace(previous, config={**previous.config, "text": previous.data["text"]})
+        wanted["text"] = data["text"]
+    check_same_run(output, begun, "pretrain", wanted, Pretraining, data)
     return previous
 
 
@@ -111,9 +100,3 @@ def clear_refused(output: Path) -> None:
                 checkpoints.rmdir()
             for name in (RECORD, RECIPE):
                 (output / name).unlink(missing_ok=True)
-
-
-def clean_up(output: Path) -> None:
-    """Remove what only an unfinished run needs. Call it only after `run.json` says "complete"."""
-    for name in (CHECKPOINTS, TOKENIZER, VECTORS):
-        shutil.rmtree(output / name, ignore_errors=True)

@@ -24,15 +24,11 @@ from diffcse.config import Pooling
 from diffcse.method.fast import hidden_states
 from diffcse.method.heads import at_least_float, pool
 from diffcse.method.paper import symmetric_contrastive_loss
-from diffcse.method.views import same_meaning
-from diffcse.pretraining.batches import Batches, Group, Grouping, Numbers, Pairs
-from diffcse.pretraining.config import Pretraining
+from diffcse.pretraining.batches import Group
 from diffcse.pretraining.models import head_of
-from diffcse.pretraining.token_vectors import Rows, sums_of
 
 _HEAD_ROWS = 448
 """Positions whose logits over the vocabulary are in memory at once."""
-TRAIN = 0  # stream of masks and dropout; `measure` has another
 
 Placed = Sequence[tuple[Tensor, Group]]
 """Groups, each with the rows of the batch that it holds. Row i + B follows row i."""
@@ -155,76 +151,3 @@ def backward_with_next(
     for rows_R, hidden_MH, gradient_MH, pooled_RH in waiting:
         _backward([hidden_MH, pooled_RH], [gradient_MH, cast(Tensor, h_RH.grad)[rows_R]])
     return total, contrast.detach(), apart.detach()
-
-
-# ---- steps -----------------------------------------------------------------------------------------------------------
-
-
-class TokenSteps:
-    """Steps whose loss is the mean cross-entropy of the predicted tokens.
-
-    Args:
-        seed: part of the address of a step's masks.
-    """
-
-    def __init__(self, model: PreTrainedModel, batches: Batches, grouping: Grouping, seed: int) -> None:
-        self.model, self.batches, self.grouping, self.seed = model, batches, grouping, seed
-
-    def backward(self, step: int) -> dict[str, float]:
-        """Add the gradient of update `step`, counted from 0; return sums for the log."""
-        groups = [self.grouping.of_one_length(numbers, (self.seed, TRAIN, step)) for numbers in self.batches[step]]
-        predicted = sum(len(group.targets) for group in groups)
-        losses = [backward(self.model, group, 1 / predicted) for group in groups if len(group.targets)]
-        return {"loss": float(sum(losses)), **_counts(groups)}
-
-
-class NextSteps:
-    """Steps whose loss is that of the masked tokens plus `SentenceLoss`.
-
-    Args:
-        sums_VH: token vectors whose sums the embeddings point to; None: they do not.
-    """
-
-    def __init__(
-        self, model: PreTrainedModel, batches: Pairs, grouping: Grouping, config: Pretraining, sums_VH: Tensor | None
-    ) -> None:
-        self.model, self.batches, self.grouping, self.seed = model, batches, grouping, config.seed
-        self.sentence_loss = SentenceLoss(config.pooling, config.next_weight, config.sums_weight)
-        self._sums_VH = sums_VH
-
-    def backward(self, step: int) -> dict[str, float]:
-        """Add the gradient of update `step`, counted from 0; return sums for the log."""
-        numbers_R = self.batches[step].T.reshape(-1)  # row i + B follows row i
-        device, address = self.grouping.device, (self.seed, TRAIN, step)
-        placed = [
-            (torch.from_numpy(rows).to(device), self.grouping.padded(numbers_R[rows], address))
-            for rows in self.batches.groups(numbers_R)
-        ]
-        loss, contrast, apart = backward_with_next(
-            self.model,
-            placed,
-            self.sentence_loss,
-            left_out_BB=same_meaning(*torch.from_numpy(numbers_R).to(device).chunk(2)),
-            target_RH=None if self._sums_VH is None else sums_of(_visible(placed), self._sums_VH).to(device),
-        )
-        sums = {"loss": float(loss), "next": float(contrast), "apart": float(apart)}
-        return sums | _counts([group for _, group in placed])
-
-
-def _counts(groups: Sequence[Group]) -> dict[str, float]:
-    return {
-        "predicted": sum(len(group.targets) for group in groups),
-        "tokens": sum(group.tokens for group in groups),
-        "sentences": sum(len(group.inputs) for group in groups),
-    }
-
-
-def _visible(groups: Placed) -> Rows:
-    """The token ids of each row as the model reads them. [MASK] stays: its vector is 0."""
-    rows: dict[int, Numbers] = {}
-    for numbers_R, group in groups:
-        assert group.attention is not None
-        lengths = group.attention.sum(1).tolist()
-        for number, ids_T, length in zip(numbers_R.tolist(), group.inputs.cpu().numpy(), lengths, strict=True):
-            rows[number] = ids_T[:length]
-    return [rows[number] for number in range(len(rows))]

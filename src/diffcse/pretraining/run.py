@@ -30,32 +30,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diffcse.config import Text
 from diffcse.encoder.encode import use_bf16
-from diffcse.files import only_one, staged_folder, write_errors
+from diffcse.files import only_one, staged_folder
 from diffcse.machine import tuned
 from diffcse.pretraining.batches import Grouping, Pairs
 from diffcse.pretraining.config import Pretraining
-from diffcse.pretraining.folder import (
-    CHECKPOINTS,
-    MODEL,
-    RECORD,
-    TOKENIZER,
-    VECTORS,
-    clean_up,
-    clear_refused,
-    open_record,
-)
-from diffcse.pretraining.loop import Loop
-from diffcse.pretraining.losses import NextSteps, TokenSteps
+from diffcse.pretraining.folder import TOKENIZER, VECTORS, clear_refused, open_record
 from diffcse.pretraining.measure import HeldOut
 from diffcse.pretraining.models import average_with, given_model, new_model, round_to_half
 from diffcse.pretraining.prepare import Phase, Prepared, check_text, prepare, read
 from diffcse.pretraining.save import card, reopen, save_model
 from diffcse.pretraining.start import Vectors, start_from_vectors, start_vectors
+from diffcse.pretraining.task import LanguageTask, NextUpdates, TokenUpdates, rate
 from diffcse.pretraining.token_vectors import FILLING
 from diffcse.record import Record
 from diffcse.text.corpus import Corpus
-from diffcse.training.checkpoints import newest_whole, save_weights
-from diffcse.training.folder import Report, check_output, one_process
+from diffcse.training import folder
+from diffcse.training.checkpoints import save_weights
+from diffcse.training.folder import MODEL, RECORD, Report
+from diffcse.training.loop import Loop, Pace
 
 _ANY_TEXT = Text()
 _WEIGHTS = "words.safetensors"
@@ -98,11 +90,11 @@ def pretrain(
         InputError: unusable text, recipe, tokenizer or folder, or a loss that is not finite.
         KeyboardInterrupt: Ctrl-C. Inside the training loop, a checkpoint is written first.
     """
-    one_process()
+    folder.one_process()
     output = Path(output)
     with only_one(output):
         clear_refused(output)
-        check_output(output, resume=resume, begun=RECORD)
+        folder.check_output(output, resume=resume)
         corpus, data = read(config, corpus, text)
         report("corpus", {"summary": corpus.summary()})
         check_text(config, corpus)
@@ -120,35 +112,29 @@ def _run(
     """Everything after the record is open: tokenise, build, train, measure, save."""
     phase = partial(_phase, record, report)
     prepared = prepare(config, corpus, output / TOKENIZER, record, phase)
-    checkpoint = _checkpoint(output, record)
+    checkpoint = folder.open_checkpoints(output, record)
     network = _build(config, prepared, output / VECTORS, phase, fresh=checkpoint is None)
-    model, bf16 = network.model, use_bf16(config.precision)
-    grouping = _grouping(config, prepared, model)
-    held_out = HeldOut(grouping, prepared.held_out, config.seed, bf16=bf16)
-    measure = partial(held_out.measure, model)
-    steps = _steps(config, prepared, network, grouping)
-    loop = Loop(model, config, steps, prepared.steps, output, record, bf16=bf16, measure=measure, report=report)
-    report("start", _start_facts(prepared, model, record, checkpoint, bf16=bf16))
+    model, task = network.model, _task(config, prepared, network)
+    report("start", _start_facts(prepared, task, record, checkpoint))
     record.write(output / RECORD)
 
-    before = {} if config.model is None else measure()
-    loop.train(checkpoint)
+    before = {} if config.model is None else task.held_out.measure(model)
+    pace = _pace(config, prepared)
+    loop = Loop(task, pace, output, report=lambda entry: report("log", {**entry, "steps": prepared.steps}))
+    loop.run(checkpoint)
+    if loop.stopped:
+        raise folder.stop(record, output, loop.step, prepared.steps)
     if config.start_share:
         average_with(model, network.start, config.start_share)
     if config.store == "fp16":
         round_to_half(model)
 
-    record.scores = {"steps": prepared.steps, "tokens_seen": loop.tokens_seen, **measure()}
-    record.scores["unigram_loss"] = held_out.unigram_loss()
-    if before:
-        record.scores["start_held_out_loss"] = before["held_out_loss"]
+    record.log, record.timing["seconds"] = loop.log, loop.seconds()
+    record.timing["tokens_per_second"] = task.tokens_seen / max(loop.training_seconds, 1e-9)
+    record.scores = _scores(task, before)
     record.warnings += _judge(config, record.scores)
-    record.log = loop.log
-    record.timing |= loop.timing()
     save_model(model, prepared.tokenizer, config, output / MODEL, card(config, corpus, record, license_note))
-    record.status = "complete"
-    record.write(output / RECORD)
-    clean_up(output)
+    folder.finish(record, output, TOKENIZER, VECTORS)
     facts = {"truncated": record.data["truncated"], "sentences": len(corpus)}
     report("done", {"output": str(output), **record.scores, **facts})
     return Pretrained(model.eval(), prepared.tokenizer, record)
@@ -161,16 +147,6 @@ def _phase(record: Record, report: Report, name: str, label: str) -> Iterator[No
     began = time.perf_counter()
     yield
     record.timing[name] = time.perf_counter() - began
-
-
-def _checkpoint(output: Path, record: Record) -> Path | None:
-    """The checkpoint to continue from; the record names those that are damaged."""
-    folder = output / CHECKPOINTS
-    with write_errors(folder):
-        folder.mkdir(exist_ok=True)
-    checkpoint, torn = newest_whole(folder)
-    record.warnings += [f"{path.name}: incomplete or damaged, skipped" for path in torn]
-    return checkpoint
 
 
 @dataclass(frozen=True)
@@ -206,22 +182,23 @@ def _build(config: Pretraining, prepared: Prepared, vectors: Path, phase: Phase,
     return _Network(model, start, sums_VH)
 
 
-def _kept_vectors(config: Pretraining, prepared: Prepared, folder: Path, phase: Phase) -> Vectors:
-    """`start_vectors`, or those that an interrupted run kept in `folder`.
+def _kept_vectors(config: Pretraining, prepared: Prepared, kept: Path, phase: Phase) -> Vectors:
+    """`start_vectors`, or those that an interrupted run kept in the folder `kept`.
 
     Other hardware might make other vectors, and with them other sums than those the model has already approached.
     """
-    if not folder.is_dir():
+    if not kept.is_dir():
         with phase("start_embeddings_seconds", "token vectors from the text"):
             words_VH = start_vectors(config, prepared.tokens, prepared.training, prepared.vocabulary, prepared.pairs_P2)
-        with staged_folder(folder) as staging:
+        with staged_folder(kept) as staging:
             save_weights({"words": torch.from_numpy(words_VH)}, staging / _WEIGHTS)
-    words: Vectors = load_file(folder / _WEIGHTS)["words"].numpy()
+    words: Vectors = load_file(kept / _WEIGHTS)["words"].numpy()
     return words
 
 
-def _grouping(config: Pretraining, prepared: Prepared, model: PreTrainedModel) -> Grouping:
-    return Grouping(
+def _task(config: Pretraining, prepared: Prepared, network: _Network) -> LanguageTask:
+    model = network.model
+    grouping = Grouping(
         prepared.tokens,
         prepared.lengths,
         prepared.vocabulary,
@@ -230,26 +207,44 @@ def _grouping(config: Pretraining, prepared: Prepared, model: PreTrainedModel) -
         padding=model.config.pad_token_id,
         device=model.device,
     )
-
-
-def _steps(config: Pretraining, prepared: Prepared, network: _Network, grouping: Grouping) -> TokenSteps | NextSteps:
+    held_out = HeldOut(grouping, prepared.held_out, config.seed, bf16=use_bf16(config.precision))
+    updates: TokenUpdates | NextUpdates
     if isinstance(prepared.batches, Pairs):
-        return NextSteps(network.model, prepared.batches, grouping, config, network.sums_VH)
-    return TokenSteps(network.model, prepared.batches, grouping, config.seed)
+        updates = NextUpdates(model, prepared.batches, grouping, config, network.sums_VH)
+    else:
+        updates = TokenUpdates(model, prepared.batches, grouping, config.seed)
+    return LanguageTask(updates, held_out, config, prepared.steps)
 
 
-def _start_facts(
-    prepared: Prepared, model: PreTrainedModel, record: Record, checkpoint: Path | None, *, bf16: bool
-) -> dict[str, Any]:
+def _pace(config: Pretraining, prepared: Prepared) -> Pace:
+    return Pace(
+        steps=prepared.steps,
+        log_every=config.log_every,
+        evaluate_every=config.eval_every,
+        checkpoint_every=config.checkpoint_every,
+        max_grad_norm=config.max_grad_norm,
+        rate=rate(prepared.steps, round(config.warmup_ratio * prepared.steps)),
+        per_epoch=prepared.batches.per_epoch,
+    )
+
+
+def _start_facts(prepared: Prepared, task: LanguageTask, record: Record, checkpoint: Path | None) -> dict[str, Any]:
     return {
         "steps": prepared.steps,
         "passes": prepared.passes,
-        "bf16": bf16,
+        "bf16": task.bf16,
         "warnings": record.warnings,
         "resumed": checkpoint and checkpoint.name,
-        "trained": sum(p.numel() for p in model.parameters()),
-        "device": model.device.type,
+        "trained": sum(p.numel() for p in task.model.parameters()),
+        "device": task.model.device.type,
     }
+
+
+def _scores(task: LanguageTask, before: dict[str, float]) -> dict[str, Any]:
+    """Scores of the model as it ships; `before`: those of the model that the run continued from."""
+    scores = {"steps": task.steps, "tokens_seen": task.tokens_seen, **task.held_out.measure(task.model)}
+    scores["unigram_loss"] = task.held_out.unigram_loss()
+    return scores | ({"start_held_out_loss": before["held_out_loss"]} if before else {})
 
 
 def _judge(config: Pretraining, scores: dict[str, Any]) -> list[str]:

@@ -15,9 +15,10 @@ from diffcse.errors import InputError
 from diffcse.files import staged_folder, write_text
 from diffcse.method.loading import load_tokenizer, quiet
 from diffcse.pretraining.config import Pretraining, to_toml
-from diffcse.pretraining.folder import MODEL
 from diffcse.record import Record
 from diffcse.text.corpus import Corpus
+from diffcse.training.card import public_name
+from diffcse.training.folder import MODEL
 
 _DROPOUT = 0.1
 """BERT's. It is saved whatever the recipe's dropout was, because contrastive training needs two different views."""
@@ -63,7 +64,7 @@ def reopen(config: Pretraining, output: Path) -> tuple[PreTrainedModel, PreTrain
 
 def card(config: Pretraining, corpus: Corpus, record: Record, license_note: str) -> str:
     """The README of the model folder, in Markdown. A local folder appears by its name alone, without its path."""
-    config = dataclasses.replace(config, model=_public(config.model), tokenizer=_public(config.tokenizer))
+    config = dataclasses.replace(config, model=public_name(config.model), tokenizer=public_name(config.tokenizer))
     masked, scores = config.objective == "mlm", record.scores
     given = f", with the tokenizer of {config.tokenizer}" if config.tokenizer else ""
     start = f"from `{config.model}`" if config.model else "from scratch"
@@ -84,10 +85,6 @@ Its sentence embeddings are only a start: train them with `diffcse train`.
 ```toml
 {to_toml(config)}```
 """
-
-
-def _public(source: str | None) -> str | None:
-    return Path(source).name if source and Path(source).exists() else source
 
 
 def _more_lessons(config: Pretraining) -> list[str]:

@@ -1,13 +1,13 @@
-"""Token vectors to begin with: what a small model would otherwise spend a short training on finding out.
+"""Token vectors from the text, which save a small model the first part of its training.
 
-Counted: which tokens stand near which, compressed. Counts -> positive pointwise mutual information -> truncated SVD,
-with the choices that Levy, Goldberg and Dagan (2015, "Improving Distributional Similarity with Lessons Learned from
-Word Embeddings") recommend: contexts smoothed by the power 0.75, singular values by their square root.
+Counted: co-occurrence counts -> positive pointwise mutual information -> truncated SVD. The choices are those of Levy,
+Goldberg and Dagan (2015, "Improving Distributional Similarity with Lessons Learned from Word Embeddings"): context
+counts to the power 0.75, and square roots of the singular values.
 
-Then learned, still without any layer: a weight for each token, begun at SIF's (Arora, Liang and Ma, 2017, "A Simple but
-Tough-to-Beat Baseline for Sentence Embeddings"), and the vectors themselves, so that the weighted sum of a sentence's
-tokens is nearer to that of the sentence after it than to others'. `with_own_directions` tells tokens apart that come to
-one vector so, and `as_embeddings` hands the result to a transformer.
+Learned: a weight for each token, and the vectors. The weighted sum of a sentence's tokens must be nearer to that of the
+next sentence than to others. Weights start at those of SIF (Arora, Liang and Ma, 2017, "A Simple but Tough-to-Beat
+Baseline for Sentence Embeddings"). `with_own_directions` keeps words apart that learn one vector, and `as_embeddings`
+adapts the result to a transformer.
 
 Shape suffixes: V vocabulary, H width, N tokens, P pairs of sentences, B sentences of a batch.
 """
@@ -30,20 +30,20 @@ from diffcse.method.views import same_meaning
 from diffcse.pretraining.tokens import occurrences
 
 Rows = Sequence[npt.NDArray[np.integer]]
-"""Sentences as token ids, each as long as it is."""
+"""Token ids of sentences, each in its own length."""
 Views = Callable[[np.random.Generator], tuple[Rows, Rows, Tensor | None]]
-"""Draws a batch of B: sentences, what each of them should be near, and, (B, B) bool, what it need not be far from."""
+"""Draws a batch: B sentences, B positives, and (B, B) bool: the negatives to leave out, or None."""
 
-_CHUNK = 1 << 20  # tokens counted at once: bounds the memory for pairs not yet summed
+_CHUNK = 1 << 20  # tokens counted at once: bounds the memory for pairs that are not summed yet
 LONGEST = 64
-"""Tokens of a sentence that count."""
-_SIF = 1e-3  # a: a token of the share p begins with the weight a / (a + p)
+"""Tokens of a sentence that are read; the rest is cut."""
+_SIF = 1e-3  # a: a token of share p starts with the weight a / (a + p)
 _BATCH, _PASSES, _STEPS = 1024, 4, 500
-"""Pairs in a step; at most so many passes over all of them, and at most so many steps: more begin to lose again."""
+"""Pairs of a step; the most passes over all pairs; the most steps. Longer training makes the vectors worse."""
 _LEARNING_RATE, _TEMPERATURE = 3e-3, 0.1
 FILLING = 2
 """Coordinates that `as_embeddings` adds."""
-_HEAVIEST = 0.995  # quantile of the weighted vectors' lengths; the few above are cut to it
+_HEAVIEST = 0.995  # quantile of the weighted vectors' lengths; longer vectors are cut to it
 
 
 def ppmi_svd(
@@ -60,22 +60,24 @@ def ppmi_svd(
 ) -> npt.NDArray[np.float32]:
     """A vector for each token of the vocabulary: (V, H) float32.
 
-    Tokens never met near another, and those of `skip`, get small random ones of about the same length.
+    Tokens without a neighbour, and those of `skip`, get random vectors of about the same length.
 
     Args:
-        ids_N: (N,) the text as one row of token ids.
-        offsets: (sentences + 1,) where sentences begin and end in it; no pair reaches across.
-        window: how many tokens apart a pair may be.
+        ids_N: (N,) token ids of the text.
+        offsets: (sentences + 1,) positions in `ids_N` where sentences start and end. No pair crosses them.
+        window: largest distance of a pair, in tokens.
         smoothing: power of the context counts.
         length: of every vector.
-        skip: ids that count as neither token nor context, e.g. the unknown one.
-        seed: decides the random rows, and the SVD's starting point.
+        skip: ids that are neither counted nor serve as context, such as the unknown token.
+        seed: decides the random vectors and the SVD's starting point.
 
     Raises:
         InputError: the vocabulary is not larger than the width.
     """
     if width >= vocabulary_size:
-        raise InputError(f"start_embeddings: needs more tokens than dimensions, not {vocabulary_size} and {width}")
+        raise InputError(
+            f"width = {width}: must be below the vocabulary's {vocabulary_size} tokens, or set start_embeddings = none"
+        )
     counts_VV = cooccurrences(ids_N, offsets, vocabulary_size, window=window, skip=skip)
     random_VH = np.random.default_rng([seed, 1]).normal(0, length / width**0.5, (vocabulary_size, width))
     vectors_VH: npt.NDArray[np.float32] = random_VH.astype(np.float32)
@@ -84,10 +86,10 @@ def ppmi_svd(
     u_VH, s_H, _ = randomized_svd(
         ppmi(counts_VV, smoothing), width, n_iter=3, random_state=np.random.RandomState(seed % 2**32)
     )
-    found_VH = (u_VH * np.sqrt(s_H)).astype(np.float32)
-    norms_V = np.linalg.norm(found_VH, axis=1)
-    met_V = norms_V > 1e-6 * norms_V.max()
-    vectors_VH[met_V] = found_VH[met_V] * (length / norms_V[met_V, None])
+    counted_VH = (u_VH * np.sqrt(s_H)).astype(np.float32)
+    norms_V = np.linalg.norm(counted_VH, axis=1)
+    has_neighbour_V = norms_V > 1e-6 * norms_V.max()
+    vectors_VH[has_neighbour_V] = counted_VH[has_neighbour_V] * (length / norms_V[has_neighbour_V, None])
     return vectors_VH
 
 
@@ -99,7 +101,7 @@ def cooccurrences(
     window: int,
     skip: tuple[int, ...] = (),
 ) -> sparse.csr_array:
-    """How often each two tokens stand at most `window` apart in one sentence, counted both ways: (V, V) float32."""
+    """How often two tokens are at most `window` apart in one sentence, in both orders: (V, V) float32."""
     total_VV = sparse.csr_array((vocabulary_size, vocabulary_size), dtype=np.float32)
     first = 0
     while first < len(offsets) - 1:
@@ -127,7 +129,7 @@ def ppmi(counts_VV: sparse.csr_array, smoothing: float) -> sparse.csr_array:
     context_V = np.asarray(counts.sum(axis=0), dtype=np.float64) ** smoothing
     rows, columns = counts.coords
     with np.errstate(divide="ignore"):
-        # p(w, c) / p(w) is a share of the token's own pairs; the grand total falls out.
+        # p(w, c) / p(w) is a share of the token's own pairs, so the grand total cancels out.
         token_logs_V = np.log(token_V).astype(np.float32)
         context_logs_V = np.log(context_V / context_V.sum()).astype(np.float32)
     pmi = np.log(counts.data)
@@ -147,25 +149,20 @@ def learn_from_next(
     *,
     seed: int = 42,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Train token vectors and weights on sentences and the ones that follow them: ((V, H), (V,)) float32.
+    """Train token vectors and weights on pairs of neighbouring sentences: ((V, H), (V,)) float32.
 
-    A sentence is the weighted sum of its tokens' vectors; the loss is L_contrast both ways, its positive the next
-    sentence, its negatives the other next sentences of the batch. About half a minute on one core.
+    A sentence is the weighted sum of its tokens' vectors. The loss is L_contrast both ways: its positive is the next
+    sentence, its negatives are the other next sentences of the batch. It takes about half a minute on one core.
 
     Args:
-        vectors_VH: where the vectors begin.
-        weights_V: where the weights do, as by `sif_weights`.
-        ids_N: (N,) the text as one row of token ids.
-        offsets: (sentences + 1,) where sentences begin and end in it.
-        first_P: sentences that have a next one.
-        second_P: the next ones.
-        seed: decides which pairs meet.
-
-    Raises:
-        InputError: fewer than two pairs.
+        vectors_VH: initial vectors.
+        weights_V: initial weights, as of `sif_weights`.
+        ids_N: (N,) token ids of the text.
+        offsets: (sentences + 1,) positions in `ids_N` where sentences start and end.
+        first_P: sentences that have a next sentence.
+        second_P: their next sentences.
+        seed: decides the batches.
     """
-    if len(first_P) < 2:
-        raise InputError("start_embeddings = next_sentences: fewer than two sentences have a next one to learn from")
     batch = min(_BATCH, len(first_P))
     steps = min(_STEPS, max(1, _PASSES * len(first_P) // batch))
     views = next_views(ids_N, offsets, first_P, second_P, batch)
@@ -174,7 +171,7 @@ def learn_from_next(
 
 
 def sif_weights(ids_N: npt.NDArray[np.integer], vocabulary_size: int) -> npt.NDArray[np.float64]:
-    """a / (a + p) for a token of the share p: (V,)."""
+    """a / (a + p) for a token of share p, with a = 0.001: (V,)."""
     share_V = occurrences(ids_N, vocabulary_size) / max(len(ids_N), 1)
     return _SIF / (_SIF + share_V)
 
@@ -188,8 +185,7 @@ def next_views(
 ) -> Views:
     """Draws `batch` different pairs.
 
-    The middle one of three sentences in a row is the first of one pair and the second of another: it is not its own
-    negative where both are drawn.
+    A sentence can be the second of one pair and the first of another. If both are drawn, it is not its own negative.
     """
 
     def draw(random: np.random.Generator) -> tuple[Rows, Rows, Tensor]:
@@ -212,15 +208,15 @@ def learn(
     temperature: float = _TEMPERATURE,
     seed: int = 42,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], float]:
-    """Train token vectors and weights until weighted sums tell which sentences belong together.
+    """Train token vectors and weights so that the weighted sum of a sentence is near that of its positive.
 
     Args:
-        vectors_VH: where the vectors begin.
-        weights_V: where the weights do; above 0.
+        vectors_VH: initial vectors.
+        weights_V: initial weights, above 0.
         views: draws the batch of a step.
-        steps: weight updates; the learning rate falls to 0 over them.
+        steps: weight updates; the learning rate falls linearly to 0.
         temperature: tau of L_contrast, which is computed both ways.
-        seed: of what `views` draws with.
+        seed: of the generator that `views` gets.
 
     Returns:
         (vectors (V, H) float32, weights (V,) float32, the last step's loss in nats).
@@ -243,10 +239,10 @@ def learn(
 def with_own_directions(
     weighted_VH: npt.NDArray[np.float32], shares_V: npt.NDArray[np.floating], *, seed: int = 42
 ) -> npt.NDArray[np.float32]:
-    """Each token's vector plus a random one that is its own, as long as its share of the usual vector's length: (V, H).
+    """Each token's vector plus a random vector of its own, of its share times the median length: (V, H).
 
-    Words that stand for each other in the text come to one vector, so sums of those vectors do not tell whether two
-    sentences share a word or only a subject; sums of these tell both (docs/log/).
+    Words that can replace each other learn nearly one vector. Sums of such vectors cannot show whether two sentences
+    share a word or only a subject; with the random vectors they can.
     """
     own_VH = np.random.default_rng([seed, 5]).normal(size=weighted_VH.shape)
     own_VH /= np.linalg.norm(own_VH, axis=1, keepdims=True)
@@ -257,10 +253,7 @@ def with_own_directions(
 
 
 def sums_of(rows: Rows, vectors_VH: Tensor, weights_V: Tensor | None = None) -> Tensor:
-    """Sums of the rows' token vectors, weighted or not, brought to length 1: (R, H).
-
-    A row without a token that counts is 0.
-    """
+    """Sums of the rows' token vectors, weighted or not, scaled to length 1: (R, H). A sum of 0 stays 0."""
     ids_N = torch.from_numpy(np.concatenate(rows).astype(np.int64))
     starts_R = torch.from_numpy(np.cumsum([0, *(len(row) for row in rows[:-1])]))
     weights_N = None if weights_V is None else weights_V[ids_N]
@@ -268,12 +261,12 @@ def sums_of(rows: Rows, vectors_VH: Tensor, weights_V: Tensor | None = None) -> 
 
 
 def as_embeddings(weighted_VH: npt.NDArray[np.float32], *, length: float) -> npt.NDArray[np.float32]:
-    """Weighted vectors for a model that normalises every token's vector: (V, H + 2) float32, all of one `length`.
+    """Weighted vectors for a model that normalises token vectors: (V, H + FILLING) float32, all of one `length`.
 
-    A LayerNorm would take the weights away: it gives all vectors one length, and the mean 0. So the mean is taken off
-    here, and two more coordinates hold what is missing to the heaviest token's length, with opposite signs. As long as
-    the last LayerNorm's gain is 0 there, the mean over a sentence's tokens points where the sum of `weighted_VH` does,
-    but for that mean and the heaviest 0.5 % of the tokens, which are cut to the length of the next.
+    A LayerNorm gives all vectors one length and the mean 0, which would remove the weights. So the mean is removed
+    here, and two more coordinates of opposite signs fill each vector up to one length. If the last LayerNorm's gain is
+    0 at these two, the mean over a sentence's tokens points where the sum of `weighted_VH` does. Exceptions are the
+    removed mean, and the heaviest 0.5 % of the tokens, which are cut to the length of the next.
     """
     weighted_VH = weighted_VH - weighted_VH.mean(axis=1, keepdims=True)
     lengths_V = np.linalg.norm(weighted_VH, axis=1)

@@ -1,8 +1,7 @@
 """Text -> a tokenizer -> token ids, once for a whole corpus.
 
-To tokenise a batch takes as long as a good part of a small step. So the corpus is tokenised once, into flat
-memory-mapped arrays in a cache folder that belongs to the text and the tokenizer, by their hashes: whoever asks for
-the same two again, in this run or another, opens what is there.
+Tokenising a batch takes a good part of a small step's time. So the corpus is tokenised once, into flat memory-mapped
+arrays in a cache folder. The folder's name is a hash of the text and the tokenizer, so later runs on both open it.
 """
 
 from __future__ import annotations
@@ -32,26 +31,27 @@ _SPECIAL = {
     "mask_token": "[MASK]",
 }
 _CONTINUED = "##"
-_COVERAGE = 0.9999  # of all characters; the rarest ones are left to [UNK], or they would fill the vocabulary
-_BLOCK = 10_000  # sentences handled at once
+_COVERAGE = 0.9999  # share of all characters; the rarest ones become [UNK], or they would fill the vocabulary
+_BLOCK = 10_000  # sentences processed at once
 _COUNTED = 1 << 22  # ids counted at once
-_FORMAT = 1  # part of the cache key: raise it when the files change
+_FORMAT = 1  # part of the cache key: raise it when the layout of the files changes
 
 
 def train_wordpiece(sentences: Iterable[str], size: int, *, lowercase: bool, positions: int) -> PreTrainedTokenizerFast:
-    """A BERT tokenizer of exactly `size` tokens, the same for the same sentences whenever it is made.
+    """A BERT tokenizer of exactly `size` tokens. Equal sentences give equal tokenizers in every process.
 
     Text is cleaned and split as BERT does it: at white space and punctuation, and around every Chinese character.
-    Left to itself, the trainer numbers the characters in the order of a hash map that is seeded anew in each process,
-    and breaks ties between merges by these numbers; so the characters are handed to it, sorted.
+    The library's trainer numbers characters in the order of a hash map with a new seed in each process, and breaks
+    ties between merges by these numbers. So the characters are given to it in sorted order.
 
     Args:
-        sentences: what it learns from; held in memory.
-        size: tokens, special ones included.
-        positions: the model's longest input, which the tokenizer will cut to when asked.
+        sentences: the text to learn from; it is held in memory.
+        size: tokens, special tokens included.
+        lowercase: whether the tokenizer lower-cases and strips accents.
+        positions: the model's longest input in tokens, to which the tokenizer truncates on request.
 
     Raises:
-        InputError: the sentences have too few different words for so many tokens.
+        InputError: the sentences have too few different words for `size` tokens.
     """
     sentences = list(sentences)
     core = Tokenizer(models.WordPiece(unk_token=_SPECIAL["unk_token"]))
@@ -71,10 +71,10 @@ def train_wordpiece(sentences: Iterable[str], size: int, *, lowercase: bool, pos
     vocabulary = core.get_vocab(with_added_tokens=False)
     if len(vocabulary) != size:
         raise InputError(
-            f"the text has words for a vocabulary of {len(vocabulary):,} tokens only, not {size:,}: "
-            f"give more text, or --vocabulary {len(vocabulary)}"
+            f"vocabulary = {size:,}: the text has words for {len(vocabulary):,} tokens only. Give more text, or "
+            f"--vocabulary {len(vocabulary)}"
         )
-    # Built anew: the trainer marked the continued characters as special.
+    # A new tokenizer, because the trainer marked the continued characters as special.
     whole = Tokenizer(models.WordPiece(vocabulary, unk_token=_SPECIAL["unk_token"]))
     whole.normalizer, whole.pre_tokenizer = core.normalizer, core.pre_tokenizer
     whole.decoder = decoders.WordPiece()
@@ -88,7 +88,7 @@ def train_wordpiece(sentences: Iterable[str], size: int, *, lowercase: bool, pos
 
 
 def _alphabet(core: Tokenizer, sentences: Sequence[str], size: int) -> tuple[list[str], list[str]]:
-    """(characters to know, those of them that are met inside words), each sorted."""
+    """(characters of the vocabulary, those of them that occur inside words), each sorted."""
     words: Counter[str] = Counter()
     for block in _blocks(sentences):
         words.update(core.normalizer.normalize_str("\n".join(block)).split())
@@ -124,19 +124,19 @@ class Tokens:
     ids: npt.NDArray[np.unsignedinteger]
     offsets: npt.NDArray[np.int64]
     prefix: tuple[int, ...]
-    """Special tokens that the tokenizer puts before a sentence."""
+    """Ids of the special tokens before a sentence."""
     suffix: tuple[int, ...]
-    """And after it."""
+    """Ids of the special tokens after a sentence."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def lengths(self, limit: int) -> npt.NDArray[np.int64]:
-        """Tokens of each sentence, special ones included, when cut to `limit`: (N,)."""
+        """Tokens of each sentence, special tokens included, at most `limit`: (N,)."""
         return np.minimum(np.diff(self.offsets) + len(self.prefix) + len(self.suffix), limit)
 
     def rows(self, sentences: npt.NDArray[np.integer], length: int) -> npt.NDArray[np.int64]:
-        """Sentences of one `length` (as `lengths` tells it) as a matrix of token ids without padding: (R, length)."""
+        """Token ids of sentences that all have this length according to `lengths`: (R, length)."""
         inner = length - len(self.prefix) - len(self.suffix)
         rows = np.empty((len(sentences), length), dtype=np.int64)
         rows[:, : len(self.prefix)] = self.prefix
@@ -147,7 +147,7 @@ class Tokens:
 
 
 def occurrences(ids_N: npt.NDArray[np.integer], vocabulary_size: int) -> npt.NDArray[np.int64]:
-    """How often each token occurs: (V,). In parts: all ids at once would be converted to eight bytes each."""
+    """How often each token occurs: (V,). Ids are counted in parts, because counting converts each to eight bytes."""
     counts_V = np.zeros(vocabulary_size, dtype=np.int64)
     for first in range(0, len(ids_N), _COUNTED):
         counts_V += np.bincount(ids_N[first : first + _COUNTED], minlength=vocabulary_size)
@@ -155,45 +155,51 @@ def occurrences(ids_N: npt.NDArray[np.integer], vocabulary_size: int) -> npt.NDA
 
 
 def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, cache_dir: Path | None = None) -> Tokens:
-    """All sentences of `corpus` as token ids; what the cache holds is not made again.
+    """All sentences of `corpus` as token ids, from the cache if they are in it.
 
     Args:
-        cache_dir: where cache folders are kept; the folder beside the corpora's when None. Needs two bytes a token
-            (four, if there are more than 65,536), and eight a sentence.
+        cache_dir: parent of the cache folders; None: the folder beside those of the corpora. It needs eight bytes a
+            sentence and two bytes a token (four, if the vocabulary has more than 65,536 tokens).
 
     Raises:
-        InputError: no fast tokenizer, or a cache that cannot be written.
+        InputError: the tokenizer is not a fast one or makes no token, or the cache cannot be written.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise InputError(f"{tokenizer.name_or_path}: only fast tokenizers (with a tokenizer.json) can be used here")
+        raise InputError(f"{tokenizer.name_or_path}: has no tokenizer.json. Give a fast tokenizer, which has one")
     backend.no_truncation()
     backend.no_padding()
-    some = next((s for s in corpus if backend.encode(s, add_special_tokens=False).ids), corpus[0])
-    prefix, suffix = _around(backend, some)
+    sample = next((s for s in corpus if backend.encode(s, add_special_tokens=False).ids), corpus[0])
+    prefix, suffix = _special_around(backend, sample)
     kind = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
     key = hashlib.sha256(f"{_FORMAT} {corpus.sha256} {backend.to_str()}".encode()).hexdigest()[:32]
     folder = (default_cache_dir().parent / "tokens" if cache_dir is None else cache_dir) / key
     if not is_whole(folder):
-        with write_errors(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            ends = array("q", [0])
-            with staged_folder(folder) as staging:
-                with (staging / "ids.bin").open("wb") as file:
-                    for block in _blocks(corpus):
-                        for encoding in backend.encode_batch_fast(block, add_special_tokens=False):
-                            file.write(np.asarray(encoding.ids, dtype=kind).tobytes())
-                            ends.append(ends[-1] + len(encoding.ids))
-                np.save(staging / "offsets.npy", np.frombuffer(ends, dtype=np.int64))
-                write_manifest(staging)
+        _write(corpus, backend, kind, folder)
     offsets = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
     if offsets[-1] == 0:
-        raise InputError(f"{tokenizer.name_or_path or 'tokenizer'}: makes no token of any sentence of this text")
+        name = tokenizer.name_or_path or "tokenizer"
+        raise InputError(f"{name}: makes no token of any sentence of this text. Give another tokenizer")
     return Tokens(np.memmap(folder / "ids.bin", dtype=kind, mode="r"), offsets, prefix, suffix)
 
 
-def _around(backend: Tokenizer, sentence: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids that the tokenizer puts before and after a sentence, seen from what it makes of one."""
+def _write(corpus: Corpus, backend: Tokenizer, kind: npt.DTypeLike, folder: Path) -> None:
+    """Write ids and offsets of all sentences to `folder`."""
+    with write_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        ends = array("q", [0])
+        with staged_folder(folder) as staging:
+            with (staging / "ids.bin").open("wb") as file:
+                for block in _blocks(corpus):
+                    for encoding in backend.encode_batch_fast(block, add_special_tokens=False):
+                        file.write(np.asarray(encoding.ids, dtype=kind).tobytes())
+                        ends.append(ends[-1] + len(encoding.ids))
+            np.save(staging / "offsets.npy", np.frombuffer(ends, dtype=np.int64))
+            write_manifest(staging)
+
+
+def _special_around(backend: Tokenizer, sentence: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids of the special tokens (before, after) a sentence, by the example of `sentence`."""
     inner = backend.encode(sentence, add_special_tokens=False).ids
     whole = backend.encode(sentence).ids
     for start in range(len(whole) - len(inner) + 1):
