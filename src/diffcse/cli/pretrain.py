@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from rich.console import Console
 from tyro.conf import Positional, arg
@@ -16,6 +16,9 @@ from diffcse.cli.paths import check_files, check_model
 from diffcse.config import PlainText, Text, changed_fields, to_dict
 from diffcse.errors import InputError
 from diffcse.pretraining.config import Pretraining, load_pretraining, to_toml
+
+if TYPE_CHECKING:
+    from diffcse.pretraining.run import Pretrained
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,7 @@ class Pretrain:
     text: PlainText = field(default_factory=PlainText)
 
     def __call__(self, console: Console) -> None:
-        chosen, settings = load_pretraining(self.recipe), self.settings
-        changed = changed_fields(to_dict(chosen), to_dict(settings), Pretraining, least="weights")
-        changed = [name for name in changed if name != "seed"]
-        if changed and settings.purpose == chosen.purpose:
-            # A changed shape or objective makes another model than the recipe describes.
-            settings = dataclasses.replace(settings, purpose=f"{chosen.name}, changed: {', '.join(changed)}")
+        settings = self._described()
         if self.print_config:
             from diffcse.terminal import print_recipe
 
@@ -64,20 +62,35 @@ class Pretrain:
         check_files(self.corpus)
         check_model(settings.model, "--model")
         check_model(settings.tokenizer, "--tokenizer")
+        made, shown = self._run(settings, self.output, console)
+        self._print_result(settings, made, self.output, console, shown)
+
+    def _described(self) -> Pretraining:
+        """The settings; where they make another model than the recipe does, their purpose names the changed fields."""
+        chosen, settings = load_pretraining(self.recipe), self.settings
+        changed = changed_fields(to_dict(chosen), to_dict(settings), Pretraining, least="weights")
+        changed = [name for name in changed if name != "seed"]
+        if not changed or settings.purpose != chosen.purpose:
+            return settings
+        return dataclasses.replace(settings, purpose=f"{chosen.name}, changed: {', '.join(changed)}")
+
+    def _run(self, settings: Pretraining, output: Path, console: Console) -> tuple[Pretrained, int]:
+        """The result, and how many of its warnings are on the screen already."""
         from diffcse.terminal import TrainingView, loading, say
 
-        view = TrainingView(console)
-        say(console, f"recipe   {settings.purpose if changed else f'{settings.name}: {settings.purpose}'}")
-        if self.resume and not (self.output / "run.json").exists():
-            say(console, f"note     nothing to resume in {self.output}: a new run")
+        recipe = settings.purpose if settings is not self.settings else f"{settings.name}: {settings.purpose}"
+        say(console, f"recipe   {recipe}")
+        if self.resume and not (output / "run.json").exists():
+            say(console, f"note     {output} has no run to resume: this is a new run")
         with loading(console):
             from diffcse.pretraining.run import pretrain
 
+        view = TrainingView(console)
         try:
             made = pretrain(
                 settings,
                 self.corpus,
-                self.output,
+                output,
                 text=Text(**dataclasses.asdict(self.text)),
                 resume=self.resume,
                 license_note=self.license_note,
@@ -85,30 +98,37 @@ class Pretrain:
             )
         finally:
             view.close()
+        return made, view.warned
+
+    def _print_result(
+        self, settings: Pretraining, made: Pretrained, output: Path, console: Console, shown: int
+    ) -> None:
+        from diffcse.terminal import say
+
         scores = made.record.scores
-        start = f"the start {scores['start_held_out_loss']:.3f}, " if "start_held_out_loss" in scores else ""
+        start = f"the start model {scores['start_held_out_loss']:.3f}, " if "start_held_out_loss" in scores else ""
         say(
             console,
-            f"held out loss {scores['held_out_loss']:.3f} nats ({start}by token frequency alone "
-            f"{scores['unigram_loss']:.3f}), accuracy {scores['held_out_accuracy']:.1%}, on sentences that this run "
-            "never trained on",
+            f"held out loss {scores['held_out_loss']:.3f} nats ({start}token frequencies alone "
+            f"{scores['unigram_loss']:.3f}), accuracy {scores['held_out_accuracy']:.1%}, on sentences that were not "
+            "trained on",
         )
-        for warning in made.record.warnings[view.warned :]:
+        for warning in made.record.warnings[shown:]:
             say(console, f"warning  {warning}")
         use = "diffcse train --model" if settings.objective == "mlm" else "AutoModelForCausalLM:"
         pooling = " --pooling mean" if settings.objective == "mlm" and settings.pooling == "mean" else ""
-        say(console, f"model    {self.output / 'model'}  (for {use} {self.output / 'model'}{pooling})")
-        say(console, f"record   {self.output / 'run.json'}")
+        say(console, f"model    {output / 'model'}  (for {use} {output / 'model'}{pooling})")
+        say(console, f"record   {output / 'run.json'}")
 
     @classmethod
     def defaults(cls, arguments: Sequence[str]) -> Pretrain:
-        """The fields of the recipe that `arguments` name. The other options override them."""
+        """The fields of the recipe named in `arguments`, which the other options override."""
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         first.add_argument("--recipe", default="mini")
         first.add_argument("--epochs")
         named, _ = first.parse_known_args(arguments)
         settings = load_pretraining(named.recipe)
         if named.epochs is not None:
-            # Epochs on the command line override the recipe's number of steps.
+            # --epochs on the command line replaces the recipe's number of steps.
             settings = dataclasses.replace(settings, max_steps=None)
         return cls(corpus=(), recipe=named.recipe, settings=settings)
