@@ -3,11 +3,11 @@
     python benchmarks/difference_term.py CORPUS DEV.tsv --model mini --steps 200 --seeds 42 43 \\
         --rows "" "rtd_weight=0.5" "d_rate=8" "d_first=100" "difference=none"
 
-A row is a list of `field=value` pairs: fields of the recipe's method section, or `rate` (learning rate), `d_rate` (the
-discriminator's, as a multiple of it) and `d_first` (steps that train the discriminator alone before the encoder does).
-At five moments of a run both losses of the step's batch are differentiated apart by the encoder's weights: printed are
-the norms |g_contrast| and lambda |g_difference|, the cosine between the two directions, both losses, and at the end the
-dev score. Batches, masks, dropout and the linear decay are a training run's.
+A row is a list of `field=value` pairs. A field is one of the recipe's method section, or `rate` (learning rate),
+`d_rate` (the discriminator's rate, as a multiple of it), or `d_first` (first steps, which train the discriminator
+alone). At five steps of a run, both losses are differentiated separately by the encoder's weights. Each line prints
+the norms |g_contrast| and lambda |g_difference|, the cosine between the two gradients, and both losses; the last line
+prints the dev score. Batches, masks, dropout and the linear decay are those of a training run.
 """
 
 from __future__ import annotations

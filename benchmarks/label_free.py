@@ -3,19 +3,19 @@
     python -m benchmarks.label_free CORPUS STSB-dev.tsv STS13.tsv SICKR-trial.tsv --output runs --weak mini --strong DIR
     python -m benchmarks.label_free CORPUS STSB-dev.tsv STS13.tsv --output runs --bundled --steps 300 --every 50
 
-The second from the bundled model, by its recipes' settings and by wrong ones.
+The second command starts from the bundled model, with the settings of its recipes and with wrong settings.
 
-Trains short runs that differ in method, learning rate and start, some of them too hot, all without the held-out
-sentences; keeps the embeddings of every checkpoint (under --output, half a gigabyte), so that scores can be tried on
-them later; and prints, for every candidate score, against the first set of graded pairs (the judge):
+The script trains short runs that differ in method, learning rate and start model; some learning rates are too high.
+No run trains on the held-out sentences. The embeddings of every checkpoint are kept under --output (half a gigabyte),
+so that more scores can be tried later. The first set of graded pairs is the judge. The table has for every score:
 
-- Spearman between score and judge over the checkpoints of a run (mean over runs), over all checkpoints, and of what
-  checkpoints gained on their start; each with the 95 % interval of a bootstrap over runs;
-- points of the judge that are lost when each run's checkpoint is chosen by the score, against choosing by the judge
-  itself (mean and most over runs); beside it what always taking the last step loses;
-- in how many runs the score says rightly whether the last step is above the start.
+- Spearman between score and judge over the checkpoints of a run (mean over runs), over all checkpoints, and over the
+  gains of checkpoints on their start; each with the 95 % interval of a bootstrap over runs;
+- points of the judge lost by choosing each run's checkpoint by the score instead of by the judge (mean and maximum over
+  runs), and the points lost by always taking the last step;
+- the number of runs in which the score is right about whether the last step is above the start.
 
-Below: the score that is best on all other runs, applied to the run left out.
+The last line applies to each run the score that is best on all other runs.
 """
 
 from __future__ import annotations

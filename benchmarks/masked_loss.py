@@ -1,9 +1,9 @@
-"""Masked-token loss of language models on the sentences that `diffcse pretrain` holds out, the same ones for all.
+"""Masked-token loss of language models on the same sentences, which `diffcse pretrain` holds out.
 
     python benchmarks/masked_loss.py mini other/model --corpus "wiki/*.txt.xz" --sentences 5000
 
-Models with different tokenizers cut the same text into different tokens, so beside the loss for each predicted token
-stands what it comes to for each character of the text.
+Models with different tokenizers split the same text into different tokens. So the table also has the loss for each
+character of the text.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+")
     parser.add_argument("--corpus", nargs="+", required=True)
-    parser.add_argument("--sentences", type=int, default=5000, help="how many of those held out")
+    parser.add_argument("--sentences", type=int, default=5000, help="number of held-out sentences")
     parser.add_argument("--mask-ratio", type=float, default=0.2)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=42)

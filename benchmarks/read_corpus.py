@@ -1,13 +1,13 @@
-"""Seconds and peak memory that `read_corpus` takes for a million lines, or ten, in one process or several.
+"""Seconds and peak memory of `read_corpus` for a number of lines, in one process or several.
 
-Lines come from text files (such as the Wikipedia sentences of wiki-*.txt.xz) with a counter in front, which makes all
-of them distinct: the worst case, as every hash and every line must be kept.
+Each line of the text files gets a number in front, so all lines are distinct. That is the worst case, because every
+hash and every line must be kept.
 
     python benchmarks/read_corpus.py --lines 1000000 --processes 1 TEXT...
     python benchmarks/read_corpus.py --lines 1000000 --format .parquet --documents TEXT...
 
-Reading is measured in a fresh process, as it stands with numpy imported and before the corpus is read, so that only
-what reading adds is counted; the peak includes that of its worker processes.
+A fresh process reads the corpus. The start is measured after its imports, so the difference is what reading adds. The
+peak includes the worker processes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ print(json.dumps({
 
 
 def lines(files: list[Path], number: int) -> Iterator[str]:
-    """`number` distinct lines, going round the files as often as it takes."""
+    """`number` distinct lines; the files are repeated as often as needed."""
     made = 0
     while made < number:
         for file in files:

@@ -1,9 +1,9 @@
-"""SimCSE and DiffCSE on a small model with one search budget: the same grid, steps, batches and seeds for all.
+"""SimCSE and DiffCSE on a small model with equal search budgets: the same grid, steps, batches and seeds.
 
     python benchmarks/search_mini.py CORPUS DEV.tsv OUTPUT --steps 300 --seeds 42 --grid learning_rate=5e-5,1e-4
 
-Each cell is an ordinary training run under OUTPUT; a finished one is not rerun. Prints a Markdown table of the dev
-score of the last step (choosing the best step on the same dev set would flatter the noisier method).
+Each cell is an ordinary training run under OUTPUT. A complete run is not repeated. The Markdown table has the dev
+score of the last step, because the best step on the same dev set would favour the noisier method.
 """
 
 from __future__ import annotations

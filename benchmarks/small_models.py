@@ -1,18 +1,18 @@
-"""The small language models that benchmarks/ and `diffcse ablate` ask for and that are not packaged, made again.
+"""Makes the small language models that `diffcse ablate` asks for and that are not in the package.
 
     python benchmarks/small_models.py 'wiki/*.txt.xz' --tokenizer mini --output models
 
-Six generators, one of the bundled model's size and five of others, and a causal model, all in its vocabulary. Each is
-an ordinary run of `pretrain` under OUTPUT/NAME; a finished one is not rerun, one that was killed goes on. Prints a
-Markdown table of their losses on the sentences held out, which are the same for all, and with --dev what their
-embeddings are worth before any contrastive training. Then, for instance:
+They are six generators of different sizes and a causal model, all in the vocabulary of the tokenizer. Each is an
+ordinary run of `pretrain` under OUTPUT/NAME: a complete run is not repeated, and a killed run is resumed. The Markdown
+table has their losses on the same held-out sentences. With --dev it also has the scores of their embeddings before any
+contrastive training. An example of their use:
 
     diffcse ablate generator TEXT --output table --set base=models/base/model --set distil=models/distil/model \\
         --set medium=models/medium/model --set small=models/small/model --set mini=models/mini/model \\
         --set tiny=models/tiny/model
     diffcse ablate edits TEXT --output table --set causal=models/causal/model
 
-The tables of docs/results.md have models of fewer steps: --steps 1500, and 500 for the causal one.
+The published tables used fewer steps: --steps 1500, and 500 for the causal model.
 """
 
 from __future__ import annotations

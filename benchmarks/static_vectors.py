@@ -1,12 +1,11 @@
-"""How far do plain sums of token vectors get, and which positives teach them most?
+"""Scores of plain sums of token vectors, and which positives teach the vectors most.
 
     python benchmarks/static_vectors.py DEV.tsv CORPUS... --tokenizer mini --steps 300
 
-Token vectors counted from the text (PPMI and SVD), a learned weight for each token, and a contrastive loss over 512
-sentences at a time, whose positives are what follows in the text ("next", which `diffcse pretrain` begins with), the
-two halves of a random split of the sentence's tokens ("split"), or two copies with half the tokens left out ("drop").
-No network, no labels: a floor for every encoder, and a quick look at what a positive is worth. Prints Spearman (points)
-on the graded pairs, as the vectors are and without their first or first three principal components.
+Token vectors are counted from the text (PPMI and SVD). Then they and a weight for each token are trained by a
+contrastive loss over 512 sentences. Positives are the next sentence ("next", as in `diffcse pretrain`), the two parts
+of a random split of the sentence's tokens ("split"), or two copies with half the tokens left out ("drop"). The table
+has Spearman (points) on the graded pairs, with all components and without the first one or three principal ones.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ def main() -> None:
 
 
 def halves(kind: str, ids: np.ndarray, offsets: np.ndarray) -> Views:
-    """Draws sentences of which both views hold a part of the tokens: what one leaves the other ("split"), or not."""
+    """Draws two parts of each sentence: disjoint ("split"), or independent ("drop")."""
 
     def draw(random: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray], None]:
         first, second = [], []

@@ -1,10 +1,10 @@
-"""Speed and memory of a training step on the bundled model, whole batches against parts and recomputed layers.
+"""Speed and memory of a training step on the bundled model: whole batches, parts of batches, recomputed layers.
 
     python benchmarks/training_memory.py --batch-size 256
     python benchmarks/training_memory.py --batch-size 256 --mini-batch-size 64
 
-One setting a process, because the peak of a process never comes down. Sentences are of random words, 4 to 28 of them;
-time is the processor's, of the fastest step.
+Each process measures one setting, because the peak of a process never falls. Sentences are 4 to 28 random words. Time
+is the processor time of the fastest step.
 """
 
 from __future__ import annotations

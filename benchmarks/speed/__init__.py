@@ -1,8 +1,8 @@
-"""How fast the toolkit is, beside straightforward code that does the same: `make bench`, or one module at a time.
+"""Speed of the toolkit beside plain code that does the same: `make bench`, or one module at a time.
 
-Every figure is a ratio of things that ran in turn in one run, round by round, so that whatever else the machine did
-fell on all of them. Results are JSON files, from which `benchmarks.speed.render` writes docs/performance.md.
+Every figure is a ratio of programs that ran in turn, round by round, so other load on the machine fell on all of them.
+Results are JSON files, from which `benchmarks.speed.render` writes docs/performance.md.
 """
 
-# Before torch is imported, which under OMP_PROC_BIND leaves the main thread one core: this counts them.
+# This counts the cores. It comes before torch, which under OMP_PROC_BIND leaves the main thread one core.
 from diffcse import machine as machine

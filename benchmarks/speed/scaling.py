@@ -2,9 +2,9 @@
 
     python -m benchmarks.speed.scaling [sentences.txt] [--model mini] [--lines 2000 10000] [--batch 64 256 1024]
 
-Each cell is a process of its own, run as a user would, so that its memory's high-water mark is its own. Seconds are of
-the whole process, sentences a second what the command itself says of its work without starting and loading. Several
-processes run at once, with a thread and an equal part of the corpus each; their memory is added up.
+Each cell is one process that runs the command, so its peak memory is its own. Seconds are those of the whole process.
+Sentences a second are what the command reports, without start and loading. Cells with several processes run them at
+once, each with one thread and an equal part of the corpus; their memory is added up.
 """
 
 from __future__ import annotations

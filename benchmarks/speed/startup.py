@@ -1,4 +1,4 @@
-"""How long a command takes to answer before any work: `--help` needs no torch, and must be there in half a second.
+"""Seconds until a command answers before any work. `--help` needs no torch and must answer within half a second.
 
 python -m benchmarks.speed.startup
 """

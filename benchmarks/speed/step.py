@@ -1,11 +1,11 @@
-"""One training step of DiffCSE: ours beside the step as one writes it down from the paper.
+"""One training step of DiffCSE: ours, and a plain step written from the paper.
 
     python -m benchmarks.speed.step [sentences.txt] [--shape base mini] [--batch 64] [--device cpu]
 
-Ours is one update as `diffcse train` makes it, in bf16 autocast and in fp32. The plain step (plain.py beside this)
-runs with the library's eager attention and with SDPA, in fp32 and under bf16 autocast. All start from the same weights
-and take the same sentences, lengths as in the text; tokenising counts. Before the timing both must give one loss, and a
-gradient of one length, on one batch without dropout and with the same edits. On a GPU only bf16 is timed.
+Ours is an update of `diffcse train`, in bf16 autocast and in fp32. The plain step (plain.py) runs with eager attention
+and with SDPA, in fp32 and in bf16 autocast. All start from the same weights and read the same sentences of real
+lengths; tokenising is part of the time. Before the timing, both must give the same loss and gradient norm on one batch
+without dropout and with the same edits. On a GPU only bf16 is timed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How much multiplying a step has to do, and how fast this machine multiplies at best.
+"""The number of operations in a step, and the highest speed of matrix products on this machine.
 
-Counted are the networks' matrix products on real tokens, a multiply-add being two operations: forward and twice that
-backward for what is trained, forward for the frozen generator, and its vocabulary head at masked positions only.
-Padding, recomputation and everything that is no matrix product count as nothing. Every implementation is credited with
-the same work, also one that finds some of it needless (a last layer's tokens that nobody reads).
+Counted are the matrix products of the networks on real tokens; a multiply-add is two operations. Trained networks count
+forward once and backward twice. The frozen generator counts forward, with its vocabulary head at masked positions only.
+Padding, recomputation and everything else count as nothing. All implementations are credited with the same work, even
+if they skip a part of it.
 """
 
 from __future__ import annotations

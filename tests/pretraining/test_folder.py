@@ -1,6 +1,7 @@
 """Which folder takes a run, and which run may continue in it."""
 
 import pytest
+import torch
 
 from diffcse.config import Text
 from diffcse.errors import InputError
@@ -8,7 +9,7 @@ from diffcse.pretraining.run import pretrain
 from diffcse.record import Record
 from diffcse.text.corpus import Corpus
 from tests.models import save_tiny
-from tests.pretraining.texts import CORPUS, DOCUMENTS, LINES, TEXT, TINY, begun, tiny
+from tests.pretraining.texts import CORPUS, DOCUMENTS, LINES, TEXT, TINY, begun, tiny, weights_of
 
 
 def test_folder_that_holds_something(tmp_path):
@@ -95,3 +96,11 @@ def test_what_of_the_files_was_read_is_recorded_and_the_same_on_resume(tmp_path)
     with pytest.raises(InputError, match=r"run\.json: .*text\.document was \"page\""):
         pretrain(config, [file], out, resume=True)
     pretrain(config, [file], out, text=Text(document="page"), resume=True)
+
+
+def test_an_unfinished_run_can_be_stored_in_another_format(tmp_path):
+    begun(tiny(max_steps=20), tmp_path / "out", complete=False)
+    pretrain(tiny(max_steps=20, store="fp32"), CORPUS, tmp_path / "out", resume=True)
+    assert {value.dtype for value in weights_of(tmp_path / "out").values()} == {torch.float32}
+    with pytest.raises(InputError, match="store was"):
+        pretrain(tiny(max_steps=20), CORPUS, tmp_path / "out", resume=True)

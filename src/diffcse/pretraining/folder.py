@@ -57,6 +57,8 @@ def _previous(output: Path, config: Pretraining, data: dict[str, Any]) -> Record
     """
     previous, wanted = read_record(output / RECORD), to_dict(config)
     begun = previous
+    if previous.status != "complete":
+        wanted["store"] = previous.config.get("store")  # weights are rounded after the last step
     if "text" in previous.data and "text" in data:  # a corpus in memory does not say how it was read
         begun = dataclasses.replace(previous, config={**previous.config, "text": previous.data["text"]})
         wanted["text"] = data["text"]
