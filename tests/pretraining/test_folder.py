@@ -16,7 +16,7 @@ def test_folder_that_holds_something(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
         pretrain(TINY, CORPUS, tmp_path)
-    with pytest.raises(InputError, match="nothing to resume"):
+    with pytest.raises(InputError, match="no run to resume"):
         pretrain(TINY, CORPUS, tmp_path, resume=True)
 
 
@@ -93,7 +93,7 @@ def test_what_of_the_files_was_read_is_recorded_and_the_same_on_resume(tmp_path)
     config, out = tiny(next_weight=0.1, max_steps=1), tmp_path / "out"
     read = pretrain(config, [file], out, text=Text(document="page")).record.data["text"]
     assert read == {"column": "text", "document": "page", "split_sentences": False, "language": "en"}
-    with pytest.raises(InputError, match=r"run\.json: .*text\.document was \"page\""):
+    with pytest.raises(InputError, match=r"out: .*text\.document was \"page\""):
         pretrain(config, [file], out, resume=True)
     pretrain(config, [file], out, text=Text(document="page"), resume=True)
 
