@@ -59,7 +59,6 @@ class Pretrain:
             raise InputError("no corpus: give one or more text files, e.g. diffcse pretrain text.txt --output out")
         if self.output is None:
             raise InputError("no output folder: give --output DIR")
-            raise InputError("no output folder: give --output DIR")
         check_files(self.corpus)
         check_model(settings.model, "--model")
         check_model(settings.tokenizer, "--tokenizer")
