@@ -87,14 +87,6 @@ def say_at_once(line: str) -> None:
         os.write(2, f"\n{line}\n".encode())
 
 
-def stopped(step: int, steps: int) -> KeyboardInterrupt:
-    """What a run raises when Ctrl-C ended its loop after `step` of `steps` updates.
-
-    Python ends with the exit code of Ctrl-C only for `KeyboardInterrupt` itself, not for a subclass.
-    """
-    return KeyboardInterrupt(f"after step {step:,} of {steps:,}, with a checkpoint of it")
-
-
 @contextmanager
 def stop_between_steps() -> Iterator[Stop]:
     """Inside the block Ctrl-C only sets `asked`, so that a loop can save a checkpoint first. A second one ends at once.

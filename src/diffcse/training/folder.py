@@ -16,7 +16,7 @@ from diffcse.config import changed_fields, previous_values
 from diffcse.errors import InputError
 from diffcse.files import write_errors
 from diffcse.record import Record
-from diffcse.training.checkpoints import newest_whole, stopped
+from diffcse.training.checkpoints import newest_whole
 
 RECORD, RECIPE, LOG = "run.json", "recipe.toml", "log.jsonl"
 CHECKPOINTS, MODEL, LAST, BEST = "checkpoints", "model", "last", "best"
@@ -100,15 +100,6 @@ def check_same_run(
             f"{output}: was begun with {settings}. Resume with --recipe {output / RECIPE} --resume, or give a new "
             "--output."
         )
-    check_same_text(output, begun, data)
-
-
-def check_same_text(output: Path, begun: Record, data: Mapping[str, Any]) -> None:
-    """Check that the text has the hashes that it had when the run in `output` began.
-
-    Raises:
-        InputError: other sentences, other documents, or another dev file.
-    """
     for name, other in _DATA.items():
         if begun.data.get(name) != data.get(name):
             raise InputError(f"{output}: was begun with {other}, or a new --output.")
@@ -150,10 +141,13 @@ def open_checkpoints(output: Path, record: Record) -> Path | None:
 
 
 def stop(record: Record, output: Path, step: int, steps: int) -> KeyboardInterrupt:
-    """Record that Ctrl-C ended the run after `step` of `steps` updates; the exception to raise."""
+    """Record that Ctrl-C ended the run after `step` of `steps` updates; the exception to raise.
+
+    Python ends with the exit code of Ctrl-C only for `KeyboardInterrupt` itself, not for a subclass.
+    """
     record.status = "stopped"
     record.write(output / RECORD)
-    return stopped(step, steps)
+    return KeyboardInterrupt(f"after step {step:,} of {steps:,}, with a checkpoint of it")
 
 
 def finish(record: Record, output: Path, *unneeded: str) -> None:

@@ -117,7 +117,7 @@ class Loop:
         self._seconds_before = 0.0
 
     def run(self, checkpoint: Path | None = None) -> None:
-        """Train to the last step, or to the step at hand when Ctrl-C is pressed; a checkpoint of it is there then.
+        """Train to the last step. Ctrl-C ends training after the step at hand, with a checkpoint of that step.
 
         Raises:
             InputError: the loss or a weight is no longer finite, or the disk is full.

@@ -127,8 +127,9 @@ def compare(judge: Judge, start: np.ndarray, kept: np.ndarray, looks: int) -> di
 
 
 class Panel:
-    """The judges of a run, with their values for the start and for the step that is kept, on disk so that a kill loses
-    none.
+    """The judges of a run, with their values for the start and for the step that is kept.
+
+    The values are on disk, so that a kill loses none.
 
     Args:
         folder: where the values are until the run is complete.
