@@ -258,6 +258,12 @@ class TrainingView(LiveLine):
     def _phase(self, facts: dict[str, Any]) -> None:
         say(self.console, f"         {facts['label']}")
 
+    def _plan(self, facts: dict[str, Any]) -> None:
+        for line in facts["lines"]:
+            say(self.console, line)
+        for warning in facts["warnings"]:
+            say(self.console, f"note     {warning}")
+
     def _start(self, facts: dict[str, Any]) -> None:
         ships = f" ({_count(facts['shipped'])} of them in the saved encoder)" if "shipped" in facts else ""
         say(

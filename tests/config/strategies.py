@@ -6,7 +6,7 @@ from typing import Literal, get_args, get_origin
 import pytest
 from hypothesis import strategies as st
 
-from diffcse.config import EDITS, Config, Method, Text, Training, parse_recipe
+from diffcse.config import EDITS, Config, Method, Pooling, Text, Training, parse_recipe
 from diffcse.config.fields import value_types
 from diffcse.errors import InputError
 
@@ -23,6 +23,7 @@ def refusal(text, source="my.toml"):
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 ABOVE_0 = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 RANGES = {
+    "pooling": st.none() | st.sampled_from(get_args(Pooling)),
     "temperature": ABOVE_0,
     "rtd_weight": ABOVE_0,
     "sampling_temperature": ABOVE_0,

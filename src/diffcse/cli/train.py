@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 from tyro.conf import Positional, arg
 
 from diffcse.cli.paths import check_data, check_files, check_model, check_output
@@ -31,7 +33,7 @@ class Train:
     """Files or globs: .txt .csv .tsv .jsonl .parquet, also .gz .xz .zst; or hub:OWNER/NAME."""
     output: Path | None = None
     """Folder for the model, run.json and logs; must be new or empty unless --resume is given."""
-    recipe: str = "mini_cpu"
+    recipe: str = "adapt"
     """Name of a bundled recipe, or a .toml file. The other options override it."""
     preset: str | None = None
     """Set several method fields at once: reference (behaviour of the authors' 2022 code) or simcse."""
@@ -78,6 +80,8 @@ class Train:
             trained = run(config, self.corpus, self.output, resume=self.resume, report=view)
         for line in judged(trained.record.scores):
             say(console, line)
+        if neighbours := trained.record.scores.get("neighbours"):
+            console.print(neighbour_table(neighbours))
         say(console, f"model    {self.output / 'model'}  (a sentence-transformers folder)")
         say(console, f"record   {self.output / 'run.json'}")
 
@@ -85,7 +89,7 @@ class Train:
     def defaults(cls, arguments: Sequence[str]) -> Train:
         """The fields of the recipe and preset that `arguments` name. The other options override them."""
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        first.add_argument("--recipe", default="mini_cpu")
+        first.add_argument("--recipe", default="adapt")
         first.add_argument("--preset")
         first.add_argument("--epochs")
         named, _ = first.parse_known_args(arguments)
@@ -103,3 +107,21 @@ class Train:
             text=config.text,
             training=config.training,
         )
+
+
+def neighbour_table(neighbours: Sequence[dict[str, str]]) -> Table:
+    """Some of the user's texts with their nearest other text before and after."""
+    view = Table(title="Nearest text before and after, where it changed", title_justify="left", show_lines=True)
+    for column in ("text", "before", "after"):
+        view.add_column(column, overflow="fold", ratio=1)
+    for row in neighbours:
+        view.add_row(*(escape(shortened(row[column])) for column in ("text", "before", "after")))
+    return view
+
+
+def shortened(text: str, most: int = 120) -> str:
+    """
+    >>> shortened("one two three", most=9)
+    'one two …'
+    """
+    return text if len(text) <= most else f"{text[: most - 1].rsplit(' ', 1)[0]} …"

@@ -195,6 +195,8 @@ def _as_type(value: Any, kind: Any, key: str) -> Any:
     if value is None and type(None) in options:
         return None
     wanted = next(option for option in options if option is not type(None))
+    if get_origin(wanted) is Literal:
+        return _choice(value, get_args(wanted), key)
     if not _fits(value, wanted):
         name = _TYPE_NAMES.get(wanted) or f"a {wanted.__name__}"
         raise InputError(f"{key} = {_shown(value)}: must be {name}")

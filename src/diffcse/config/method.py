@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from diffcse.config.fields import check_values, non_default, require, setting
 from diffcse.errors import InputError
 
-Pooling = Literal["cls", "mean", "first_last", "top2"]
+Pooling = Literal["cls", "mean", "first_last", "top2", "max", "mean_sqrt_len", "weighted_mean", "last_token"]
 EncoderPooling = Literal[Pooling, "pooler"]
 """Poolings of a loaded encoder: also its checkpoint's own trained head. In training the projector has that role."""
+Learn = Literal["weights", "map"]
 Projector = Literal["batchnorm", "tanh", "none"]
 Difference = Literal["rtd", "mlm", "corrective_lm", "none"]
 Pairing = Literal["same", "next", "both"]
@@ -98,8 +99,16 @@ class Method:
     """Checkpoint that the discriminator D starts from. Unset: the encoder's."""
     causal_generator: str | None = None
     """Frozen causal language model with the same vocabulary, for the edit causal_lm."""
-    pooling: Pooling = "cls"
-    """How token vectors become one sentence vector h."""
+    learn: Learn = "weights"
+    """What is learned: the encoder's weights by the losses, or one linear layer behind it, from the text alone."""
+    map_size: int = setting(128, at_least=2)
+    """For learn = "map": most dimensions of each of the three models of the text."""
+    map_strength: float = setting(1.0, above=0)
+    """For learn = "map": weight of the learned similarity beside the encoder's own."""
+    map_ridge: float = setting(0.1, above=0)
+    """For learn = "map": least penalty of the regression, in units of its mean eigenvalue."""
+    pooling: Pooling | None = None
+    """How token vectors become one sentence vector h. Unset: as the model's folder states, or by [CLS]."""
     projector: Projector = "batchnorm"
     """Training-only head g between h and z."""
     contrast: bool = True
@@ -227,7 +236,10 @@ class Method:
 
     def unused(self) -> list[str]:
         """Names of the fields that differ from their default and have no effect beside the other choices."""
-        idle: set[str] = set()
+        if self.learn == "map":
+            used = {"model", "learn", "pooling", "difference", "map_size", "map_strength", "map_ridge"}
+            return non_default(self, {f.name for f in fields(self)} - used)
+        idle: set[str] = {"map_size", "map_strength", "map_ridge"}
         if not self.contrast:
             idle |= {"temperature", "hard_negative_weight", "false_negatives"}
             idle |= {"projector"} if self.condition == "pooled" else set()

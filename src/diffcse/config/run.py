@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -186,6 +186,8 @@ class Config:
             idle_text |= {"document"}
         if method.difference == "none":
             idle_training |= {"discriminator_learning_rate"}
+        if method.learn == "map":
+            idle_training |= {f.name for f in fields(Training)} - {"seed", "dev", "select", "precision"}
         idle = {"method": idle_method, "text": idle_text, "training": idle_training}
         return [f"{name}.{key}" for name, keys in idle.items() for key in non_default(getattr(self, name), keys)]
 

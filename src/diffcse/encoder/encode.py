@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diffcse.config import EncoderPooling, Precision
 from diffcse.encoder.lowered import lowered
+from diffcse.encoder.settings import Settings
 from diffcse.errors import InputError
 from diffcse.method.fast import ability
 from diffcse.method.heads import pooled
 from diffcse.method.loading import has_pooler
+from diffcse.method.tail import out_width
 from diffcse.text.strings import iter_strings
 
 BATCH_TOKENS = 4096
@@ -46,9 +48,13 @@ class Encoder:
     max_tokens: int
     """Longer sentences are cut to this many tokens."""
     normalised: bool = False
-    """Whether embeddings are scaled to length 1."""
+    """Whether embeddings are scaled to length 1 at the end."""
     note: str = ""
     """Who chose the pooling: the folder, the caller, or a rule for known checkpoints."""
+    tail: nn.Sequential = field(default_factory=nn.Sequential)
+    """Dense and Normalize layers between the pooling and the end, see `method.tail`."""
+    settings: Settings = field(default_factory=Settings)
+    """Prompts, truncation and the like, as the folder states them."""
 
     def __post_init__(self) -> None:
         if self.pooling not in get_args(EncoderPooling):
@@ -61,8 +67,9 @@ class Encoder:
 
     @property
     def width(self) -> int:
-        """H, the embedding's dimension."""
-        return int(self.model.config.hidden_size)
+        """The embedding's dimension."""
+        width = out_width(self.tail, int(self.model.config.hidden_size))
+        return min(width, self.settings.truncate_dim or width)
 
     def __call__(
         self, sentences: Iterable[str] | str, *, batch_tokens: int = BATCH_TOKENS, bf16: bool = False
@@ -86,11 +93,15 @@ class Encoder:
         return rows
 
     def tokens(self, sentences: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of each sentence, cut to `max_tokens`, special tokens included: int32."""
+        """Token ids of each sentence, cut to `max_tokens`, special tokens and the default prompt included: int32."""
         if not len(sentences):
             return []
+        prompt = self.settings.prompt
         encoded = self.tokenizer(
-            list(sentences), truncation=True, max_length=self.max_tokens, return_attention_mask=False
+            [prompt + sentence for sentence in sentences],
+            truncation=True,
+            max_length=self.max_tokens,
+            return_attention_mask=False,
         )["input_ids"]
         return [np.array(ids, dtype=np.int32) for ids in encoded]
 
@@ -128,7 +139,10 @@ class Encoder:
         ids_RT = torch.full_like(attention_RT, self.tokenizer.pad_token_id or 0)
         ids_RT[attention_RT.bool()] = torch.from_numpy(np.concatenate(tokens)).long()
         h = self._pooled(ids_RT.to(self.model.device), attention_RT.to(self.model.device))[:rows]
-        return F.normalize(h, dim=-1) if self.normalised else h
+        with torch.autocast(h.device.type, enabled=False):
+            h = self.tail(h)
+        h = F.normalize(h, dim=-1) if self.normalised else h
+        return h[:, : self.settings.truncate_dim]
 
     def _pooled(self, x_RT: Tensor, mask_RT: Tensor) -> Tensor:
         """h, (R, H) float32; sums are taken in float32 also under autocast."""

@@ -16,7 +16,8 @@ from diffcse.encoder.encode import Encoder
 def fingerprint(encoder: Encoder) -> str:
     """SHA-256 (hex) over weights, architecture, tokenizer, pooling, limit and normalisation, as they are in memory."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.model.state_dict().items()):
+    states = {**encoder.model.state_dict(), **encoder.tail.state_dict(prefix="tail.")}
+    for name, tensor in sorted(states.items()):
         array = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
         digest.update(array.float().numpy().tobytes() if array.is_floating_point() else array.numpy().tobytes())

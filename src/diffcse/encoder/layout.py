@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffcse.config import EncoderPooling
-from diffcse.encoder.save import LIMITS, MODULES, POOLING_FLAGS, SETTINGS, TANH, WEIGHTS, layer_weights
+from diffcse.encoder.save import LIMITS, MODULES, POOLING_FLAGS, POOLING_MODES, SETTINGS, TANH, WEIGHTS, layer_weights
+from diffcse.encoder.settings import Settings
 from diffcse.errors import InputError
+from diffcse.method.tail import ACTIVATIONS, Dense, Normalize
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,15 @@ class Layout:
     """The pooler head's weights, if they are not among the transformer's."""
     note: str = "as its folder says"
     """Why this pooling."""
+    tail: nn.Sequential = field(default_factory=nn.Sequential)
+    """Dense and Normalize layers after the pooling, without the last Normalize."""
+    settings: Settings = field(default_factory=Settings)
 
 
-_LAYOUTS = {
-    ("Transformer", "Pooling"),
-    ("Transformer", "WeightedLayerPooling", "Pooling"),
-    ("Transformer", "Pooling", "Dense"),
-}
+_PLAIN = ["Transformer", "Pooling"]
+_SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+_AFTER = {"Dense", "Normalize"}
+"""The modules that may follow the pooling, in any order."""
 
 
 def read_layout(folder: Path) -> Layout:
@@ -46,6 +50,39 @@ def read_layout(folder: Path) -> Layout:
     Raises:
         InputError: a layout that `save` cannot write, or settings that are malformed or not supported.
     """
+    kinds, paths = _read_modules(folder)
+    pooled = kinds.index("Pooling") + 1
+    normalised = kinds[-1] == "Normalize"
+    limits = read_table(paths[0] / LIMITS)
+    limit = limits.get("max_seq_length")
+    if limit is not None and not (type(limit) is int and limit > 0):
+        raise InputError(f"{paths[0] / LIMITS}: max_seq_length = {limit!r}: must be a whole number above 0")
+    pooling: EncoderPooling = _read_pooling(paths[pooled - 1] / "config.json")
+    depth = pooler = None
+    if pooled == 3:
+        if pooling != "mean":
+            raise InputError(f"{paths[2] / 'config.json'}: pooling {pooling} of two layers; supported is mean")
+        pooling, depth = _read_layers(paths[1])
+    after = list(zip(kinds, paths, strict=True))[pooled : len(kinds) - normalised]
+    if pooling == "cls" and [kind for kind, _ in after] == ["Dense"] and _is_pooler(after[0][1]):
+        dense = _read_dense(after[0][1]).linear
+        pooling, pooler, after = "pooler", {"dense.weight": dense.weight.data, "dense.bias": dense.bias.data}, []
+    layers = [_read_dense(path) if kind == "Dense" else Normalize() for kind, path in after]
+    return Layout(
+        paths[0],
+        pooling,
+        normalised,
+        limit,
+        bool(limits.get("do_lower_case")),
+        depth,
+        pooler,
+        tail=nn.Sequential(*layers),
+        settings=_read_settings(folder / SETTINGS, limit),
+    )
+
+
+def _read_modules(folder: Path) -> tuple[list[str], list[Path]]:
+    """Kinds and folders of the modules: Transformer, perhaps WeightedLayerPooling, Pooling, and any of `_AFTER`."""
     modules = _read_json(folder / MODULES)
     try:
         kinds = [module["type"].rpartition(".")[2] for module in modules]
@@ -53,38 +90,31 @@ def read_layout(folder: Path) -> Layout:
         ours = all(module["type"].startswith("sentence_transformers.") for module in modules)
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{folder / MODULES}: not a sentence-transformers list of modules") from error
-    normalised = kinds[-1:] == ["Normalize"]
-    if not ours or tuple(kinds[:-1] if normalised else kinds) not in _LAYOUTS:
+    before = ["Transformer", "WeightedLayerPooling", "Pooling"] if "WeightedLayerPooling" in kinds else _PLAIN
+    if not ours or kinds[: len(before)] != before or not set(kinds[len(before) :]) <= _AFTER:
         raise InputError(
-            f"{folder / MODULES}: modules {', '.join(module['type'] for module in modules) or 'none'}; only a "
-            "Transformer with one Pooling (and Normalize) is supported, with two layers averaged before it or a tanh "
-            "layer after it. Load other layouts with SentenceTransformer"
+            f"{folder / MODULES}: modules {', '.join(module['type'] for module in modules) or 'none'}; supported is a "
+            "Transformer with one Pooling, with two layers averaged before it, and Dense and Normalize layers after. "
+            "Load other layouts with SentenceTransformer"
         )
-    prompt = read_table(folder / SETTINGS).get("default_prompt_name")
-    if prompt is not None:
-        raise InputError(
-            f"{folder / SETTINGS}: puts the prompt {prompt!r} before every sentence, which is not supported. Load such "
-            "a folder with SentenceTransformer"
-        )
-    limits = read_table(paths[0] / LIMITS)
-    limit = limits.get("max_seq_length")
-    if limit is not None and not (type(limit) is int and limit > 0):
-        raise InputError(f"{paths[0] / LIMITS}: max_seq_length = {limit!r}: must be a whole number above 0")
-    at = dict(zip(kinds, paths, strict=True))
-    pooling: EncoderPooling = _read_pooling(at["Pooling"] / "config.json")
-    depth = pooler = None
-    if "WeightedLayerPooling" in at:
-        _require_pooling(at, pooling, "mean", "of two layers")
-        pooling, depth = _read_layers(at["WeightedLayerPooling"])
-    elif "Dense" in at:
-        _require_pooling(at, pooling, "cls", "before Dense")
-        pooling, pooler = "pooler", _read_dense(at["Dense"])
-    return Layout(paths[0], pooling, normalised, limit, bool(limits.get("do_lower_case")), depth, pooler)
+    return kinds, paths
 
 
-def _require_pooling(at: Mapping[str, Path], pooling: str, supported: str, place: str) -> None:
-    if pooling != supported:
-        raise InputError(f"{at['Pooling'] / 'config.json'}: pooling {pooling} {place}; supported is {supported}")
+def _read_settings(file: Path, limit: int | None) -> Settings:
+    """Prompts, truncation and similarity of a folder; a missing file has the library's defaults."""
+    table = read_table(file)
+    prompts, default = table.get("prompts") or {}, table.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise InputError(f"{file}: prompts must be a table of texts")
+    if default is not None and default not in prompts:
+        raise InputError(f"{file}: default_prompt_name = {default!r}: prompts has no such name")
+    dim = table.get("truncate_dim")
+    if dim is not None and not (type(dim) is int and dim > 0):
+        raise InputError(f"{file}: truncate_dim = {dim!r}: must be a whole number above 0")
+    similarity = table.get("similarity_fn_name") or "cosine"
+    if similarity not in _SIMILARITIES:
+        raise InputError(f"{file}: similarity_fn_name = {similarity!r}: must be one of {', '.join(_SIMILARITIES)}")
+    return Settings(prompts, default, dim, similarity, limit)
 
 
 def _read_layers(folder: Path) -> tuple[EncoderPooling, int]:
@@ -106,20 +136,32 @@ def _read_layers(folder: Path) -> tuple[EncoderPooling, int]:
     )
 
 
-def _read_dense(folder: Path) -> dict[str, Tensor]:
-    """The pooler head's weights from a Dense module of its shape: with a bias and tanh, as wide as the encoder."""
+def _is_pooler(folder: Path) -> bool:
+    """Whether a Dense module has the shape of a checkpoint's own head: with a bias and tanh, as wide as the encoder."""
     config = read_table(folder / "config.json")
-    width = config.get("in_features")
-    plain = {"bias": True, "activation_function": TANH, "out_features": width, "use_residual": False}
-    plain |= {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
-    odd = [key for key, value in plain.items() if config.get(key) not in (value, None)]
-    if odd:
-        raise InputError(
-            f"{folder / 'config.json'}: Dense with {odd[0]} = {config[odd[0]]!r}; supported is one like a pooler head: "
-            f"as wide as the encoder, with {TANH}. Load such a folder with SentenceTransformer"
-        )
-    weights = _read_weights(folder, "linear.weight", "linear.bias")
-    return {f"dense.{name}": weights[f"linear.{name}"] for name in ("weight", "bias")}
+    square = config.get("in_features") == config.get("out_features")
+    return square and config.get("bias", True) and config.get("activation_function", TANH) == TANH
+
+
+def _read_dense(folder: Path) -> Dense:
+    """A Dense module.
+
+    Raises:
+        InputError: it has an unknown activation, a residual connection, or other inputs than the embedding.
+    """
+    file = folder / "config.json"
+    config = read_table(file)
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in ("sentence_embedding", None):
+            raise InputError(f"{file}: {key} = {config[key]!r}; supported is 'sentence_embedding'")
+    if config.get("use_residual"):
+        raise InputError(f"{file}: use_residual = true is not supported. Load such a folder with SentenceTransformer")
+    activation = config.get("activation_function", TANH)
+    if activation not in ACTIVATIONS:
+        raise InputError(f"{file}: activation_function = {activation!r}: must be one of {', '.join(ACTIVATIONS)}")
+    names = ["linear.weight", *(["linear.bias"] if config.get("bias", True) else [])]
+    weights = _read_weights(folder, *names)
+    return Dense(weights["linear.weight"], weights.get("linear.bias"), activation)
 
 
 def _read_weights(folder: Path, *names: str) -> dict[str, Tensor]:
@@ -138,7 +180,7 @@ def _read_weights(folder: Path, *names: str) -> dict[str, Tensor]:
     return weights
 
 
-def _read_pooling(file: Path) -> Literal["cls", "mean"]:
+def _read_pooling(file: Path) -> EncoderPooling:
     """The pooling that a configuration switches on, in the classic flags or in the newer single field."""
     if not file.is_file():
         raise InputError(f"{file}: is missing; it should say how token vectors become a sentence vector")
@@ -146,10 +188,14 @@ def _read_pooling(file: Path) -> Literal["cls", "mean"]:
     flags = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
     on = config.get("pooling_mode", flags)
     on = [on] if isinstance(on, str) else on
-    names = {flag: name for name, flag in POOLING_FLAGS.items()} | {name: name for name in POOLING_FLAGS}
-    if not isinstance(on, list) or len(on) != 1 or on[0] not in [*names]:
+    names = {flag: name for name, flag in POOLING_FLAGS.items()} | {mode: name for name, mode in POOLING_MODES.items()}
+    if not isinstance(on, list) or len(on) != 1 or on[0] not in names:
         raise InputError(f"{file}: pooling {on}; supported is one of: {', '.join(POOLING_FLAGS)}")
-    return cast(Literal["cls", "mean"], names[on[0]])
+    if config.get("include_prompt") is False:
+        raise InputError(
+            f"{file}: include_prompt = false is not supported. Load such a folder with SentenceTransformer"
+        )
+    return names[on[0]]
 
 
 def read_table(file: Path) -> dict[str, Any]:

@@ -63,7 +63,16 @@ def load(source: str | Path, *, pooling: EncoderPooling | None = None) -> Encode
         model.cuda()
     most = position_limit(model, tokenizer)
     note = layout.note if pooling is None else "as asked for"
-    return Encoder(model, tokenizer, chosen, min(layout.limit or most, most), layout.normalised, note)
+    return Encoder(
+        model,
+        tokenizer,
+        chosen,
+        min(layout.limit or most, most),
+        layout.normalised,
+        note,
+        layout.tail.to(model.device),
+        layout.settings,
+    )
 
 
 def _find_layout(source: str | Path, *, asked: bool) -> Layout:
@@ -117,15 +126,15 @@ def _check_model(
             )
 
 
-def stated_pooling(source: str | Path) -> EncoderPooling | None:
-    """The pooling that a local folder names; None if it names none, or one that `load` refuses."""
-    folder = named(source)
-    if not (folder / MODULES).is_file():
-        return None
-    try:
-        return read_layout(folder).pooling
-    except InputError:
-        return None
+def start_layout(source: str | Path) -> Layout:
+    """What training must keep of the encoder it starts from: pooling, tail, limit and settings.
+
+    A plain checkpoint states nothing: its layout has no pooling.
+
+    Raises:
+        InputError: as `load` raises it.
+    """
+    return _find_layout(source, asked=True)
 
 
 def _fetch(hub_id: str) -> Path:

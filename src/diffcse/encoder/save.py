@@ -9,6 +9,7 @@ code of ours:
 - first_last, top2: Transformer (set to return all layers), WeightedLayerPooling with weight 1 on two layers and 0 on
   the others, Pooling by mean
 - pooler: Transformer, Pooling by cls, Dense with tanh: the checkpoint's own trained head
+- Dense and Normalize layers of the encoder's tail follow, as they were read or made
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from diffcse.config import EncoderPooling
 from diffcse.encoder.encode import Encoder
+from diffcse.encoder.settings import Settings
 from diffcse.files import staged_folder, write_json, write_text
 from diffcse.method.adapters import merged
 from diffcse.method.loading import quiet
+from diffcse.method.tail import Dense
 
 MODULES = "modules.json"
 LIMITS = "sentence_bert_config.json"
@@ -35,9 +40,26 @@ TOKENIZER = "tokenizer_config.json"
 _LOADING_OPTIONS = ("backend", "is_local", "local_files_only")
 TANH = "torch.nn.modules.activation.Tanh"
 
-# Our names for the poolings of one layer, and a folder's flags for them.
-POOLING_FLAGS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
-_OTHER_FLAGS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens")
+POOLING_MODES: dict[EncoderPooling, str] = {
+    "cls": "cls",
+    "mean": "mean",
+    "max": "max",
+    "mean_sqrt_len": "mean_sqrt_len_tokens",
+    "weighted_mean": "weightedmean",
+    "last_token": "lasttoken",
+}
+"""Our names for the poolings of one layer, and the library's."""
+POOLING_FLAGS: dict[EncoderPooling, str] = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "max": "pooling_mode_max_tokens",
+    "mean_sqrt_len": "pooling_mode_mean_sqrt_len_tokens",
+    "weighted_mean": "pooling_mode_weightedmean_tokens",
+    "last_token": "pooling_mode_lasttoken",
+}
+"""The flags of the classic layout for them."""
+_OLDEST_FLAGS = ("cls", "mean", "max", "mean_sqrt_len")
+"""Poolings that every release knows; flags of the others are written only if they are on."""
 
 
 def save(encoder: Encoder, folder: Path, card: str) -> None:
@@ -89,25 +111,41 @@ def write_layout(encoder: Encoder, folder: Path) -> None:
         for index, (path, kind) in enumerate(zip(paths, kinds, strict=True))
     ]
     write_json(folder / MODULES, modules)
-    for path, kind in zip(paths, kinds, strict=True):
+    first = kinds.index("Pooling") + 1 + (encoder.pooling == "pooler")
+    for index, (path, kind) in enumerate(zip(paths, kinds, strict=True)):
         (folder / path).mkdir(exist_ok=True)
-        _write_module(folder / path, kind, encoder)
+        if first <= index < first + len(encoder.tail):
+            _write_tail(folder / path, encoder.tail[index - first])
+        else:
+            _write_module(folder / path, kind, encoder)
     write_json(folder / LIMITS, {"max_seq_length": encoder.max_tokens, "do_lower_case": False})
-    write_json(folder / SETTINGS, {"similarity_fn_name": "cosine"})
+    write_json(folder / SETTINGS, _settings(encoder.settings))
+
+
+def _settings(settings: Settings) -> dict[str, Any]:
+    """The table of `SETTINGS`; what is not set is left out."""
+    table: dict[str, Any] = {"similarity_fn_name": settings.similarity}
+    if settings.prompts:
+        table |= {"prompts": dict(settings.prompts), "default_prompt_name": settings.default_prompt}
+    if settings.truncate_dim is not None:
+        table["truncate_dim"] = settings.truncate_dim
+    return table
 
 
 def _kinds(encoder: Encoder) -> list[str]:
     """The modules of sentence-transformers that make up `encoder`, in order."""
     between = {"first_last": ["WeightedLayerPooling"], "top2": ["WeightedLayerPooling"]}.get(encoder.pooling, [])
-    after = ["Dense"] if encoder.pooling == "pooler" else []
-    return ["Transformer", *between, "Pooling", *after, *(["Normalize"] if encoder.normalised else [])]
+    head = ["Dense"] if encoder.pooling == "pooler" else []
+    after = [type(layer).__name__ for layer in encoder.tail]
+    return ["Transformer", *between, "Pooling", *head, *after, *(["Normalize"] if encoder.normalised else [])]
 
 
 def _write_module(folder: Path, kind: str, encoder: Encoder) -> None:
-    width, config = encoder.width, folder / "config.json"
+    width, config = int(encoder.model.config.hidden_size), folder / "config.json"
     if kind == "Pooling":
-        how = {"cls": "cls", "pooler": "cls"}.get(encoder.pooling, "mean")
-        flags = {flag: name == how for name, flag in POOLING_FLAGS.items()} | dict.fromkeys(_OTHER_FLAGS, False)
+        special: dict[str, EncoderPooling] = {"pooler": "cls", "first_last": "mean", "top2": "mean"}
+        how = special.get(encoder.pooling, encoder.pooling)
+        flags = {flag: name == how for name, flag in POOLING_FLAGS.items() if name in (*_OLDEST_FLAGS, how)}
         write_json(config, {"word_embedding_dimension": width, **flags})
     elif kind == "WeightedLayerPooling":
         depth = encoder.model.config.num_hidden_layers
@@ -119,11 +157,20 @@ def _write_module(folder: Path, kind: str, encoder: Encoder) -> None:
         transformer = json.loads((folder.parent / "config.json").read_text(encoding="utf-8"))
         write_json(folder.parent / "config.json", transformer | {"output_hidden_states": True})
     elif kind == "Dense":
-        shape = {"in_features": width, "out_features": width, "bias": True, "activation_function": TANH}
-        write_json(config, shape)
         head: Any = encoder.model.pooler
-        linear = {f"linear.{name}": value.contiguous() for name, value in head.dense.state_dict().items()}
-        save_file(linear, folder / WEIGHTS, metadata={"format": "pt"})
+        _write_dense(folder, head.dense, TANH)
+
+
+def _write_tail(folder: Path, layer: nn.Module) -> None:
+    if isinstance(layer, Dense):
+        _write_dense(folder, layer.linear, layer.activation)
+
+
+def _write_dense(folder: Path, linear: nn.Linear, activation: str) -> None:
+    shape = {"in_features": linear.in_features, "out_features": linear.out_features, "bias": linear.bias is not None}
+    write_json(folder / "config.json", shape | {"activation_function": activation})
+    weights = {f"linear.{name}": value.detach().cpu().contiguous() for name, value in linear.state_dict().items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def layer_weights(pooling: str, depth: int) -> list[float]:

@@ -155,7 +155,7 @@ def _pooling_of(model: SentenceTransformer) -> Pooling:
 
 def _check(method: Method, pooling: Pooling, steps: int | None) -> None:
     """Refuse what this trainer cannot serve."""
-    if method.pooling != pooling:
+    if method.pooling not in (None, pooling):
         raise InputError(
             f'method.pooling = "{method.pooling}": the SentenceTransformer pools by "{pooling}". '
             f'Give Method(pooling="{pooling}"), or another Pooling module'

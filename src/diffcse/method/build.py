@@ -42,6 +42,7 @@ def build(
     tokenizer: PreTrainedTokenizerBase | None = None,
     pairs: bool = False,
     packed: bool = True,
+    tail: nn.Module | None = None,
 ) -> tuple[DiffCSE, PreTrainedTokenizerBase]:
     """The trainable module and its tokenizer.
 
@@ -51,14 +52,14 @@ def build(
     Args:
         pairs: training will use pairs, whose views need no dropout to differ.
         packed: run without padding, where the architectures can (see `method.fast`).
+        tail: layers that follow the pooling, see `method.tail`.
 
     Raises:
         InputError: a part cannot be loaded, does not fit the others, or has an architecture that cannot be used.
     """
     encoder = unwrap(config.model if encoder is None else encoder)
-    generator = generator or config.generator
+    generator, discriminator = generator or config.generator, discriminator or config.discriminator
     causal_generator = causal_generator or config.causal_generator
-    discriminator = discriminator or config.discriminator
     if tokenizer is None:
         if isinstance(encoder, PreTrainedModel):
             raise InputError("an encoder given as a module needs its tokenizer: pass tokenizer=")
@@ -74,12 +75,8 @@ def build(
     if config.needs("causal"):
         causal = load_causal_generator(causal_generator or "")
         check_vocabulary_size(causal, vocabulary, "causal_generator")
-    sources = {
-        "discriminator": discriminator if d is not None else None,
-        "generator": generator if g is not None else None,
-        "causal_generator": causal_generator if causal is not None else None,
-    }
-    _check_vocabularies(tokenizer, encoder, sources)
+    sources = {"discriminator": d and discriminator, "generator": g and generator}
+    _check_vocabularies(tokenizer, encoder, {**sources, "causal_generator": causal and causal_generator})
     module = DiffCSE(
         f,
         vocabulary,
@@ -89,6 +86,7 @@ def build(
         discriminator=d,
         seed=seed,
         packed=packed,
+        tail=tail,
     )
     return module, tokenizer
 

@@ -61,11 +61,34 @@ def _mean(layer_RTH: Tensor, mask_RT: Tensor) -> Tensor:
     return (layer_RTH * weight_RT1).sum(1) / weight_RT1.sum(1)
 
 
+def _max(layer_RTH: Tensor, mask_RT: Tensor) -> Tensor:
+    """The largest number at each place of the real tokens' vectors."""
+    return layer_RTH.masked_fill(mask_RT[:, :, None] == 0, -torch.inf).max(1).values
+
+
+def _mean_sqrt_len(layer_RTH: Tensor, mask_RT: Tensor) -> Tensor:
+    """The sum over real tokens, divided by the square root of their number."""
+    return _mean(layer_RTH, mask_RT) * mask_RT.sum(1, keepdim=True).to(layer_RTH.dtype).sqrt()
+
+
+def _weighted_mean(layer_RTH: Tensor, mask_RT: Tensor) -> Tensor:
+    """The mean in which the first token counts once, the second twice, and so on."""
+    return _mean(layer_RTH, mask_RT * torch.arange(1, mask_RT.shape[1] + 1, device=mask_RT.device))
+
+
+def _last_token(layer_RTH: Tensor, mask_RT: Tensor) -> Tensor:
+    return layer_RTH[torch.arange(len(layer_RTH), device=mask_RT.device), mask_RT.sum(1) - 1]
+
+
 POOLINGS: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor], Tensor]]] = {
     "cls": ((-1,), _first),
     "mean": ((-1,), _mean),
     "first_last": ((1, -1), _mean),
     "top2": ((-2, -1), _mean),
+    "max": ((-1,), _max),
+    "mean_sqrt_len": ((-1,), _mean_sqrt_len),
+    "weighted_mean": ((-1,), _weighted_mean),
+    "last_token": ((-1,), _last_token),
 }
 """name -> (hidden states that are averaged, how each becomes one vector).
 

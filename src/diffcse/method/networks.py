@@ -24,8 +24,9 @@ from diffcse.method.conditioning import first_layer, sentence_at_position_0
 from diffcse.method.edits import Draw, Edited, Tools, Vocabulary, edit
 from diffcse.method.fast import ability, checkpoint_layers, in_chunks, make_cheap, vectors_at
 from diffcse.method.heads import at_least_float
+from diffcse.method.tail import out_width
 
-FROZEN = ("generator.", "causal_generator.")
+FROZEN = ("generator.", "causal_generator.", "tail.")
 """Prefixes of the names of weights that training never changes."""
 
 
@@ -43,6 +44,7 @@ class Networks(nn.Module):
         seed: decides the random start of projector and head, and every mask and sample.
         packed: run encoder, generators and discriminator without padding, where their architecture can.
         mini_batch_size: rows that go through a network at once, see `fast.memory`; None: all.
+        tail: layers that follow the pooling in the encoder that ships, see `tail`. They are frozen.
 
     Raises:
         InputError: a part is missing, does not fit, or shares weights with one that is trained.
@@ -60,6 +62,7 @@ class Networks(nn.Module):
         seed: int = 42,
         packed: bool = True,
         mini_batch_size: int | None = None,
+        tail: nn.Module | None = None,
     ) -> None:
         super().__init__()
         # Not named `config`: transformers' Trainer takes that for a model configuration, and writes to it.
@@ -70,7 +73,9 @@ class Networks(nn.Module):
         self.mini_batch_size = mini_batch_size
         width = encoder.config.hidden_size
         self.encoder = encoder
-        self.projector = heads.fresh(lambda: heads.projector(config.projector, width), draws.key(seed, 1))
+        self.tail = nn.Sequential() if tail is None else tail.requires_grad_(False)
+        embedding_width = out_width(self.tail, width)
+        self.projector = heads.fresh(lambda: heads.projector(config.projector, embedding_width), draws.key(seed, 1))
         self.generator = generator if config.needs("masked") else None
         self.causal_generator = causal_generator if config.needs("causal") else None
         self.discriminator: Any = discriminator if config.difference != "none" else None
@@ -104,6 +109,12 @@ class Networks(nn.Module):
                 f"discriminator: its hidden size {d.config.hidden_size} is not the encoder's "
                 f"{self.encoder.config.hidden_size}. Start both from the same checkpoint"
             )
+        told = out_width(self.tail, self.encoder.config.hidden_size)
+        if d is not None and config.condition != "none" and told != d.config.hidden_size:
+            raise InputError(
+                f"method.model: its Dense layers make embeddings of {told} numbers, and a discriminator of "
+                f'{d.config.hidden_size} cannot read them. Set method.difference = "none", or condition = "none"'
+            )
         if d is not None and config.condition != "none":
             first_layer(d)  # refuses an architecture that cannot be conditioned
         trained = {id(p) for part in (self.encoder, d) if part is not None for p in part.parameters()}
@@ -124,10 +135,11 @@ class Networks(nn.Module):
     # ---- running ------------------------------------------------------------------------------------------------
 
     def embed(self, x_RT: Tensor, attention_RT: Tensor) -> Tensor:
-        """h = f(x), pooled: (R, H)."""
+        """h = f(x), pooled and through the tail: (R, H)."""
 
         def run(x_RT: Tensor, attention_RT: Tensor) -> Tensor:
-            return heads.pooled(self.encoder, x_RT, attention_RT, self.choices.pooling, packed=self.packed)
+            pooling = self.choices.pooling or "cls"
+            return self.tail(heads.pooled(self.encoder, x_RT, attention_RT, pooling, packed=self.packed))
 
         return in_chunks(run, self.mini_batch_size, x_RT, attention_RT)
 

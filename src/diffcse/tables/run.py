@@ -109,8 +109,9 @@ def _write_dev(shared: Shared, file: Path) -> None:
 
 def _measure_start(config: Config, shared: Shared) -> dict[str, dict[str, Any]]:
     from diffcse.encoder.load import load
+    from diffcse.training.network import with_pooling
 
-    encoder = load(config.method.model, pooling=config.method.pooling)
+    encoder = load(config.method.model, pooling=with_pooling(config).method.pooling)
     jobs = {name: each for name, each in shared.jobs.items() if each and not name.startswith("rtd")}
     return _scores(measure_columns(encoder, jobs), shared)
 

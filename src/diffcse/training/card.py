@@ -9,6 +9,7 @@ from typing import Any
 from diffcse.config import Config, to_toml
 from diffcse.evaluation.sts import OWN_PAIRS
 from diffcse.record import verdict
+from diffcse.text.corpus import Corpus
 from diffcse.training.inputs import Inputs, example_name
 
 _SOURCES = ("model", "generator", "causal_generator", "discriminator")
@@ -52,6 +53,38 @@ model.similarity(model.encode(["A sentence."]), model.encode(["Another one."]))
 
 The folder holds the encoder only. Projector, generator and discriminator were for training. The encoder knows sentences
 like those of the training text. It inherits the biases of that text and of the checkpoint it started from.
+
+## Recipe
+
+```toml
+{to_toml(config)}```
+"""
+
+
+def adapt_card(config: Config, corpus: Corpus, used: int, scores: dict[str, Any]) -> str:
+    """The card of an encoder with a map, or of a start that nothing improved."""
+    config = _public(config)
+    judged = verdict(scores)
+    worse = "The learned layer made the graded pairs worse, so this is the start, unchanged. "
+    start = worse if scores["shipped"] == "start" else ""
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, sentence-similarity]
+---
+
+# A sentence encoder adapted to a field
+
+`{config.method.model}` with a linear layer behind it. The layer was learned without labels from {used:,} of
+{len(corpus):,} texts (SHA-256 `{corpus.sha256[:16]}…`). The weights of the encoder are unchanged.
+{start}Compare embeddings by cosine.
+{f"{chr(10)}{judged[0].upper()}{judged[1:]}.{chr(10)}" if judged else ""}
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("this folder")
+model.similarity(model.encode(["A sentence."]), model.encode(["Another one."]))
+```
 
 ## Recipe
 

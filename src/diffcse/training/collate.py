@@ -99,12 +99,16 @@ class Collate:
     has these tensors (`positive_...`, `hard_negative_...`) and a `..._key` (B,), equal for equal sentences. With
     `neighbours`, tuples are a sentence and its next one or None: `next_...`, keys, and `has_next` (B,). `truncated` is
     the number of examples with a sentence that was cut.
+    `prompt` is put before every sentence, as in the encoder that ships.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int, *, neighbours: bool = False) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_tokens: int, *, neighbours: bool = False, prompt: str = ""
+    ) -> None:
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.neighbours = neighbours
+        self.prompt = prompt
 
     def __call__(self, examples: Sequence[str] | Sequence[tuple[str | None, ...]]) -> dict[str, Tensor]:
         rows = [(example,) if isinstance(example, str) else example for example in examples]
@@ -114,7 +118,7 @@ class Collate:
         cut = torch.zeros(len(rows), dtype=torch.bool)
         for name, column in zip(names, columns, strict=False):
             tokens = self.tokenizer(
-                [sentence or "" for sentence in column],
+                [self.prompt + (sentence or "") for sentence in column],
                 truncation=True,
                 max_length=self.max_tokens,
                 padding=True,
@@ -125,7 +129,8 @@ class Collate:
             if tokens.encodings:
                 cut |= torch.tensor([bool(encoding.overflowing) for encoding in tokens.encodings])
             else:  # a tokenizer without a Rust backend does not report what it cut
-                full = [len(ids) for ids in self.tokenizer([s or "" for s in column], verbose=False)["input_ids"]]
+                whole = self.tokenizer([self.prompt + (s or "") for s in column], verbose=False)["input_ids"]
+                full = [len(ids) for ids in whole]
                 cut |= torch.tensor(full) > self.max_tokens
             if len(columns) > 1:
                 # A sentence without a next one takes its own place there; has_next excludes it.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from diffcse.config import EDITS, Config
+from diffcse.config import EDITS, Config, Pooling
 from diffcse.encoder.encode import Encoder, position_limit, use_bf16
-from diffcse.encoder.load import stated_pooling
+from diffcse.encoder.layout import Layout
+from diffcse.encoder.load import start_layout
 from diffcse.errors import InputError
 from diffcse.files import model_sha256
 from diffcse.method.build import build
@@ -19,6 +22,9 @@ from diffcse.method.loading import default_generator, model_folders
 from diffcse.method.paper import DiffCSE
 from diffcse.record import Record
 from diffcse.training.checkpoints import load_weights
+
+_SAME = 0.999
+"""Least cosine between two embeddings of one sentence, alone and in a batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +52,15 @@ def with_generator(config: Config, begun: Record | None) -> Config:
     return dataclasses.replace(config, method=dataclasses.replace(config.method, generator=generator))
 
 
+def with_pooling(config: Config) -> Config:
+    """`config` with the pooling that it leaves to the start: the one its folder states, or [CLS]."""
+    if config.method.pooling is not None:
+        return config
+    stated = start_layout(config.method.model).pooling
+    pooling: Pooling = "cls" if stated in (None, "pooler") else cast(Pooling, stated)
+    return dataclasses.replace(config, method=dataclasses.replace(config.method, pooling=pooling))
+
+
 def models_sha256(config: Config) -> dict[str, str]:
     """Hash of each local folder that a network is read from, by field of the method."""
     folders = model_folders(config.method)
@@ -60,27 +75,63 @@ def build_network(config: Config) -> Network:
         InputError: a model cannot be read, or takes fewer tokens than training.max_tokens.
     """
     training = config.training
-    model, tokenizer = build(config.method, seed=training.seed, pairs=config.text.supervised, packed=training.packing)
+    start = start_layout(config.method.model)
+    model, tokenizer = _build(config, start)
     model.mini_batch_size = training.mini_batch_size
     if training.gradient_checkpointing:
         model.checkpoint_layers()
     limit = position_limit(model.encoder, tokenizer)
     _check_lengths(config, model, tokenizer, limit)
-    encoder = Encoder(model.encoder, tokenizer, config.method.pooling, limit)
-    return Network(model, tokenizer, encoder, use_bf16(training.precision), _warnings(config, model))
+    encoder = Encoder(
+        model.encoder,
+        tokenizer,
+        config.method.pooling or "cls",
+        min(start.limit or limit, limit),
+        start.normalised,
+        tail=start.tail,
+        settings=start.settings,
+    )
+    _check_alone(config.method.model, encoder)
+    return Network(model, tokenizer, encoder, use_bf16(training.precision), _warnings(config, model, start))
+
+
+def _build(config: Config, start: Layout) -> tuple[DiffCSE, PreTrainedTokenizerBase]:
+    training = config.training
+    return build(
+        config.method,
+        seed=training.seed,
+        pairs=config.text.supervised,
+        packed=training.packing,
+        tail=start.tail,
+    )
+
+
+def _check_alone(source: str, encoder: Encoder) -> None:
+    """Check that an embedding does not depend on the other sentences of its batch.
+
+    Raises:
+        InputError: it does, so that no score of this encoder can be trusted.
+    """
+    short, long = "A sentence.", "A longer sentence, so that the first one is padded beside it in a batch."
+    alone, beside = encoder([short])[0], encoder([short, long])[0]
+    cosine = float(alone @ beside / max(float(np.linalg.norm(alone) * np.linalg.norm(beside)), 1e-12))
+    if cosine < _SAME:
+        raise InputError(
+            f"{source}: the embedding of a sentence depends on its neighbours in the batch: its cosine alone and "
+            f"beside a longer one is {cosine:.3f}. The model ignores its attention mask and cannot be trained"
+        )
 
 
 def reload_network(config: Config, parts: Path) -> DiffCSE | None:
     """The module of a complete run in eval mode; None if the run kept no training parts."""
     if not parts.is_file():
         return None
-    training = config.training
-    model, _ = build(config.method, seed=training.seed, pairs=config.text.supervised, packed=training.packing)
+    model, _ = _build(config, start_layout(config.method.model))
     load_weights(model.trained_state(), parts)
     return model.eval()
 
 
-def _warnings(config: Config, model: DiffCSE) -> list[str]:
+def _warnings(config: Config, model: DiffCSE, start: Layout) -> list[str]:
     """Settings that have no effect or a surprising one."""
     method, lines = config.method, []
     unused = config.unused()
@@ -94,7 +145,7 @@ def _warnings(config: Config, model: DiffCSE) -> list[str]:
             'method.condition = "none": D does not see the embedding (plain ELECTRA, for comparison), so the encoder '
             "learns from the contrastive loss alone"
         )
-    stated = stated_pooling(method.model)
+    stated = start.pooling
     if stated not in (None, method.pooling):
         remedy = f". --pooling {stated} keeps what it has learned" if stated != "pooler" else ""
         lines.append(f"method.pooling = {method.pooling}: {method.model} was made for {stated} pooling{remedy}")

@@ -15,6 +15,7 @@ from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
+from diffcse.evaluation.sts import PairSet
 from diffcse.files import clear_partials, only_one, staged_folder, write_text
 from diffcse.machine import tuned
 from diffcse.method.paper import DiffCSE
@@ -22,6 +23,7 @@ from diffcse.record import Record, read_record
 from diffcse.text.corpus import Corpus
 from diffcse.text.examples import Examples
 from diffcse.training import folder
+from diffcse.training.adapt import run_adapt
 from diffcse.training.callbacks import Callbacks, trackers
 from diffcse.training.card import card
 from diffcse.training.checkpoints import save_weights
@@ -29,7 +31,7 @@ from diffcse.training.collate import Batches, Collate
 from diffcse.training.folder import BEST, LAST, MODEL, PARTS, RECIPE, RECORD, Report
 from diffcse.training.inputs import Inputs, example_name, prepare, read_dev, read_text
 from diffcse.training.loop import Loop, Pace, linear_rate
-from diffcse.training.network import Network, build_network, models_sha256, reload_network, with_generator
+from diffcse.training.network import Network, build_network, models_sha256, reload_network, with_generator, with_pooling
 from diffcse.training.selection import Panel, make_panel
 from diffcse.training.task import DiffCSETask
 
@@ -74,10 +76,13 @@ def run(
     output = Path(output)
     callbacks = [*trackers(config.training.report_to), *callbacks]
     with only_one(output):
+        config = with_pooling(config)
         dev = read_dev(config)
         folder.check_output(output, resume=resume)
         text = read_text(config, corpus)
         report("corpus", {"summary": text.summary()})
+        if config.method.learn == "map":
+            return _adapt(config, text, dev, output, resume, report)
         inputs = prepare(config, text, dev)
         data = inputs.facts(config)
         begun = _begun(config, output, data) if resume and (output / RECORD).is_file() else None
@@ -90,6 +95,21 @@ def run(
         network = build_network(config)
         record = _begin(config, inputs, network, output, data, begun)
         return _train(config, inputs, network, output, record, report, Callbacks(callbacks, output))
+
+
+def _adapt(
+    config: Config, text: Corpus | Examples, dev: PairSet | None, output: Path, resume: bool, report: Report
+) -> Trained:
+    """Learn a map behind the encoder (recipe `adapt`): a run of seconds, which has no checkpoints."""
+    if not isinstance(text, Corpus):
+        raise InputError('method.learn = "map": reads plain text, and text.anchor names pairs. Remove text.anchor.')
+    data = Inputs(text, text, None, dev, [], 0, 0).facts(config)
+    data["models_sha256"] = models_sha256(config)
+    begun = _begun(config, output, data) if resume and (output / RECORD).is_file() else None
+    if begun is not None and begun.status == "complete":
+        return _open(config, output, begun, report)
+    encoder, record = run_adapt(config, text, dev, output, data, report)
+    return Trained(None, encoder, record)
 
 
 def _begun(config: Config, output: Path, data: dict[str, Any]) -> Record:
@@ -175,7 +195,12 @@ def _task(config: Config, inputs: Inputs, network: Network, panel: Panel, output
 
     batches = Batches(
         inputs.examples,
-        Collate(network.tokenizer, training.max_tokens, neighbours=config.method.reads_next),
+        Collate(
+            network.tokenizer,
+            training.max_tokens,
+            neighbours=config.method.reads_next,
+            prompt=network.encoder.settings.prompt,
+        ),
         batch_size=training.batch_size,
         accumulation=training.accumulation,
         seed=training.seed,

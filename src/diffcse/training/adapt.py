@@ -1,0 +1,185 @@
+"""The recipe `adapt`: an encoder learns a field from the user's own text, without labels, and keeps its weights.
+
+Three models of the text (`own_text`) know which texts belong together. Ridge regression R predicts their vectors from
+the encoder's embeddings. The prediction is added to the encoder's own similarity, and the sum is again a dot product:
+
+    M = (I + strength · R Rᵀ)^½        new embedding = M · old embedding, at length 1
+
+M ships as a Dense layer after the encoder. Training all weights on the same task ruins a ready encoder, because it can
+then copy words; one linear layer cannot (docs/log/2026-11-30-adapt.md).
+
+Shape suffixes: N texts, H numbers of an embedding, K numbers of a text model's vector.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from diffcse.config import Config, Method, to_dict, to_toml
+from diffcse.encoder.encode import Encoder, use_bf16
+from diffcse.encoder.load import load
+from diffcse.encoder.save import save
+from diffcse.errors import InputError
+from diffcse.files import write_text
+from diffcse.method.tail import Dense, Normalize
+from diffcse.record import Record
+from diffcse.text.corpus import Corpus
+from diffcse.training import folder
+from diffcse.training.card import adapt_card
+from diffcse.training.folder import MODEL, RECIPE, RECORD, Report
+from diffcse.training.own_text import Vectors, own_text_vectors, unit_rows
+from diffcse.training.selection import Graded, compare
+
+MOST_TEXTS = 20_000
+"""Of a longer corpus, the seed draws this many texts to learn from."""
+_FEWEST_TEXTS = 200
+_TEXTS_A_DIMENSION, _PENALTY_OF_FEW = 8, 100.0
+SHOWN = 5
+"""Texts whose nearest neighbours are shown before and after."""
+
+
+def fit_map(start_NH: Vectors, target_NK: Vectors, *, strength: float, ridge: float) -> Vectors:
+    """M, (H, H): the symmetric matrix that adds the predicted similarity to the start's.
+
+    Args:
+        start_NH: embeddings of length 1.
+        target_NK: vectors of length 1 that R is to predict.
+        strength: weight of the predicted similarity beside the start's.
+        ridge: penalty of R, in units of the mean variance of `start_NH`.
+
+    >>> same = np.eye(2, dtype=np.float32)
+    >>> fit_map(same, same, strength=3.0, ridge=0.0).round(3).tolist()
+    [[2.0, 0.0], [0.0, 2.0]]
+    """
+    gram_HH = start_NH.T.astype(np.float64) @ start_NH
+    width = len(gram_HH)
+    penalty = ridge * np.trace(gram_HH) / width * np.eye(width)
+    r_HK = np.linalg.lstsq(gram_HH + penalty, start_NH.T.astype(np.float64) @ target_NK, rcond=None)[0]
+    predicted_NK = start_NH @ r_HK
+    r_HK /= max(np.sqrt((predicted_NK**2).sum(axis=1).mean()), 1e-12)
+    values, vectors = np.linalg.eigh(np.eye(width) + strength * r_HK @ r_HK.T)
+    return ((vectors * np.sqrt(values)) @ vectors.T).astype(np.float32)
+
+
+def learn_map(texts: Sequence[str], start_NH: Vectors, method: Method, seed: int) -> Vectors:
+    """M, (H, H), for `texts` and their embeddings, which have length 1.
+
+    From few texts less can be learned safely: the models get fewer dimensions and the penalty rises.
+    """
+    size = max(2, min(method.map_size, len(texts) // _TEXTS_A_DIMENSION))
+    ridge = max(method.map_ridge, _PENALTY_OF_FEW / len(texts))
+    return fit_map(start_NH, own_text_vectors(texts, size, seed), strength=method.map_strength, ridge=ridge)
+
+
+def with_map(encoder: Encoder, map_HH: Vectors) -> Encoder:
+    """`encoder` followed by the map; its embeddings have length 1."""
+    layers = [*encoder.tail, Normalize(), Dense(torch.from_numpy(map_HH))]
+    return dataclasses.replace(encoder, tail=nn.Sequential(*layers).to(encoder.model.device), normalised=True)
+
+
+def run_adapt(config: Config, corpus: Corpus, dev: Any, output: Path, data: dict[str, Any], report: Report) -> Any:
+    """Fit the map of `config` on `corpus`, judge it, and leave a complete folder at `output`.
+
+    Returns:
+        (encoder that ships, record). The start ships if graded pairs (`dev`) say that the map made it worse, unless
+        `training.select` is "last".
+
+    Raises:
+        InputError: too little text, or a model that cannot be loaded.
+    """
+    began = time.perf_counter()
+    method, seed = config.method, config.training.seed
+    texts = _sample(corpus, seed)
+    start = load(method.model, pooling=method.pooling)
+    record = Record(kind="train", config=to_dict(config), seed=seed, data=data)
+    if unused := config.unused():
+        record.warnings.append(f"{', '.join(unused)}: set, but without effect in this recipe")
+    record.write(output / RECORD)
+    write_text(output / RECIPE, to_toml(config))
+    report("plan", {"lines": _plan(config, start, len(corpus), len(texts)), "warnings": record.warnings})
+    bf16 = use_bf16(config.training.precision)
+    report("phase", {"label": f"embedding {len(texts):,} texts"})
+    whole = dataclasses.replace(start, settings=dataclasses.replace(start.settings, truncate_dim=None))
+    start_NH = unit_rows(whole(texts, bf16=bf16))
+    report("phase", {"label": "learning words, parts of words, and words in company"})
+    map_HH = learn_map(texts, start_NH, method, seed)
+    adapted = with_map(start, map_HH)
+    record.scores |= {"steps": 0, "sentences_seen": len(texts), "truncated": 0, "shipped": "adapted"}
+    shipped = adapted
+    if dev is not None:
+        record.scores["dev"] = judged = _judge(config, dev, start, adapted, bf16)
+        if judged["last"] < judged["start"] and config.training.select != "last":
+            shipped = start
+            record.scores |= {"shipped": "start"}
+    record.scores["neighbours"] = neighbours(texts, start_NH, unit_rows(start_NH @ map_HH), seed)
+    record.timing["seconds"] = time.perf_counter() - began
+    save(shipped, output / MODEL, adapt_card(config, corpus, len(texts), record.scores))
+    folder.finish(record, output)
+    report("done", {"output": str(output), "examples": "texts", **record.scores, "sentences_seen": 0})
+    return shipped, record
+
+
+def _sample(corpus: Corpus, seed: int) -> list[str]:
+    if len(corpus) < _FEWEST_TEXTS:
+        raise InputError(
+            f"the corpus has {len(corpus):,} distinct texts, and the recipe adapt needs at least {_FEWEST_TEXTS}. "
+            "Give more text"
+        )
+    if len(corpus) <= MOST_TEXTS:
+        return [corpus[index] for index in range(len(corpus))]
+    chosen = np.random.default_rng([seed, 0x6D6170]).choice(len(corpus), MOST_TEXTS, replace=False)
+    return [corpus[int(index)] for index in np.sort(chosen)]
+
+
+def _judge(config: Config, dev: Any, start: Encoder, adapted: Encoder, bf16: bool) -> dict[str, Any]:
+    """Scores of start and map on graded pairs, with the interval of their difference."""
+    judge = Graded(dev, config.training.dev)
+    before, after = (judge.values(lambda texts, e=encoder: e(texts, bf16=bf16)) for encoder in (start, adapted))
+    scores = judge.score(before), judge.score(after)
+    return {
+        **judge.source(),
+        "metric": judge.metric,
+        "start": scores[0],
+        "best": scores[1],
+        "best_step": 0,
+        "last": scores[1],
+        "selects": True,
+        **compare(judge, before, after, 1),
+    }
+
+
+def _plan(config: Config, start: Encoder, texts: int, used: int) -> list[str]:
+    """What will happen and why, each line with the option that changes it."""
+    method, training = config.method, config.training
+    part = "" if used == texts else f", {used:,} of them drawn by --seed {training.seed}"
+    judge = f"graded pairs of {training.dev}; a map that makes them worse is not shipped (--select last ships it)"
+    if training.dev is None:
+        judge = "nothing: the result is not measured. 50 graded pairs or more with --dev FILE would do it"
+    return [
+        f"text     {texts:,} distinct texts{part}",
+        f"start    {method.model}, {start.pooling} pooling, {start.width} numbers; its weights stay as they are",
+        f"learns   one {start.width} x {start.width} layer behind it, from the words that this text shares",
+        f"strength {method.map_strength:g}; --set method.map_strength=0.5 stays closer to the start",
+        f"judge    {judge}",
+        "instead  --recipe mini_difference trains all weights; that harms an encoder that is good already",
+    ]
+
+
+def neighbours(texts: Sequence[str], before_NH: Vectors, after_NH: Vectors, seed: int) -> list[dict[str, str]]:
+    """Texts whose nearest other text has changed, with both neighbours; at most `SHOWN`."""
+    order = np.random.default_rng([seed, 1]).permutation(len(texts))[: 20 * SHOWN]
+    nearest = []
+    for rows_NH in (before_NH, after_NH):
+        cosines = rows_NH[order] @ rows_NH.T
+        cosines[np.arange(len(order)), order] = -np.inf
+        nearest.append(cosines.argmax(axis=1))
+    changed = [i for i, (a, b) in enumerate(zip(*nearest, strict=True)) if a != b][:SHOWN]
+    return [{"text": texts[order[i]], "before": texts[nearest[0][i]], "after": texts[nearest[1][i]]} for i in changed]
