@@ -73,6 +73,7 @@ def test_from_a_grid_to_a_table_and_its_pages(place, capsys):
         assert f"({values['7']:.2f}, {values['9']:.2f})" in text, "of two seeds each value is shown"
         assert "no interval: fewer than four seeds; ask for --seeds 4" in " ".join(text.split())
     assert "| row " not in out, "a terminal gets no Markdown"
+    assert re.search(r"│ half +│ +2 │ ", out), "80 columns leave the names room"
     assert "<title>A table</title>" in (place / "out/table.html").read_text()
     # Again: nothing is run, the table is the same.
     code, out, _ = command(capsys, *ASKED, "--seeds", "7", "9")
@@ -234,7 +235,7 @@ def test_the_command_of_a_table_makes_all_its_rows(place, capsys):
 
 
 def test_a_missing_package_is_known_before_anything_runs(place, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
     monkeypatch.setattr(workers, "run_cells", lambda *_, **__: pytest.fail("it ran"))
     code, _, err = command(capsys, *ASKED)
     assert (code, (place / "out").exists()) == (2, False)

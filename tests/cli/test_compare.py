@@ -56,7 +56,7 @@ def test_four_seeds_have_a_verdict(capsys, tmp_path):
 
 
 def test_with_data_every_encoder_is_scored_pair_by_pair(capsys, tmp_path, runs):
-    pytest.importorskip("plotly")
+    pytest.importorskip("jinja2")
     path = folders.tsv(tmp_path / "data", "pets", n=30)
     folders.tsv(tmp_path / "data", "birds", n=30, seed=1)
     options = ("--data", tmp_path / "data", "--baseline", "DiffCSE", "--resamples", 200)

@@ -29,7 +29,7 @@ def test_ticks_are_round():
 
 def test_a_small_difference_does_not_fill_the_plot():
     page = forest_html([Interval("small", 0.08, 0.06, 0.10, "better")])
-    first, last = (float(x) for x in re.search(r'<line x1="(.+?)%" x2="(.+?)%"', page).groups())
+    first, last = (float(x) for x in re.search(r'class="bar" x1="(.+?)%" x2="(.+?)%"', page).groups())
     assert last - first == pytest.approx(4, abs=0.1)  # 0.04 of a whole point
 
 
@@ -44,7 +44,7 @@ def test_each_row_has_its_interval_and_no_text_is_believed():
     assert page.count('y1="8"') == 2
     assert "<b>one" not in page
     root = ET.fromstring(page)
-    assert root.get("aria-label") == "<b>one</b>: +1.00 points; two: -3.00 points; three: +0.50 points"
+    assert root.get("aria-label") == "<b>one</b>: +1.00; two: -3.00; three: +0.50"
     assert forest_html([]) == ""
 
 

@@ -99,12 +99,12 @@ class Ablate:
 
 def _run(request: Request, output: Path, parallel: int, console: Console) -> None:
     from diffcse.files import only_one
-    from diffcse.report.parts import template_and_plotly
+    from diffcse.report.parts import page_template
     from diffcse.tables.plan import make_plan
     from diffcse.terminal import CellsView, say
     from diffcse.training.folder import check_output
 
-    template_and_plotly("table.html")  # a missing package must be known before hours of runs
+    page_template("table.html")  # a missing package must be known before hours of runs
     check_output(output, resume=True, begun="grid.toml")
     with only_one(output), only_one(request.cells or output / "cells"):
         plan = make_plan(request)
@@ -162,13 +162,18 @@ def _show(plan: Plan, console: Console) -> None:
 
 def _show_table(table: Mapping[str, Any], console: Console) -> None:
     """Print a table of scores for each column that was measured."""
+    from diffcse.report.parts import MISSING
     from diffcse.tables.page import heading, headline, score_rows
     from diffcse.terminal import Figures, print_figures, say
 
     for name, column in table["columns"].items():
         if not column["lacks"]:
             heads, rows = score_rows(table, name)
-            print_figures(console, Figures(heading(column), heads, rows))
+            # Columns without a value, and the published differences, stand in the table's files alone.
+            full = [i for i, head in enumerate(heads) if any(row[i] not in ("", MISSING) for row in rows)]
+            shown = [i for i in full if heads[i] != "published difference"]
+            cells = [[row[i] for i in shown] for row in rows]
+            print_figures(console, Figures(heading(column), [heads[i] for i in shown], cells))
     for line in headline(table):
         say(console, line)
 

@@ -55,7 +55,7 @@ class Compare:
             data = find_data(self.data, groups=("sts",), only=self.sets, allow_partial=self.allow_partial)
         elif idle := self._idle():
             say(console, f"note     {', '.join(idle)}: no effect without --data")
-        found = compare_sources(
+        comparison = compare_sources(
             sources,
             data,
             sets=self.sets,
@@ -64,8 +64,8 @@ class Compare:
             cache=self.cache,
             report=lambda line: say(console, line) if console.is_terminal else None,
         )
-        _show(found, console)
-        self._write(found, console)
+        _show(comparison, console)
+        self._write(comparison, console)
 
     def _idle(self) -> list[str]:
         """Options that were given and have no effect without --data."""
@@ -76,34 +76,34 @@ class Compare:
         }
         return [name for name, changed in given.items() if changed]
 
-    def _write(self, found: dict[str, Any], console: Console) -> None:
+    def _write(self, comparison: dict[str, Any], console: Console) -> None:
         from diffcse.files import write_json, write_text
         from diffcse.report.comparison import comparison_markdown, comparison_page
         from diffcse.terminal import say
 
         if self.markdown:
-            write_text(self.markdown, comparison_markdown(found))
+            write_text(self.markdown, comparison_markdown(comparison))
         if self.html:
-            write_text(self.html, comparison_page(found))
+            write_text(self.html, comparison_page(comparison))
         if self.json:
-            write_json(self.json, found)
+            write_json(self.json, comparison)
         for path in (self.markdown, self.html, self.json):
             if path:
                 say(console, f"written  {path}")
 
 
-def _show(found: Mapping[str, Any], console: Console) -> None:
+def _show(comparison: Mapping[str, Any], console: Console) -> None:
     """Print a table for each checkpoint, what it shows, and the notes."""
     from diffcse.report.comparison import CHECKPOINTS, comparison_rows, explanations, verdicts
     from diffcse.terminal import Figures, print_figures, say
 
-    for checkpoint, part in found["checkpoints"].items():
+    for checkpoint, part in comparison["checkpoints"].items():
         title, about = CHECKPOINTS[checkpoint]
-        heads, rows = comparison_rows(part, found["baseline"])
+        heads, rows = comparison_rows(part, comparison["baseline"])
         print_figures(console, Figures(f"{title}: {about}", heads, rows))
         for line in verdicts(part):
             say(console, f"{line}.")
-    for line in explanations(found):
+    for line in explanations(comparison):
         console.print(line, style="dim", markup=False, highlight=False)
-    for note in found["notes"]:
+    for note in comparison["notes"]:
         say(console, f"note     {note}")

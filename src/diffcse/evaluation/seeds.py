@@ -69,7 +69,7 @@ def excludes_zero(low: float, high: float) -> Verdict:
     return "better" if low > 0 else "worse" if high < 0 else "tie"
 
 
-def verdict(found: Effect, *, digits: int = 2, lower_is_better: bool = False) -> Verdict | None:
+def verdict(compared: Effect, *, digits: int = 2, lower_is_better: bool = False) -> Verdict | None:
     """Whether a difference between two methods is clear. This is the only rule for it.
 
     A difference is clear if its 95 % interval excludes zero and it is not shown as zero at `digits` decimals.
@@ -77,11 +77,11 @@ def verdict(found: Effect, *, digits: int = 2, lower_is_better: bool = False) ->
     Returns:
         None where fewer than `LEAST_SEEDS` seeds were run, or where the seeds show no spread to judge by.
     """
-    if found.error_seeds is None or not math.isfinite(found.low):
+    if compared.error_seeds is None or not math.isfinite(compared.low):
         return None
-    if abs(found.difference) < 0.5 * 10**-digits:
+    if abs(compared.difference) < 0.5 * 10**-digits:
         return "tie"
-    side = excludes_zero(found.low, found.high)
+    side = excludes_zero(compared.low, compared.high)
     swapped: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "tie": "tie"}
     return swapped[side] if lower_is_better else side
 
@@ -95,6 +95,9 @@ def bootstrap_difference(
         gold: (n,) human scores.
         a: (k, n) cosines of the n pairs under the k runs of one method.
         b: (m, n) likewise, of the other.
+
+    Raises:
+        ValueError: shapes that do not fit, or fewer than 3 pairs.
     """
     a, b = np.atleast_2d(a), np.atleast_2d(b)
     if a.shape[1] != len(gold) or b.shape[1] != len(gold) or len(gold) < 3:
@@ -102,20 +105,20 @@ def bootstrap_difference(
     generator = np.random.default_rng(seed)
     n = len(gold)
     step = max(1, _BLOCK // n)
-    found = []
+    draws = []
     for start in range(0, resamples, step):
         rows = generator.integers(n, size=(min(step, resamples - start), n))
         # Ranking is what costs, and the drawn grades are ranked once for all runs.
         ranks = stats.rankdata(gold[rows], axis=1)
         means = [np.mean([spearman(values[rows], ranks) for values in runs], axis=0) for runs in (a, b)]
-        found.append(100 * (means[0] - means[1]))
-    return np.concatenate(found)
+        draws.append(100 * (means[0] - means[1]))
+    return np.concatenate(draws)
 
 
 def effect(a: Mapping[Any, float], b: Mapping[Any, float], draws: np.ndarray | None = None) -> Effect:
     """`a` minus `b`, each seed -> score in points.
 
-    Runs are paired by seed where at least two seeds are common. Other seeds then count in neither mean.
+    Runs are paired by the seeds that `paired_seeds` names. Other seeds then count in neither mean.
 
     Args:
         draws: (resamples,) bootstrap draws of the same difference in points.
@@ -327,16 +330,16 @@ def _effects(
         if name in gold and all(name in run.cosines for run in (*ours, *theirs)):
             cosines = (np.stack([run.cosines[name] for run in runs]) for runs in (ours, theirs))
             all_draws[name] = bootstrap_difference(gold[name], *cosines, resamples=resamples, seed=number)
-    found = {}
+    effects = {}
     for part, names in ({name: [name] for name in sets} | averages).items():
         # Sets are drawn independently of each other, so the mean of their draws is a draw of their mean.
         draws = np.mean([all_draws[name] for name in names], axis=0) if all_draws.keys() >= set(names) else None
         means = (
             {seed: float(np.mean([scores[name] for name in names])) for seed, scores in each.items()} for each in (a, b)
         )
-        one = effect(*means, draws)
-        found[part] = one.to_dict() | {"verdict": verdict(one)}
-    return found
+        difference = effect(*means, draws)
+        effects[part] = difference.to_dict() | {"verdict": verdict(difference)}
+    return effects
 
 
 def _averages(sets: list[str], kinds: Mapping[str, str]) -> dict[str, list[str]]:

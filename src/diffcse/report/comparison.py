@@ -7,20 +7,11 @@ it has none.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
-from diffcse.report.forest import Interval, axis_range, forest_html
-from diffcse.report.parts import (
-    AXIS,
-    MISSING,
-    colour,
-    drawn,
-    escaped,
-    markdown_table,
-    mean_and_sd,
-    signed,
-    template_and_plotly,
-)
+from diffcse.report.forest import Interval, dots_html, forest_html
+from diffcse.report.parts import MISSING, markdown_table, mean_and_sd, page_template, signed
 
 CHECKPOINTS = {
     "best": ("Best step by dev score", "the weights in model/, chosen by the run's dev set"),
@@ -31,16 +22,16 @@ CHECKPOINTS = {
 _MARKS = {"better": " ▲", "worse": " ▼", "tie": " =", None: ""}
 
 
-def comparison_markdown(found: dict[str, Any]) -> str:
+def comparison_markdown(comparison: dict[str, Any]) -> str:
     """A table of scores and differences for each checkpoint, what it shows, and the notes."""
-    lines = [f"# {_title(found)}", ""]
-    for checkpoint, part in found["checkpoints"].items():
+    lines = [f"# {_title(comparison)}", ""]
+    for checkpoint, part in comparison["checkpoints"].items():
         title, about = CHECKPOINTS[checkpoint]
         lines += [f"## {title}", "", f"{about[0].upper()}{about[1:]}.", ""]
         lines += [f"- {line}." for line in verdicts(part)] + ([""] if part["effects"] else [])
-        lines += markdown_table(*comparison_rows(part, found["baseline"]))
-    lines += [f"Figures: {found['metric']}.", "", *explanations(found), ""]
-    lines += [f"- Note: {note}" for note in found["notes"]]
+        lines += markdown_table(*comparison_rows(part, comparison["baseline"]))
+    lines += [f"Figures: {comparison['metric']}.", "", *explanations(comparison), ""]
+    lines += [f"- Note: {note}" for note in comparison["notes"]]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -68,10 +59,10 @@ def _difference(effect: Mapping[str, Any] | None, is_baseline: bool) -> list[str
 # ---- words -----------------------------------------------------------------------------------------------------------
 
 
-def _title(found: dict[str, Any]) -> str:
-    others = [name for name in found["methods"] if name != found["baseline"]]
-    title = f"{' and '.join(others)} against {found['baseline']}" if others else found["baseline"]
-    return title if len(title) <= 90 else f"{len(found['methods'])} methods compared"
+def _title(comparison: dict[str, Any]) -> str:
+    others = [name for name in comparison["methods"] if name != comparison["baseline"]]
+    title = f"{' and '.join(others)} against {comparison['baseline']}" if others else comparison["baseline"]
+    return title if len(title) <= 90 else f"{len(comparison['methods'])} methods compared"
 
 
 def verdicts(part: dict[str, Any]) -> list[str]:
@@ -96,11 +87,11 @@ def _verdict(method: str, against: str, name: str, effect: dict[str, Any]) -> st
     return f"{method} against {against} {where}: {size} points, no verdict: every seed gave the same difference"
 
 
-def explanations(found: dict[str, Any]) -> list[str]:
+def explanations(comparison: dict[str, Any]) -> list[str]:
     """How to read the intervals of this comparison, and for which methods each sentence holds."""
     effects = [
         (each["method"], effect)
-        for part in found["checkpoints"].values()
+        for part in comparison["checkpoints"].values()
         for each in part["effects"]
         for effect in each["sets"].values()
     ]
@@ -108,7 +99,7 @@ def explanations(found: dict[str, Any]) -> list[str]:
         return []
     covered = {
         (True, True): "Intervals cover other seeds (t-test over seeds) and other sentence pairs (paired bootstrap, "
-        f"{found['resamples']:,} draws).",
+        f"{comparison['resamples']:,} draws).",
         (False, True): "Intervals cover other sentence pairs alone: there are fewer than four seeds. Other seeds may "
         "turn a difference around.",
         (True, False): "Intervals cover other seeds alone. For the sentence pairs give run folders and --data DIR.",
@@ -142,17 +133,17 @@ def _for_methods(sentences: list[tuple[str, str]]) -> list[str]:
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 
-def comparison_page(found: dict[str, Any]) -> str:
+def comparison_page(comparison: dict[str, Any]) -> str:
     """The comparison as one self-contained HTML page with plots.
 
     Raises:
-        InputError: plotly or jinja2 is not installed.
+        InputError: jinja2 is not installed.
     """
-    template, plotly = template_and_plotly("comparison.html")
+    template = page_template("comparison.html")
     parts = []
-    for checkpoint, part in found["checkpoints"].items():
+    for checkpoint, part in comparison["checkpoints"].items():
         title, about = CHECKPOINTS[checkpoint]
-        heads, rows = comparison_rows(part, found["baseline"])
+        heads, rows = comparison_rows(part, comparison["baseline"])
         parts.append(
             {
                 "title": title,
@@ -161,21 +152,20 @@ def comparison_page(found: dict[str, Any]) -> str:
                 "rows": rows,
                 "verdicts": verdicts(part),
                 "forest": _forest(part),
-                "seeds_plot": _seeds_plot(part, f"seeds-{checkpoint}"),
+                "runs": _runs(part),
             }
         )
     return str(
         template.render(
-            title=_title(found),
-            baseline=found["baseline"],
-            metric=found["metric"],
+            title=_title(comparison),
+            baseline=comparison["baseline"],
+            metric=comparison["metric"],
             parts=parts,
-            explanations=explanations(found),
-            notes=found["notes"],
-            sources=found["sources"],
-            data=found["data"],
-            versions=found["versions"],
-            plotly=plotly,
+            explanations=explanations(comparison),
+            notes=comparison["notes"],
+            sources=comparison["sources"],
+            data=comparison["data"],
+            versions=comparison["versions"],
         )
     )
 
@@ -193,45 +183,9 @@ def _forest(part: dict[str, Any]) -> str:
     )
 
 
-_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x")
-
-
-def _seeds_plot(part: dict[str, Any], div: str) -> str:
-    """Every run as a point, methods side by side in each set."""
-    import plotly.graph_objects as go
-
-    figure, count, values = go.Figure(), len(part["methods"]), []
-    for index, row in enumerate(part["methods"]):
-        shift = (index - (count - 1) / 2) * 0.6 / max(count, 1)
-        xs, ys, labels = [], [], []
-        for place, name in enumerate(part["sets"]):
-            for seed, value in zip(row["seeds"], row["scores"][name]["values"], strict=True):
-                xs.append(place + shift)
-                ys.append(value)
-                labels.append(f"{name}: {value:.2f}" + ("" if seed is None else f", seed {seed}"))
-        values += ys
-        figure.add_scatter(
-            x=xs,
-            y=ys,
-            mode="markers",
-            name=escaped(row["method"]),
-            text=[escaped(label) for label in labels],
-            hovertemplate="%{text}<extra>" + escaped(row["method"]) + "</extra>",
-            marker={"color": colour(index), "symbol": _SYMBOLS[index % len(_SYMBOLS)], "size": 9, "opacity": 0.85},
-        )
-    figure.update_layout(
-        # The legend stands above the plot, with a line for each method: names may be long.
-        height=300 + 20 * count,
-        margin={"l": 4, "r": 8, "t": 16 + 20 * count, "b": 4},
-        showlegend=True,
-        legend={"orientation": "v", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0},
-        xaxis={
-            **AXIS,
-            "showgrid": False,
-            "range": [-0.6, len(part["sets"]) - 0.4],
-            "tickvals": list(range(len(part["sets"]))),
-            "ticktext": [escaped(name) for name in part["sets"]],
-        },
-        yaxis={**AXIS, "range": axis_range(values), "title": {"text": "points", "font": {"size": 12}}},
+def _runs(part: dict[str, Any]) -> str:
+    """Every run of every method, set by set."""
+    return "".join(
+        f"<h4>{escape(name)}</h4>" + dots_html([(row["method"], row["scores"][name]) for row in part["methods"]])
+        for name in part["sets"]
     )
-    return drawn(figure, div)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffcse.report.parts import signed
+from diffcse.report.parts import run_values, signed
 
 
 @dataclass(frozen=True)
@@ -57,30 +57,71 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def forest_html(rows: Sequence[Interval], *, digits: int = 2, unit: str = "points") -> str:
-    """The rows as an HTML fragment that takes the page's width and colours; empty without rows."""
+def forest_html(rows: Sequence[Interval], *, digits: int = 2) -> str:
+    """Differences with their intervals as an HTML fragment that takes the page's width and colours."""
     if not rows:
         return ""
     low, high = axis_range([0.0, *(value for row in rows for value in row.ends)], digits)
-
-    def at(value: float) -> str:
-        return f"{100 * (value - low) / (high - low):.2f}%"
-
-    zero = f'<line class="zero" x1="{at(0)}" x2="{at(0)}" y1="-8" y2="24"/>'
+    zero = _Axis(low, high).line("zero", 0, 0)
     lines = []
     for row in rows:
-        bar = ""
-        if row.low is not None and row.high is not None:
-            bar = f'<line x1="{at(row.low)}" x2="{at(row.high)}" y1="8" y2="8"/>'
-        lines.append(
-            f'<div class="{row.verdict or "open"}"><span>{html.escape(row.label)}</span>'
-            f"<b>{signed(row.difference, digits)}</b>"
-            f'<svg width="100%" height="16">{zero}{bar}<circle cx="{at(row.difference)}" cy="8" r="5"/></svg></div>'
-        )
-    marks = "".join(f'<text x="{at(tick)}" y="12">{_tick(tick)}</text>' for tick in ticks(low, high, 5))
-    axis = f'<div class="axis"><span></span><b></b><svg width="100%" height="16">{marks}</svg></div>'
-    said = "; ".join(f"{row.label}: {signed(row.difference, digits)} {unit}" for row in rows)
-    return f'<div class="forest" role="img" aria-label="{html.escape(said)}">{"".join(lines)}{axis}</div>'
+        axis = _Axis(low, high)
+        known = row.low is not None and row.high is not None
+        shapes = zero + (axis.line("bar", row.low, row.high) if known else "") + axis.point(row.difference, 5)
+        lines.append((row.verdict or "open", row.label, signed(row.difference, digits), shapes))
+    return _lines_html(lines, _Axis(low, high))
+
+
+def dots_html(rows: Sequence[tuple[str, dict[str, Any]]], *, digits: int = 2) -> str:
+    """Scores as an HTML fragment: for each (label, score) the mean, ± the standard deviation, and every run."""
+    shown = [(label, score, run_values(score)) for label, score in rows if score["mean"] is not None]
+    if not shown:
+        return ""
+    values = [value for _, score, each in shown for value in (score["mean"], *each)]
+    values += [score["mean"] + side * (score["sd"] or 0) for _, score, _ in shown for side in (-1, 1)]
+    axis = _Axis(*axis_range(values, digits))
+    lines = []
+    for label, score, each in shown:
+        spread = score["sd"] or 0
+        shapes = axis.line("bar", score["mean"] - spread, score["mean"] + spread) + axis.point(score["mean"], 5)
+        shapes += "".join(axis.point(value, 3, y=15) for value in each)
+        lines.append(("dots", label, f"{score['mean']:.{digits}f}", shapes))
+    return _lines_html(lines, axis)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Shapes of SVG, placed in percent of the width."""
+
+    low: float
+    high: float
+
+    def at(self, value: float) -> str:
+        return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
+
+    def line(self, kind: str, first: float | None, last: float | None) -> str:
+        ys = 'y1="-8" y2="24"' if kind == "zero" else 'y1="8" y2="8"'
+        return f'<line class="{kind}" x1="{self.at(first or 0)}" x2="{self.at(last or 0)}" {ys}/>'
+
+    def point(self, value: float, radius: int, y: int = 8) -> str:
+        return f'<circle cx="{self.at(value)}" cy="{y}" r="{radius}"/>'
+
+
+def _lines_html(lines: Sequence[tuple[str, str, str, str]], axis: _Axis) -> str:
+    """(class, label, figure, shapes) as lines of a plot, and its axis below."""
+    html_lines = [
+        f'<div class="{kind}"><span>{html.escape(label)}</span><b>{figure}</b>'
+        f'<svg width="100%" height="18">{shapes}</svg></div>'
+        for kind, label, figure, shapes in lines
+    ]
+    plain = axis.low > 0  # scores; differences have signs
+    marks = "".join(
+        f'<text x="{axis.at(tick)}" y="12">{f"{tick:.4g}" if plain else _tick(tick)}</text>'
+        for tick in ticks(axis.low, axis.high, 5)
+    )
+    bottom = f'<div class="axis"><span></span><b></b><svg width="100%" height="16">{marks}</svg></div>'
+    words = "; ".join(f"{label}: {figure}" for _, label, figure, _ in lines)
+    return f'<div class="forest" role="img" aria-label="{html.escape(words)}">{"".join(html_lines)}{bottom}</div>'
 
 
 def _tick(value: float) -> str:

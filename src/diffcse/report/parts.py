@@ -1,8 +1,7 @@
-"""What pages and tables share: figures as text, Markdown, plots, templates."""
+"""What pages and tables share: figures as text, Markdown, templates."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 from importlib import resources
 from typing import Any
@@ -11,8 +10,6 @@ from diffcse.errors import InputError
 
 MISSING = "–"
 COLOURS = ("#808890", "#d97706", "#2f7fc1", "#8a63d2", "#2a9d4a", "#c2417c")
-_GRID = "rgba(128,136,144,0.25)"
-AXIS = {"gridcolor": _GRID, "zeroline": False, "fixedrange": True, "automargin": True, "tickfont": {"size": 12}}
 
 
 def mean_and_sd(score: dict[str, Any], digits: int = 2) -> str:
@@ -25,9 +22,14 @@ def mean_and_sd(score: dict[str, Any], digits: int = 2) -> str:
     mean = f"{round(score['mean'], digits) + 0.0:.{digits}f}"  # adding 0.0 turns -0.0 into 0.0
     if score["sd"] is not None:
         return f"{mean} ± {score['sd']:.{digits}f}"
-    values = score.get("values") or []
-    each = [f"{value:.{digits}f}" for value in (values.values() if isinstance(values, dict) else values)]
+    each = [f"{value:.{digits}f}" for value in run_values(score)]
     return f"{mean} ({', '.join(each)})" if len(each) > 1 else mean
+
+
+def run_values(score: dict[str, Any]) -> list[float]:
+    """The runs' values of a score."""
+    values = score.get("values") or []
+    return [*(values.values() if isinstance(values, dict) else values)]
 
 
 def signed(points: float, digits: int = 2) -> str:
@@ -44,25 +46,22 @@ def markdown_table(columns: list[str], rows: list[list[str]]) -> list[str]:
     return [lines[0], rule, *lines[1:], ""]
 
 
-def template_and_plotly(
+def page_template(
     name: str, *, finalize: Callable[[Any], Any] | None = None, filters: dict[str, Any] | None = None
-) -> tuple[Any, str]:
-    """The page's template, and plotly's code to put into it.
+) -> Any:
+    """The jinja2 template of a page.
 
     Args:
         finalize: applied to every value before it is written.
         filters: further filters of the template, by name.
 
     Raises:
-        InputError: plotly or jinja2 is not installed.
+        InputError: jinja2 is not installed.
     """
     try:
         import jinja2
-        import plotly.offline
     except ImportError as error:
-        raise InputError(
-            f'the page needs plotly and jinja2, and {error.name} is missing: pip install "diffcse[report]"'
-        ) from error
+        raise InputError('the page needs jinja2, which is missing: pip install "diffcse[report]"') from error
 
     def read(file: str) -> str:
         return resources.files("diffcse.report").joinpath(file).read_text(encoding="utf-8")
@@ -71,36 +70,9 @@ def template_and_plotly(
         loader=jinja2.FunctionLoader(read), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=finalize
     )
     environment.filters.update(filters or {})
-    return environment.get_template(name), plotly.offline.get_plotlyjs()
+    return environment.get_template(name)
 
 
 def colour(index: int) -> str:
     """The colour of the `index`-th series. All are readable on white and on black."""
     return COLOURS[index % len(COLOURS)]
-
-
-def escaped(text: str) -> str:
-    """`text` for a plotly label, in which tags and entities have a meaning."""
-    return html.escape(text, quote=False)
-
-
-def drawn(figure: Any, div: str) -> str:
-    """The figure as an HTML fragment without plotly's code. The page's style sheet sets the colours of its text."""
-    figure.update_layout(
-        template="none",
-        dragmode=False,
-        hovermode=figure.layout.hovermode or "closest",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "color": COLOURS[0]},
-        hoverlabel={"bgcolor": "#262c36", "font": {"color": "#ffffff", "size": 12}},
-    )
-    return str(
-        figure.to_html(
-            config={"responsive": True, "displayModeBar": False},
-            include_plotlyjs=False,
-            full_html=False,
-            default_height=f"{figure.layout.height}px",
-            div_id=div,
-        )
-    )

@@ -10,37 +10,21 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from diffcse.record import Record
-from diffcse.report.forest import Interval, axis_range, forest_html
-from diffcse.report.parts import AXIS, COLOURS, MISSING, drawn, escaped, template_and_plotly
+from diffcse.report.curves import Curve, curves_html
+from diffcse.report.forest import Interval, forest_html
+from diffcse.report.parts import COLOURS, MISSING, page_template
 
 _NOT_FINITE = ("nan", "inf", "-inf")
 """Cells of a table that have no value. They are text already."""
 
-_RUN_STYLES = (("#2f7fc1", "dash"), ("#d97706", "solid"), ("#8a63d2", "dashdot"))
+_RUN_STYLES = (("#2f7fc1", "6 3"), ("#d97706", "none"), ("#8a63d2", "6 3 2 3"))
 """Colour and stroke of each run's lines, in the order of the runs. All are readable on white and on black."""
 
 _VERDICTS = {"better": "▲", "tie": "=", "worse": "▼"}
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a panel."""
-
-    name: str
-    steps: list[float]
-    values: list[float | None]
-    colour: str
-    stroke: str
-    last: str
-    """The last finite value, formatted."""
-
-    @property
-    def dash_array(self) -> str:
-        """The stroke as SVG writes it, for the legend."""
-        return {"dash": "6 3", "dot": "2 3", "dashdot": "6 3 2 3"}.get(self.stroke, "none")
 
 
 @dataclass(frozen=True)
@@ -49,7 +33,8 @@ class Panel:
 
     title: str
     about: str
-    curves: list[Curve]
+    curves: list[tuple[Curve, str]]
+    """Each with its last value, formatted."""
     figure: str
     """HTML."""
 
@@ -100,11 +85,9 @@ def quickstart_page(record: Record, runs: dict[str, Record]) -> str:
     """The quickstart's record and those of its training runs (by name) as one self-contained HTML page.
 
     Raises:
-        InputError: plotly or jinja2 is not installed.
+        InputError: jinja2 is not installed.
     """
-    template, plotly = template_and_plotly(
-        "quickstart.html", finalize=_shown, filters={"num": _formatted, "duration": _duration}
-    )
+    template = page_template("quickstart.html", finalize=_shown, filters={"num": _formatted, "duration": _duration})
     scores = record.scores
     verdicts = scores.get("verdicts") or []
     different, shared = _recipes(record.config)
@@ -126,7 +109,6 @@ def quickstart_page(record: Record, runs: dict[str, Record]) -> str:
         different=different,
         shared=shared,
         facts=_facts(record, runs),
-        plotly=plotly,
     )
     return str(page)
 
@@ -234,75 +216,20 @@ def _panels(runs: dict[str, Record]) -> list[Panel]:
         having = [name for name, run in runs.items() if any(key in entry for entry in run.log for key in keys)]
         curves = []
         for index, (name, run) in enumerate(runs.items()):
-            colour, stroke = _RUN_STYLES[index % len(_RUN_STYLES)]
             for position, (key, label) in enumerate(keys.items()):
                 points = [
-                    (step, _number(entry[key]))
+                    (step, value)
                     for entry in run.log
-                    if key in entry and (step := _number(entry.get("step"))) is not None
+                    if (step := _number(entry.get("step"))) is not None
+                    and (value := _number(entry.get(key))) is not None
                 ]
-                finite = [value for _, value in points if value is not None]
-                if not finite:
-                    continue
-                own_name = label if label and len(having) == 1 else f"{name}, {label}" if label else name
-                curves.append(
-                    Curve(
-                        name=own_name,
-                        steps=[step for step, _ in points],
-                        values=[value for _, value in points],
-                        colour=colour if position == 0 else COLOURS[0],
-                        stroke=stroke if position == 0 else "dot",
-                        last=format(finite[-1], form),
-                    )
-                )
+                if points:
+                    own = label if label and len(having) == 1 else f"{name}, {label}" if label else name
+                    paint, dash = _RUN_STYLES[index % len(_RUN_STYLES)] if position == 0 else (COLOURS[0], "2 3")
+                    curves.append((Curve(own, points, paint, dash), format(points[-1][1], form)))
         if curves:
-            panels.append(Panel(title, about, curves, _small_plot(f"curve-{len(panels)}", curves, form)))
+            panels.append(Panel(title, about, curves, curves_html([curve for curve, _ in curves], form=form)))
     return panels
-
-
-# ---- plotly --------------------------------------------------------------------------------------------------------
-
-_AXIS = {**AXIS, "tickfont": {"size": 11}, "ticklabelstandoff": 3}
-
-
-def _small_plot(div: str, curves: list[Curve], form: str) -> str:
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    size = 4 if any(len(curve.steps) > 1 for curve in curves) else 7
-    for curve in curves:
-        figure.add_scatter(
-            x=curve.steps,
-            y=curve.values,
-            name=escaped(curve.name),
-            mode="lines+markers",
-            line={"color": curve.colour, "dash": curve.stroke, "width": 2},
-            marker={"size": size + 4, "symbol": "circle-open"} if curve.stroke == "dash" else {"size": size},
-            hovertemplate=f"%{{y:{form}}}",
-        )
-    values = [value for curve in curves for value in curve.values if value is not None]
-    decimals = int(form[1]) + 2 * form.endswith("%")
-    last = max(step for curve in curves for step in curve.steps)
-    figure.update_layout(
-        height=190,
-        margin={"l": 4, "r": 8, "t": 6, "b": 4},
-        hovermode="x unified",
-        showlegend=False,
-        xaxis={
-            **_AXIS,
-            "range": [0, 1.04 * max(last, 1)],
-            "nticks": 6,
-            "title": {"text": "step", "font": {"size": 11}},
-            "spikethickness": -1,  # without the broad outline that plotly lays under the pointer's line
-        },
-        yaxis={**_AXIS, "range": axis_range(values, decimals), "nticks": 6, "tickformat": _tick_format(form)},
-    )
-    return drawn(figure, div)
-
-
-def _tick_format(form: str) -> str:
-    """Percentages stay percentages. Plotly chooses the decimals of other ticks."""
-    return ".0%" if form.endswith("%") else ""
 
 
 def _headline(verdicts: list[dict[str, Any]]) -> str:
@@ -331,5 +258,5 @@ def _forest(verdicts: list[dict[str, Any]]) -> str:
             if str(row.get("measure")) == measure and centre is not None:
                 verdict = row.get("verdict") if row.get("verdict") in _VERDICTS else None
                 rows.append(Interval(f"against {row.get('other')}", centre, low, high, verdict))
-        parts += [f"<h3>{escaped(measure)}</h3>", forest_html(rows, digits=1)] if rows else []
+        parts += [f"<h3>{escape(measure)}</h3>", forest_html(rows, digits=1)] if rows else []
     return "".join(parts)

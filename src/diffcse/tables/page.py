@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from diffcse.report.forest import Interval, forest_html
-from diffcse.report.parts import MISSING, markdown_table, mean_and_sd, signed, template_and_plotly
-from diffcse.tables.plots import curves_plot, dots_plot, mean_curve
+from diffcse.report.curves import Curve, curves_html
+from diffcse.report.forest import Interval, dots_html, forest_html
+from diffcse.report.parts import MISSING, colour, markdown_table, mean_and_sd, page_template, signed
 
 ALIKE = "the same settings, and so the same scores. What tells them apart has no effect with these options"
 """Said of rows that are one run under several names."""
@@ -41,9 +41,9 @@ def ablation_page(table: dict[str, Any]) -> str:
     """The table as one self-contained HTML page with plots.
 
     Raises:
-        InputError: plotly or jinja2 is not installed.
+        InputError: jinja2 is not installed.
     """
-    template, plotly = template_and_plotly("table.html")
+    template = page_template("table.html")
     parts = []
     for name, column in table["columns"].items():
         part = {"title": heading(column), "lacks": column["lacks"]}
@@ -51,7 +51,7 @@ def ablation_page(table: dict[str, Any]) -> str:
             heads, rows = score_rows(table, name)
             part |= {"names": heads, "rows": rows, "agreement": agreement(column)}
             part |= {"headline": column_headline(table, name), "forest": _forest(table, name)}
-            part |= {"plot": dots_plot(table, name, shown_rows(table))}
+            part |= {"plot": _dots(table, name)}
         parts.append(part)
     return str(
         template.render(
@@ -59,13 +59,12 @@ def ablation_page(table: dict[str, Any]) -> str:
             lead=lead(table),
             facts=facts(table),
             parts=parts,
-            curves=curves_plot(table),
+            curves=_curves(table),
             notes=notes(table),
             explanations=explanations(table),
             rows=table["rows"],
             versions=table["versions"],
             command=table["command"],
-            plotly=plotly,
         )
     )
 
@@ -166,6 +165,40 @@ def _forest(table: dict[str, Any], name: str) -> str:
         if score["effect"] is not None and score["effect"]["low"] is not None:
             rows.append(Interval.of(named(row), score["effect"], score["verdict"]))
     return forest_html(rows, digits=column["digits"])
+
+
+def _dots(table: dict[str, Any], name: str) -> str:
+    column = table["columns"][name]
+    return dots_html([(named(row), column["rows"][row["name"]]) for row in shown_rows(table)], digits=column["digits"])
+
+
+def _curves(table: dict[str, Any]) -> list[tuple[str, str]]:
+    """(label, plot) of each trained row: the dev score of each seed over the steps, and its reference's mean."""
+    rows = [row for row in table["rows"] if any(len(run["curve"]) > 1 for run in row["runs"])]
+    values = [value for row in rows for run in row["runs"] for _, value in run["curve"] if value is not None]
+    by_name = {row["name"]: row for row in rows}
+    plots = []
+    for row in rows:
+        reference = by_name.get(row["against"] or "")
+        curves = []
+        if reference is not None:
+            points = list(zip(*mean_curve(reference), strict=True))
+            curves.append(Curve(f"{reference['label']}, mean", points, colour(0), dash="3 4"))
+        for run in row["runs"]:
+            points = [(step, value) for step, value in run["curve"] if value is not None]
+            curves += [Curve(f"seed {run['seed']}", points, colour(2))] if points else []
+        plots.append((named(row), curves_html(curves, values=values)))
+    return plots
+
+
+def mean_curve(row: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """(steps, mean dev score of the row's runs at each)."""
+    at: dict[float, list[float]] = {}
+    for run in row["runs"]:
+        for step, value in run["curve"]:
+            if value is not None:
+                at.setdefault(step, []).append(value)
+    return list(at), [sum(values) / len(values) for values in at.values()]
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
