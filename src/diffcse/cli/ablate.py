@@ -169,9 +169,9 @@ def _show_table(table: Mapping[str, Any], console: Console) -> None:
     for name, column in table["columns"].items():
         if not column["lacks"]:
             heads, rows = score_rows(table, name)
-            # Columns without a value, and the published differences, stand in the table's files alone.
+            # The published figures come last: 80 columns have no room for them beside the intervals.
             full = [i for i, head in enumerate(heads) if any(row[i] not in ("", MISSING) for row in rows)]
-            shown = [i for i in full if heads[i] != "published difference"]
+            shown = sorted(full, key=lambda i: heads[i].startswith("published"))
             cells = [[row[i] for i in shown] for row in rows]
             print_figures(console, Figures(heading(column), [heads[i] for i in shown], cells))
     for line in headline(table):

@@ -45,6 +45,8 @@ def comparison_rows(part: dict[str, Any], baseline: str) -> tuple[list[str], lis
         for row in part["methods"]:
             cells = [row["method"], f"{len(row['seeds'])}", mean_and_sd(row["scores"][name])]
             rows.append([*cells, *_difference(effects.get(row["method"], {}).get(name), row["method"] == baseline)])
+    if all(row[-1] in ("", MISSING) for row in rows):
+        return heads[:-1], [row[:-1] for row in rows]
     return heads, rows
 
 
