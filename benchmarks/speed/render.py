@@ -18,28 +18,29 @@ from diffcse.files import write_text
 PAGE = "performance.md"
 _INTRO = """# Performance
 
-Written by `python -m benchmarks.speed.render` from `benchmarks/results/*.json`; `make bench` measures it anew. Not to
-be edited.
+For readers who want to know how fast training, embedding and start-up are, and on which processor. This page is
+written by `python -m benchmarks.speed.render` from `benchmarks/results/*.json`. Do not edit it; `make bench` measures
+everything again.
 
-**How to read it.** The claims are ratios: everything in a table ran in turn in one process, round by round, so that
-noise fell on all of it. "× other" is how many times as fast as the other a row was by the clock, the median over the
-rounds (in brackets the least and the greatest). Absolute times are medians of this machine at that hour. CPU seconds
-are those of all threads.
+**How to read it.** Compare ratios, not times. All rows of a table ran in turn in one process, round by round, so noise
+affected all alike. "× other" says how many times as fast as the other row it was by the clock: the median over rounds,
+with the least and greatest in brackets. Absolute times are medians on this machine. CPU seconds are those of all
+threads.
 
-"Ours" is what the commands do, "plain" [the step as one writes it from the paper](../benchmarks/speed/plain.py):
-padded, the generator's logits at every position, torch's own dropout, and an AdamW that, unlike ours, is not fused.
-What becomes of freed memory and which library multiplies float32 are [ours to choose](../src/diffcse/machine.py) for
-ours, and as torch has them for the others. sentence-transformers' bf16 is torch's autocast. ONNX Runtime and OpenVINO
-run the graph as torch exports it, without an optimiser for transformers, on sentence-transformers' batches.
-
-"% of GEMM peak" is the work of the networks' matrix products on real tokens
-([counted](../benchmarks/speed/work.py), the same for all rows) by the time taken, over the fastest single matrix
-product of that precision in the same run. Ours is credited with work that it finds needless and leaves out, a last
-layer's tokens that nobody reads: with [CLS] pooling some 3 % of a BERT-base step. Where a command names no text,
-sentences are those of the Python standard library's documentation. A table is closed after 300 s from its third round
-on, so larger shapes have fewer rounds. "base" is BERT-base with a DistilBERT as generator, both with random weights
-(so its cosines say little), "mini" the bundled model. Sentences a second are what the command says of its work, without
-starting and loading. The commands set `GOMP_SPINCOUNT=3000` themselves; `OMP_PROC_BIND` is these benchmarks' own.
+- "Ours" is what the commands do. "Plain" is [the step written from the paper](../benchmarks/speed/plain.py): padded,
+  the generator's logits at every position, torch's own dropout, and an AdamW that is not fused.
+- For ours, [our code](../src/diffcse/machine.py) chooses how memory is freed and which library multiplies float32. The
+  others use torch's defaults. sentence-transformers' bf16 is torch's autocast. ONNX Runtime and OpenVINO run the graph
+  that torch exports, on sentence-transformers' batches.
+- "% of GEMM peak" is the work of the matrix products on real tokens ([counted](../benchmarks/speed/work.py), the same
+  for all rows) per second, as a share of the fastest single matrix product in the same run. Ours also gets credit for
+  work that it skips: with [CLS] pooling some 3 % of a BERT-base step.
+- Sentences are from the Python standard library's documentation, unless a command names a text. A table ends after 300
+  s, from its third round on, so larger shapes have fewer rounds.
+- "base" is BERT-base with a DistilBERT as generator, both with random weights, so its cosines say little. "mini" is
+  the bundled model.
+- Sentences a second are without starting and loading. The commands set `GOMP_SPINCOUNT=3000` themselves;
+  `OMP_PROC_BIND` is set by these benchmarks alone.
 """
 _TITLES = {
     "step": "A training step",
