@@ -35,7 +35,7 @@ RULE = {
     "integrations": TRAINING,
     "tables": TRAINING | {"report"},
 }
-ABOVE_ALL = {"cli", "quickstart", "terminal", "__main__", "__init__"}
+ABOVE_ALL = {"api", "cli", "quickstart", "terminal", "__main__", "__init__"}
 """Where everything meets; no room may import one of these."""
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from diffcse import machine as machine  # counts the cores before torch can bind this thread to one
 
 if TYPE_CHECKING:
+    from diffcse.api import train
     from diffcse.config import Config, Method, Text, Training, load_recipe
     from diffcse.encoder.encode import Encoder
     from diffcse.encoder.load import load
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from diffcse.text.corpus import Corpus, read_corpus
     from diffcse.text.examples import Examples, read_examples
     from diffcse.training.run import Trained
-    from diffcse.training.run import run as train
 
 _HOMES = {
     "Config": "config",
@@ -56,7 +56,7 @@ _HOMES = {
     "conditional_gain": "method.inspect",
     "judge": "method.inspect",
     "Trained": "training.run",
-    "train": "training.run",
+    "train": "api",
     "Encoder": "encoder.encode",
     "load": "encoder.load",
     "save": "encoder.save",
@@ -109,7 +109,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'diffcse' has no attribute {name!r}")
     home = import_module(f"diffcse.{_HOMES[name]}")
-    return getattr(home, "run" if name == "train" else name)
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -19,7 +19,7 @@ from diffcse.evaluation.sts import PairSet
 from diffcse.files import clear_partials, only_one, staged_folder, write_text
 from diffcse.machine import tuned
 from diffcse.method.paper import DiffCSE
-from diffcse.record import Record, read_record
+from diffcse.record import Record, read_record, verdict
 from diffcse.text.corpus import Corpus
 from diffcse.text.examples import Examples
 from diffcse.training import folder
@@ -36,7 +36,7 @@ from diffcse.training.selection import Panel, make_panel
 from diffcse.training.task import DiffCSETask
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Trained:
     """What a run leaves in memory. On disk it leaves only what ships."""
 
@@ -44,6 +44,14 @@ class Trained:
     """The trained module after the last step; None for a run that was already complete and kept no training parts."""
     encoder: Encoder
     record: Record
+
+    def __repr__(self) -> str:
+        config, scores = self.record.config, self.record.scores
+        shipped = "the start, unchanged" if scores.get("shipped") == "start" else f"{self.encoder.width} numbers a text"
+        return (
+            f"Trained by recipe {config['name']} from {config['method']['model']}: {shipped}; "
+            f"{verdict(scores) or 'nothing judged it'}"
+        )
 
 
 @tuned()

@@ -1,0 +1,112 @@
+"""`diffcse.train` as people write it in Python: texts in any shape, a recipe by name, settings as keywords."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffcse.config import Config, load_recipe
+from diffcse.errors import InputError
+
+if TYPE_CHECKING:
+    from diffcse.training.run import Trained
+
+_SECTIONS = ("method", "text", "training")
+
+
+def train(
+    texts: Any,
+    corpus: Any = None,
+    output: str | Path | None = None,
+    *,
+    model: str | Path | None = None,
+    recipe: str = "adapt",
+    column: str | None = None,
+    resume: bool = False,
+    report: Callable[[str, dict[str, Any]], None] | None = None,
+    callbacks: Sequence[Any] = (),
+    **settings: Any,
+) -> Trained:
+    """Train an encoder and leave a complete folder at `output`.
+
+    Args:
+        texts: a list of strings, a generator, a pandas Series, a table (DataFrame, dict, `datasets.Dataset`) with
+            `column`, a file or glob, a list of paths, or a `Corpus`. A `Config` here means that `corpus` has the texts
+            and that the config has all settings.
+        output: a new or empty folder.
+        model: a folder, a hub id, or "mini"; the recipe's own if not given.
+        recipe: name of a bundled recipe, or a .toml file.
+        column: the texts' column in a table or in files with columns.
+        resume: continue the run in `output`.
+        report: receives events in place of the printed progress.
+        callbacks: of transformers.
+        settings: fields of the recipe by name, such as `max_steps=200` or `mask_ratio=0.2`.
+
+    Raises:
+        InputError: unusable texts, settings, model or folder; see also `training.run.run`.
+    """
+    if output is None:
+        raise InputError('output: no folder was given. Call train(..., output="my-encoder").')
+    if isinstance(texts, Config):
+        config, texts = texts, corpus
+    else:
+        given = {"model": None if model is None else str(model), **settings}
+        config = _with_settings(load_recipe(recipe), {name: v for name, v in given.items() if v is not None})
+    config, source = _source(config, texts, column)
+    from diffcse.training.run import run
+
+    if report is not None:
+        return run(config, source, output, resume=resume, report=report, callbacks=callbacks)
+    from rich.console import Console
+
+    from diffcse.terminal import TrainingView
+
+    with TrainingView(Console()) as view:
+        return run(config, source, output, resume=resume, report=view, callbacks=callbacks)
+
+
+def _with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """`config` with fields replaced, each in the section that has it."""
+    sections: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
+    homes = {field.name: name for name in _SECTIONS for field in dataclasses.fields(getattr(config, name))}
+    for key, value in settings.items():
+        if key not in homes:
+            near = difflib.get_close_matches(key, homes, 1)
+            hint = f"Did you mean {near[0]}?" if near else "diffcse train --help-all lists the settings."
+            raise InputError(f"{key}: no setting has this name. {hint}")
+        sections[homes[key]][key] = value
+    changed = {name: dataclasses.replace(getattr(config, name), **values) for name, values in sections.items()}
+    return dataclasses.replace(config, **changed)
+
+
+def _source(config: Config, texts: Any, column: str | None) -> tuple[Config, Any]:
+    """(config with the column, what `training.run.run` reads) for any kind of `texts`."""
+    from diffcse.text.corpus import Corpus
+    from diffcse.text.examples import Examples
+
+    if isinstance(texts, Corpus | Examples):
+        return config, texts
+    if isinstance(texts, str | Path):
+        texts = [texts]
+    if isinstance(texts, Sequence) and len(texts) and all(_is_file(item) for item in texts):
+        if column is not None:
+            config = dataclasses.replace(config, text=dataclasses.replace(config.text, column=column))
+        return config, [str(item) for item in texts]
+    if column is not None:
+        try:
+            texts = texts[column]
+        except (KeyError, TypeError, IndexError):
+            raise InputError(f"column = {column!r}: the {type(texts).__name__} has no such column.") from None
+    return config, Corpus.from_sentences(texts, documents=config.method.reads_next)
+
+
+def _is_file(item: Any) -> bool:
+    """Whether a text is rather the name of a file, a glob or a data set of the hub."""
+    if isinstance(item, Path):
+        return True
+    if not isinstance(item, str) or "\n" in item or len(item) > 1000:
+        return False
+    return item.startswith("hub:") or Path(item).is_file() or (" " not in item and any(c in item for c in "*?"))
