@@ -160,7 +160,7 @@ def _show(plan: Plan, console: Console) -> None:
         say(console, line)
 
 
-def _show_table(table: Mapping[str, Any], console: Console) -> None:
+def _show_table(table: dict[str, Any], console: Console) -> None:
     """Print a table of scores for each column that was measured."""
     from diffcse.report.parts import MISSING
     from diffcse.tables.page import heading, headline, score_rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,7 +91,7 @@ class Compare:
                 say(console, f"written  {path}")
 
 
-def _show(comparison: Mapping[str, Any], console: Console) -> None:
+def _show(comparison: dict[str, Any], console: Console) -> None:
     """Print a table for each checkpoint, what it shows, and the notes."""
     from diffcse.report.comparison import CHECKPOINTS, comparison_rows, explanations, verdicts
     from diffcse.terminal import Figures, print_figures, say

@@ -331,13 +331,13 @@ def _effects(
             cosines = (np.stack([run.cosines[name] for run in runs]) for runs in (ours, theirs))
             all_draws[name] = bootstrap_difference(gold[name], *cosines, resamples=resamples, seed=number)
     effects = {}
-    for part, names in ({name: [name] for name in sets} | averages).items():
+    for part, names in {**{name: [name] for name in sets}, **averages}.items():
         # Sets are drawn independently of each other, so the mean of their draws is a draw of their mean.
         draws = np.mean([all_draws[name] for name in names], axis=0) if all_draws.keys() >= set(names) else None
-        means = (
+        one, other = (
             {seed: float(np.mean([scores[name] for name in names])) for seed, scores in each.items()} for each in (a, b)
         )
-        difference = effect(*means, draws)
+        difference = effect(one, other, draws)
         effects[part] = difference.to_dict() | {"verdict": verdict(difference)}
     return effects
 
