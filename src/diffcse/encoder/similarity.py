@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -86,12 +87,17 @@ def pair_cosines(
         with encoder.ready(bf16) as run:
             rows = run(encoder.tokens(sentences), BATCH_TOKENS)
         first = number - len(block) + 1
-        check_finite(rows[::2] + rows[1::2], block, lambda i, first=first: f"{name}, line {first + i}", bf16=bf16)
+        check_finite(rows[::2] + rows[1::2], block, partial(_line, name, first), bf16=bf16)
         rows = to_unit(rows)
         yield from (rows[::2] * rows[1::2]).sum(1).tolist()
 
 
 _BLOCK = 2048
+
+
+def _line(name: str, first: int, index: int) -> str:
+    """Where line `index` of a block stands whose first line is `first`."""
+    return f"{name}, line {first + index}"
 
 
 def as_encoder(model: Encoder | str | Path, pooling: EncoderPooling | None = None) -> Encoder:

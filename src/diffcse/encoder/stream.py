@@ -79,7 +79,7 @@ def embed(
         def write(embedded: tuple[list[str], np.ndarray]) -> int:
             nonlocal received
             block, rows = embedded
-            check_finite(rows, block, lambda i, before=received: place(before + i), bf16=bf16)
+            check_finite(rows, block, lambda i: place(received + i), bf16=bf16)
             received += len(block)
             writer.write(block, to_unit(rows) if normalise else rows)
             return len(block)

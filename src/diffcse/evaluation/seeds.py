@@ -334,12 +334,14 @@ def _effects(
     for part, names in {**{name: [name] for name in sets}, **averages}.items():
         # Sets are drawn independently of each other, so the mean of their draws is a draw of their mean.
         draws = np.mean([all_draws[name] for name in names], axis=0) if all_draws.keys() >= set(names) else None
-        one, other = (
-            {seed: float(np.mean([scores[name] for name in names])) for seed, scores in each.items()} for each in (a, b)
-        )
-        difference = effect(one, other, draws)
+        difference = effect(_means(a, names), _means(b, names), draws)
         effects[part] = difference.to_dict() | {"verdict": verdict(difference)}
     return effects
+
+
+def _means(by_seed: Mapping[Any, Mapping[str, float]], names: Sequence[str]) -> dict[Any, float]:
+    """Seed -> mean score over the sets `names`."""
+    return {seed: float(np.mean([scores[name] for name in names])) for seed, scores in by_seed.items()}
 
 
 def _averages(sets: list[str], kinds: Mapping[str, str]) -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def _sample(corpus: Corpus, seed: int) -> list[str]:
 def _judge(config: Config, dev: Any, start: Encoder, adapted: Encoder, bf16: bool) -> dict[str, Any]:
     """Scores of start and map on graded pairs, with the interval of their difference."""
     judge = Graded(dev, config.training.dev)
-    before, after = (judge.values(lambda texts, e=encoder: e(texts, bf16=bf16)) for encoder in (start, adapted))
+    before, after = (judge.values(partial(encoder, bf16=bf16)) for encoder in (start, adapted))
     scores = judge.score(before), judge.score(after)
     return {
         **judge.source(),

@@ -111,7 +111,7 @@ def _adapt(
     """Learn a map behind the encoder (recipe `adapt`): a run of seconds, which has no checkpoints."""
     if not isinstance(text, Corpus):
         raise InputError('method.learn = "map": reads plain text, and text.anchor names pairs. Remove text.anchor.')
-    data = Inputs(text, text, None, dev, [], 0, 0).facts(config)
+    data = Inputs(text, [], None, dev, [], 0, 0).facts(config)
     data["models_sha256"] = models_sha256(config)
     begun = _begun(config, output, data) if resume and (output / RECORD).is_file() else None
     if begun is not None and begun.status == "complete":
