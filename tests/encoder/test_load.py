@@ -160,8 +160,9 @@ def test_the_bundled_model():
 
 def test_a_pooling_asked_for_wins(folder):
     assert load(folder, pooling="cls").pooling == "cls"
-    with pytest.raises(InputError, match="pooling 'max': must be one of cls, mean, first_last, top2, pooler"):
-        load(folder, pooling="max")
+    assert load(folder, pooling="max").pooling == "max"
+    with pytest.raises(InputError, match="pooling 'median': must be one of cls, mean, .*, pooler"):
+        load(folder, pooling="median")
 
 
 def test_half_precision_is_read_as_float32(plain):
@@ -304,7 +305,6 @@ TRANSFORMER, MEAN, NORMALIZE = (
         [TRANSFORMER, TRANSFORMER, MEAN],
         [TRANSFORMER, NORMALIZE, MEAN],
         [TRANSFORMER, {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}, MEAN],
-        [TRANSFORMER, MEAN, NORMALIZE, {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}],
         [TRANSFORMER, MEAN, {"type": "sentence_transformers.models.LayerNorm", "path": "2_LayerNorm"}, NORMALIZE],
         [{"type": "sentence_transformers.models.CLIPModel", "path": ""}],
         [{"type": "custom_code.Transformer", "path": ""}, MEAN],
@@ -314,17 +314,39 @@ TRANSFORMER, MEAN, NORMALIZE = (
 def test_layouts_that_are_more_than_an_encoder_with_one_pooling(folder, modules):
     (folder / "modules.json").write_text(json.dumps(modules))
     refused(folder, "modules.json", "SentenceTransformer")
-    refused(folder, "only a Transformer with one Pooling", pooling="cls")
+    refused(folder, "modules.json", "SentenceTransformer", pooling="cls")
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        [Pooling(32, "mean"), Dense(32, 32)],
+        [Pooling(32, "cls"), Dense(32, 8)],
+        [Pooling(32, "cls"), Dense(32, 32, bias=False)],
+        [Pooling(32, "cls"), Dense(32, 32, activation_function=nn.GELU())],
+    ],
+)
+def test_dense_layers_that_are_no_pooler_follow_the_pooling(checkpoints, tmp_path, modules):
+    reference = of_sentence_transformers(tmp_path / "st", checkpoints["bert"], *modules)
+    encoder = load(tmp_path / "st")
+    assert encoder.pooling == modules[0].pooling_mode
+    np.testing.assert_allclose(encoder(TEXTS), reference.encode(TEXTS), atol=5e-6)
+
+
+def test_a_dense_layer_of_another_encoder(checkpoints, tmp_path):
+    of_sentence_transformers(tmp_path / "st", checkpoints["bert"], Pooling(32, "mean"), Dense(32, 8))
+    file = tmp_path / "st" / "2_Dense" / "model.safetensors"
+    weights = load_file(file)
+    save_file({**weights, "linear.weight": weights["linear.weight"][:, :16].contiguous()}, file)
+    refused(tmp_path / "st", "reads 16 numbers", "has 32")
+    save_file({**weights, "linear.bias": torch.zeros(5)}, file)
+    refused(tmp_path / "st", "2_Dense/model.safetensors: ")
 
 
 @pytest.mark.parametrize(
     ("modules", "says"),
     [
-        ([Pooling(32, "mean"), Dense(32, 32)], "pooling mean before Dense"),
-        ([Pooling(32, "cls"), Dense(32, 8)], "out_features = 8"),
-        ([Pooling(32, "cls"), Dense(32, 32, bias=False)], "bias = False"),
-        ([Pooling(32, "cls"), Dense(32, 32, activation_function=nn.GELU())], "activation_function = 'torch.nn.modules"),
-        ([Pooling(32, "cls"), Dense(32, 32, use_residual=True)], "use_residual = True"),
+        ([Pooling(32, "cls"), Dense(32, 32, use_residual=True)], "2_Dense/config.json: use_residual"),
         ([WeightedLayerPooling(32, 2, 1), Pooling(32, "cls")], "pooling cls of two layers"),
         ([WeightedLayerPooling(32, 2, 0), Pooling(32, "mean")], "layer weights [1.0, 1.0, 1.0]"),
         ([WeightedLayerPooling(32, 3, 2), Pooling(32, "mean")], "has 2 layers, but its pooling is for 3"),
@@ -382,12 +404,26 @@ def test_damaged_weights_of_a_module(tmp_path, name, content):
     refused(tmp_path / "ours", f"{name}/model.safetensors: holds no ")
 
 
-@pytest.mark.parametrize("modes", [("cls", "mean"), "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"])
-def test_other_poolings_written_by_sentence_transformers(checkpoints, tmp_path, modes):
+@pytest.mark.parametrize("modes", [("cls", "mean"), ("max", "lasttoken")])
+def test_two_poolings_written_by_sentence_transformers(checkpoints, tmp_path, modes):
     of_sentence_transformers(tmp_path / "st", checkpoints["bert"], Pooling(32, modes))
-    refused(
-        tmp_path / "st", "1_Pooling", *([modes] if isinstance(modes, str) else modes), "supported is one of: cls, mean"
-    )
+    refused(tmp_path / "st", "1_Pooling", *modes, "supported is one of: cls, mean")
+
+
+@pytest.mark.parametrize(
+    ("mode", "pooling"),
+    [
+        ("max", "max"),
+        ("lasttoken", "last_token"),
+        ("weightedmean", "weighted_mean"),
+        ("mean_sqrt_len_tokens", "mean_sqrt_len"),
+    ],
+)
+def test_other_poolings_written_by_sentence_transformers(checkpoints, tmp_path, mode, pooling):
+    reference = of_sentence_transformers(tmp_path / "st", checkpoints["bert"], Pooling(32, mode))
+    encoder = load(tmp_path / "st")
+    assert encoder.pooling == pooling
+    np.testing.assert_allclose(encoder(TEXTS), reference.encode(TEXTS), atol=5e-6)
 
 
 @pytest.mark.parametrize(
@@ -395,12 +431,13 @@ def test_other_poolings_written_by_sentence_transformers(checkpoints, tmp_path, 
     [
         {"pooling_mode_cls_token": True},  # beside mean
         {"pooling_mode_mean_tokens": False},
-        {"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True},
+        {"pooling_mode_max_tokens": True},  # beside mean
+        {"pooling_mode_mean_tokens": False, "pooling_mode_other": True},
         {"pooling_mode": []},
         {"pooling_mode": ["cls", "mean"]},
         {"pooling_mode": 3},
         {"pooling_mode": [{}]},
-        {"pooling_mode": "max"},
+        {"pooling_mode": "other"},
     ],
 )
 def test_not_one_pooling(folder, said):
@@ -416,9 +453,31 @@ def test_a_limit_that_is_none(folder, limit):
 
 def test_a_prompt_before_every_sentence(folder):
     edit_json(folder / "config_sentence_transformers.json", prompts={"q": "query: "}, default_prompt_name="q")
-    refused(folder, "config_sentence_transformers.json", "prompt 'q'", "SentenceTransformer")
+    reference = SentenceTransformer(str(folder), device="cpu")
+    np.testing.assert_allclose(load(folder)(TEXTS), reference.encode(TEXTS), atol=5e-6)
+    without = SentenceTransformer(str(folder), device="cpu")
+    without.default_prompt_name = None
     edit_json(folder / "config_sentence_transformers.json", default_prompt_name=None)
-    assert load(folder).pooling == "mean"
+    np.testing.assert_allclose(load(folder)(TEXTS), without.encode(TEXTS), atol=5e-6)
+    assert not np.allclose(reference.encode(TEXTS), without.encode(TEXTS), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("prompts", ["query: "]),
+        ("prompts", {"q": 3}),
+        ("default_prompt_name", "missing"),
+        ("default_prompt_name", ["q"]),
+        ("truncate_dim", 0),
+        ("truncate_dim", "8"),
+        ("similarity_fn_name", "euclid"),
+        ("similarity_fn_name", ["cosine"]),
+    ],
+)
+def test_a_setting_that_is_malformed(folder, key, value):
+    edit_json(folder / "config_sentence_transformers.json", **({"prompts": {"q": "query: "}} | {key: value}))
+    refused(folder, f"config_sentence_transformers.json: {key}")
 
 
 def test_lower_casing_that_the_tokenizer_does_not_do(folder):

@@ -106,7 +106,7 @@ def _read_settings(file: Path, limit: int | None) -> Settings:
     prompts, default = table.get("prompts") or {}, table.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise InputError(f"{file}: prompts must be a table of texts")
-    if default is not None and default not in prompts:
+    if default is not None and str(default) not in prompts:
         raise InputError(f"{file}: default_prompt_name = {default!r}: prompts has no such name")
     dim = table.get("truncate_dim")
     if dim is not None and not (type(dim) is int and dim > 0):
@@ -157,11 +157,14 @@ def _read_dense(folder: Path) -> Dense:
     if config.get("use_residual"):
         raise InputError(f"{file}: use_residual = true is not supported. Load such a folder with SentenceTransformer")
     activation = config.get("activation_function", TANH)
-    if activation not in ACTIVATIONS:
+    if str(activation) not in ACTIVATIONS:
         raise InputError(f"{file}: activation_function = {activation!r}: must be one of {', '.join(ACTIVATIONS)}")
     names = ["linear.weight", *(["linear.bias"] if config.get("bias", True) else [])]
     weights = _read_weights(folder, *names)
-    return Dense(weights["linear.weight"], weights.get("linear.bias"), activation)
+    try:
+        return Dense(weights["linear.weight"], weights.get("linear.bias"), activation)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"{folder / WEIGHTS}: weight and bias are not those of one linear layer: {error}") from error
 
 
 def _read_weights(folder: Path, *names: str) -> dict[str, Tensor]:
@@ -189,7 +192,7 @@ def _read_pooling(file: Path) -> EncoderPooling:
     on = config.get("pooling_mode", flags)
     on = [on] if isinstance(on, str) else on
     names = {flag: name for name, flag in POOLING_FLAGS.items()} | {mode: name for name, mode in POOLING_MODES.items()}
-    if not isinstance(on, list) or len(on) != 1 or on[0] not in names:
+    if not isinstance(on, list) or len(on) != 1 or str(on[0]) not in names:
         raise InputError(f"{file}: pooling {on}; supported is one of: {', '.join(POOLING_FLAGS)}")
     if config.get("include_prompt") is False:
         raise InputError(

@@ -27,6 +27,7 @@ from diffcse.encoder.layout import Layout, read_layout, read_table
 from diffcse.encoder.save import LIMITS, MODULES, WEIGHTS
 from diffcse.errors import InputError
 from diffcse.method.loading import load_encoder, load_tokenizer, named, read_vocabulary
+from diffcse.method.tail import Dense
 
 
 def load(source: str | Path, *, pooling: EncoderPooling | None = None) -> Encoder:
@@ -109,6 +110,15 @@ def _check_model(
         raise InputError(
             f"{layout.transformer}: has {model.config.num_hidden_layers} layers, but its pooling is for {layout.depth}"
         )
+    width = model.config.hidden_size
+    for layer in layout.tail:
+        if isinstance(layer, Dense):
+            if layer.linear.in_features != width:
+                raise InputError(
+                    f"{source}: a Dense layer reads {layer.linear.in_features} numbers, but an embedding before it has "
+                    f"{width}. Its folder belongs to another encoder"
+                )
+            width = layer.linear.out_features
     embedding: Any = model.get_input_embeddings()
     rows = len(embedding.weight)
     largest = max(tokenizer.get_vocab().values(), default=0)
