@@ -37,6 +37,10 @@ def text(tmp_path):
     return path
 
 
+WEIGHTS = ["--recipe", "mini_cpu", "--batch-size", 8]
+"""Options that train an encoder's weights on a text of a few sentences."""
+
+
 def train(capsys, corpus, tmp_path, *options):
     output = tmp_path / "out"
     code, out, err = run(capsys, "train", corpus, "--output", output, *options)
@@ -87,7 +91,7 @@ def test_odd_but_good_text_trains(capsys, tmp_path, tiny, data):
     path = tmp_path / "text.txt"
     ends = ["\n", "\r\n", "\n\n"]
     path.write_bytes(data + "".join(s + ends[i % 3] for i, s in enumerate(SENTENCES)).encode())
-    code, out, err, output = train(capsys, path, tmp_path, "--model", tiny, "--max-steps", 2, "--batch-size", 8)
+    code, out, err, output = train(capsys, path, tmp_path, *WEIGHTS, "--model", tiny, "--max-steps", 2)
     assert code == 0, err
     assert f"{len(SENTENCES)} sentences" in out
     assert (output / "model" / "model.safetensors").is_file()
@@ -107,7 +111,7 @@ def test_recipe_mistakes(capsys, tmp_path, text):
 
 
 def test_option_mistakes(capsys, tmp_path, text):
-    for options in (["--mask-ratio", "3"], ["--mask-ration", "0.3"], ["--pooling", "max"], ["--batch-size", "x"]):
+    for options in (["--mask-ratio", "3"], ["--mask-ration", "0.3"], ["--pooling", "median"], ["--batch-size", "x"]):
         code, out, err, output = train(capsys, text, tmp_path, *options)
         assert code == 2, options
         assert options[0].lstrip("-").replace("-", "_")[:9] in (out + err).replace("-", "_"), options
@@ -197,17 +201,18 @@ def test_the_page_of_train_has_fifteen_options_and_help_all_has_every_one(capsys
 
 
 def test_set_is_the_option(capsys):
+    recipe = ["--recipe", "mini_cpu", "--print-config"]
     options = ["--mask-ratio", "0.2", "--edits", "mlm", "delete", "--no-contrast", "--max-steps", "7"]
     settings = ["method.mask_ratio=0.2", 'method.edits=["mlm", "delete"]', "method.contrast = false"]
     sets = [word for setting in (*settings, "training.max_steps=7") for word in ("--set", setting)]
-    expected = run(capsys, "train", "--print-config", *options)
+    expected = run(capsys, "train", *recipe, *options)
     assert expected[0] == 0
-    assert run(capsys, "train", "--print-config", *sets) == expected
-    assert run(capsys, "train", *sets, "text.txt", "--print-config") == expected
+    assert run(capsys, "train", *recipe, *sets) == expected
+    assert run(capsys, "train", *sets, "text.txt", *recipe) == expected
     assert 'column = "body"' in run(capsys, "train", "--print-config", "--set=text.column=body")[1]
     assert "layers = 3" in run(capsys, "pretrain", "--print-config", "--set", "layers=3")[1]
     # Passes over the text that are asked for win over the recipe's steps, however they are asked for.
-    assert "max_steps =" not in run(capsys, "train", "--print-config", "--set", "training.epochs=3")[1]
+    assert "max_steps =" not in run(capsys, "train", *recipe, "--set", "training.epochs=3")[1]
 
 
 def test_print_config_is_a_recipe_and_overrides_win(capsys, tmp_path):
@@ -224,11 +229,12 @@ def test_print_config_is_a_recipe_and_overrides_win(capsys, tmp_path):
 
 
 def test_passes_asked_for_win_over_a_recipes_steps(capsys):
-    assert "max_steps = 300" in run(capsys, "train", "--print-config")[1]
-    out = run(capsys, "train", "--print-config", "--epochs", "3")[1]
+    recipe = ["--recipe", "mini_cpu", "--print-config"]
+    assert "max_steps = 300" in run(capsys, "train", *recipe)[1]
+    out = run(capsys, "train", *recipe, "--epochs", "3")[1]
     assert "max_steps =" not in out
     assert "epochs = 3.0" in out
-    out = run(capsys, "train", "--print-config", "--epochs", "3", "--max-steps", "7")[1]
+    out = run(capsys, "train", *recipe, "--epochs", "3", "--max-steps", "7")[1]
     assert "max_steps = 7" in out
 
 
@@ -247,9 +253,7 @@ def test_a_changed_recipe_claims_nothing_published(capsys):
 
 def test_names_that_look_like_markup(capsys, tmp_path, tiny, text):
     output = tmp_path / "p[/red]"
-    code, out, err = run(
-        capsys, "train", text, "--output", output, "--model", tiny, "--max-steps", 1, "--batch-size", 8
-    )
+    code, out, err = run(capsys, "train", text, "--output", output, *WEIGHTS, "--model", tiny, "--max-steps", 1)
     assert code == 0, err
     assert str(output) in out
 
@@ -268,7 +272,7 @@ def test_full_disk(tmp_path, tiny, text):
     """A real limit on file size, hit while the first checkpoint is written: one line, code 2, no half."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))\n"
     program = limit + "from diffcse.cli import main; main()"
-    options = ["--model", str(tiny), "--max-steps", "4", "--batch-size", "8", "--checkpoint-every", "2"]
+    options = [*map(str, WEIGHTS), "--model", str(tiny), "--max-steps", "4", "--checkpoint-every", "2"]
     command = [sys.executable, "-c", program, "train", str(text), "--output", str(tmp_path / "out"), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 2, done.stderr
@@ -279,7 +283,7 @@ def test_full_disk(tmp_path, tiny, text):
 
 
 def test_train_then_evaluate(capsys, tmp_path, tiny, text):
-    code, out, err, output = train(capsys, text, tmp_path, "--model", tiny, "--max-steps", 4, "--batch-size", 8)
+    code, out, err, output = train(capsys, text, tmp_path, *WEIGHTS, "--model", tiny, "--max-steps", 4)
     assert code == 0, err
     assert "recipe" in out
     data = tmp_path / "sts"
@@ -335,10 +339,11 @@ def test_pretrain_makes_a_start_for_train(capsys, tmp_path):
     assert "held out loss" in out
     (useless,) = read_record(output / "run.json").warnings
     assert [line for line in out.splitlines() if line.startswith(("note", "warning"))] == [f"warning  {useless}"]
-    code, _, err, _ = train(
-        capsys, text, tmp_path, "--model", output / "model", "--max-steps", 2, "--batch-size", 8, "--precision", "fp32"
+    code, out, err, _ = train(
+        capsys, text, tmp_path, *WEIGHTS, "--model", output / "model", "--max-steps", 2, "--precision", "fp32"
     )
     assert (code, err) == (0, "")
+    assert "step      2/2" in out
 
 
 @pytest.mark.parametrize(

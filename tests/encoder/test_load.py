@@ -161,7 +161,7 @@ def test_the_bundled_model():
 def test_a_pooling_asked_for_wins(folder):
     assert load(folder, pooling="cls").pooling == "cls"
     assert load(folder, pooling="max").pooling == "max"
-    with pytest.raises(InputError, match="pooling 'median': must be one of cls, mean, .*, pooler"):
+    with pytest.raises(InputError, match=r"pooling 'median': must be one of cls, mean, .*, pooler"):
         load(folder, pooling="median")
 
 

@@ -58,7 +58,7 @@ def whole_loops(model, data, *, step: int, first_row: int = 0, weight: float) ->
     h = []
     for x in [*anchors, *positives, *(third or [])]:
         hidden = run(model.encoder.config, f, x)
-        h.append(hidden[0] if c.pooling == "cls" else sum(hidden) / len(x))
+        h.append(hidden[0] if c.pooling in (None, "cls") else sum(hidden) / len(x))
     h = torch.stack(h)
     g = dict(model.projector.named_parameters())
     z = {
