@@ -58,7 +58,7 @@ class Plain(nn.Module):
     def forward(self, x_RT: Tensor, attention_RT: Tensor, edited_RT: Tensor | None = None) -> Tensor:
         """L = L_contrast + λ L_rtd; `edited_RT` takes the place of the generator's edits."""
         hidden_RTH = self.encoder(input_ids=x_RT, attention_mask=attention_RT).last_hidden_state
-        if self.method.pooling == "cls":
+        if self.method.pooling in (None, "cls"):  # unset is [CLS] where the folder states nothing
             h_RH = hidden_RTH[:, 0]
         else:
             h_RH = (hidden_RTH * attention_RT[:, :, None]).sum(1) / attention_RT.sum(1, keepdim=True)

@@ -292,7 +292,7 @@ def test_ours_leaves_out_what_the_page_says_it_is_credited_with(tokenizer):
         layer.intermediate.dense.register_forward_pre_hook(lambda _, given: rows.append(given[0].numel() // 64))
     module(batch, step=0)
     assert rows == [2 * 3 * 9, 2 * 3]
-    assert "Ours is credited with work that it finds needless" in render.render([])[render.PAGE]
+    assert "work that it skips: with [CLS]" in render.render([])[render.PAGE]
 
 
 def test_bars_are_as_long_as_their_values():
