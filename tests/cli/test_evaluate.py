@@ -227,3 +227,25 @@ def test_idle_options_are_one_note(capsys, model, root, tmp_path):
     assert (code, err) == (0, "")
     (note,) = [line for line in out.splitlines() if line.startswith("note")]
     assert note.endswith("--probe, --floor-text")
+
+
+def test_own_labelled_texts(capsys, tmp_path, model):
+    rows = [f"{sentence},{'ab'[number % 2]}" for number, sentence in enumerate(s.replace(",", "") for s in SENTENCES)]
+    table, file = folders.write(tmp_path / "own.csv", "\n".join(["body,topic", *rows])), tmp_path / "own.json"
+    options = ("--texts", table, "--column", "body", "--label", "topic")
+    code, out, err = command(capsys, "evaluate", model, model, *options, "--floors", "--json", file)
+    assert code == 0, err
+    report = json.loads(file.read_text())
+    assert [list(result)[1:] for result in report["results"]] == [
+        ["precision@10", "difference", "kmeans_accuracy", "nmi", "few_shot"],
+        ["precision@10", "difference", "kmeans_accuracy", "nmi", "few_shot"],
+        ["precision@10", "difference"],
+    ]
+    assert report["results"][1]["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    value = report["results"][0]["precision@10"]["value"]
+    assert f"{value:.1f} (" in out
+    assert "TF-IDF" in out
+    code, _, err = command(capsys, "evaluate", model, "--texts", table)
+    assert (code, "own.csv" in err, "'text'" in err) == (2, True, True)
+    code, _, err = command(capsys, "evaluate", model, "--texts", table, "--data", "pairs")
+    assert (code, "--texts" in err) == (2, True)

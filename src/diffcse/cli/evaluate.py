@@ -36,6 +36,12 @@ class Evaluate:
     """Measure only this set, such as STS12 or MR."""
     text: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")] = ()
     """Also measure geometry and conditional gain on this file of one sentence a line."""
+    texts: Path | None = None
+    """Measure on this table of your own texts with labels instead: neighbours, clusters, few examples."""
+    column: str = "text"
+    """With --texts: the column of the text."""
+    label: str = "label"
+    """With --texts: the column of the label."""
     pooling: EncoderPooling | None = None
     """Pooling for all models; needed for a plain checkpoint."""
     probe: Literal["logistic", "adam", "adam-fast"] = "logistic"
@@ -59,6 +65,9 @@ class Evaluate:
 
     def __call__(self, console: Console) -> None:
         self._check_arguments()
+        if self.texts is not None:
+            self._measure_own_texts(self.texts, console)
+            return
         from diffcse.evaluation.cache import ResultCache, default_cache_dir
         from diffcse.evaluation.data import find_data
         from diffcse.evaluation.jobs import GROUPS
@@ -94,7 +103,9 @@ class Evaluate:
             say(console, f"written  {self.json}")
 
     def _check_arguments(self) -> None:
-        if not self.data and not self.text:
+        if self.texts is not None and (self.data or self.text or self.list_sentences):
+            raise InputError("--texts: cannot be combined with --data, --text or --list-sentences. Run twice")
+        if not self.data and not self.text and self.texts is None:
             raise InputError(
                 "no data: give --data DIR (a folder in SentEval's, BEIR's or the *.tsv layout), --data hub:mteb, or "
                 "--data pairs (graded pairs in this package)"
@@ -104,9 +115,27 @@ class Evaluate:
         for name in self.data:
             check_data(name)
         floor_files = (self.floor_vectors, self.floor_text) if self.floors else ()
-        check_files(str(file) for file in (*self.text, *floor_files) if file is not None)
+        check_files(str(file) for file in (*self.text, *floor_files, self.texts) if file is not None)
         for model in self.models:
             check_model(model, "model")
+
+    def _measure_own_texts(self, file: Path, console: Console) -> None:
+        from diffcse.cli.evaluation_tables import own_texts_table
+        from diffcse.evaluation.candidates import load_candidate
+        from diffcse.evaluation.own_texts import evaluate_own_texts, read_labelled
+        from diffcse.files import write_json
+        from diffcse.machine import tune
+        from diffcse.terminal import EvaluationView, print_figures, say
+
+        tune()
+        data = read_labelled(file, self.column, self.label)
+        candidates = [load_candidate(source, pooling=self.pooling) for source in self.models]
+        with EvaluationView(console) as view:
+            report = evaluate_own_texts(candidates, data, floors=self.floors, progress=view)
+        print_figures(console, own_texts_table(report))
+        if self.json:
+            write_json(self.json, report)
+            say(console, f"written  {self.json}")
 
     def _idle(self, groups: Sequence[Group]) -> list[str]:
         """Options that are given and have no effect beside the others."""

@@ -12,6 +12,7 @@ retrieval.py    queries and documents -> RetrievalScore, CollectionScore
 geometry.py     alignment, uniformity, effective rank, mean cosine, spectrum
 probes.py       SentEval's two linear classifiers
 transfer.py     a probe on frozen embeddings -> TransferScore
+own_texts.py    a user's labelled texts: neighbours, clusters, few-shot accuracy
 label_free.py   first halves that search for their second halves: a score without labels
 floors.py       encoders that a trained one must beat: TF-IDF, SIF
 stored.py       embeddings from .npy and .parquet
