@@ -264,6 +264,9 @@ class TrainingView(LiveLine):
         for warning in facts["warnings"]:
             say(self.console, f"note     {warning}")
 
+    def _warning(self, facts: dict[str, Any]) -> None:
+        say(self.console, f"warning  {facts['line']}")
+
     def _start(self, facts: dict[str, Any]) -> None:
         ships = f" ({_count(facts['shipped'])} of them in the saved encoder)" if "shipped" in facts else ""
         say(

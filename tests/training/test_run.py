@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from diffcse.config import to_dict
 from diffcse.encoder.load import load
-from diffcse.record import read_record
+from diffcse.record import Record, read_record
 from diffcse.training.folder import PARTS
-from diffcse.training.run import run
+from diffcse.training.run import _log_report, run
 from tests.models import SENTENCES
 from tests.training.runs import CORPUS, config, refuse
 
@@ -142,3 +142,16 @@ def test_config_dataclasses_are_all_recorded(tiny, tmp_path):
     recorded = run(settings, CORPUS, tmp_path / "out").record.config
     assert recorded["method"] == {**to_dict(settings.method), "generator": tiny}
     assert recorded["training"] == dataclasses.asdict(settings.training)
+
+
+def test_a_solved_contrast_is_noted_once(monkeypatch):
+    record = Record(kind="train", config={}, seed=0)
+    events = []
+    log = _log_report(9, record, lambda event, facts: events.append(event))
+    log({"step": 1, "contrastive": 0.5})
+    log({"step": 2, "contrastive": 0.001})
+    log({"step": 3, "contrastive": 0.0})
+    log({"step": 4, "dev": 1.0})
+    assert events == ["log", "log", "warning", "log", "log"]
+    assert len(record.warnings) == 1
+    assert "step 2" in record.warnings[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ def _train(
         task,
         _pace(config, inputs, task.batches),
         output,
-        report=lambda entry: report("log", {**entry, "steps": inputs.steps}),
+        report=_log_report(inputs.steps, record, report),
         callbacks=callbacks,
     )
     loop.run(checkpoint)
@@ -192,6 +192,30 @@ def _train(
     folder.finish(record, output, BEST)
     report("done", {"output": str(output), "examples": example_name(config), **record.scores})
     return Trained(network.model.eval(), network.encoder, record)
+
+
+_SATURATED = 0.01
+"""Mean contrastive loss, in nats, below which the contrast has nothing left to teach."""
+
+
+def _log_report(steps: int, record: Record, report: Report) -> Callable[[dict[str, Any]], None]:
+    """Passes log entries on, and notes once that the contrast is solved.
+
+    AdamW divides a gradient by its own size, so a vanishing one still moves all weights by full steps. That ruined a
+    ready encoder (docs/log/2026-11-30-adapt.md).
+    """
+
+    def log(entry: dict[str, Any]) -> None:
+        report("log", {**entry, "steps": steps})
+        warned = any(line.startswith("contrastive") for line in record.warnings)
+        if not warned and entry.get("contrastive") is not None and entry["contrastive"] < _SATURATED:
+            record.warnings.append(
+                f"contrastive = {entry['contrastive']:.4f} nats at step {entry['step']}: the contrast is solved. More "
+                "steps teach nothing and can harm a ready encoder. --recipe adapt learns from the text another way"
+            )
+            report("warning", {"line": record.warnings[-1]})
+
+    return log
 
 
 def _task(config: Config, inputs: Inputs, network: Network, panel: Panel, output: Path) -> DiffCSETask:
