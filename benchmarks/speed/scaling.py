@@ -81,7 +81,7 @@ def train(model: str, text: Path, batch: int, steps: int) -> Sample:
             f"--{name}={value}"
             for name, value in {"batch-size": batch, "max-steps": 2 * steps, "log-every": steps}.items()
         ]
-        options += ["--checkpoint-every=100000", f"--model={model}", "--output", f"{folder}/run"]
+        options += ["--recipe=mini_cpu", "--checkpoint-every=100000", f"--model={model}", "--output", f"{folder}/run"]
         sample = measure.child([*_CLI, "train", str(text), *options])
         log = json.loads(Path(folder, "run", "run.json").read_text(encoding="utf-8"))["log"]
     return {**sample, "rate": log[-1]["sentences_per_second"]}

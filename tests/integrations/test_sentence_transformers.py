@@ -55,7 +55,7 @@ def trainer(model, loss, tmp_path, steps=3, **options):
 )
 def test_a_step_is_diffcses_own(folder, choices):
     method = Method(**choices)
-    model = stock(folder, method.pooling)
+    model = stock(folder, method.pooling or "cls")
     loss = DiffCSELoss(model, method, generator=folder, seed=7)
     own, tokenizer = build(
         method, seed=7, encoder=load_encoder(folder), generator=folder, tokenizer=load_tokenizer(folder)

@@ -93,7 +93,15 @@ def test_what_of_the_files_was_read_is_recorded_and_the_same_on_resume(tmp_path)
     file.write_text("text,page\n" + "".join(f"{sentence},{i // 9}\n" for i, sentence in enumerate(TEXT)))
     config, out = tiny(next_weight=0.1, max_steps=1), tmp_path / "out"
     read = pretrain(config, [file], out, text=Text(document="page")).record.data["text"]
-    assert read == {"column": "text", "document": "page", "split_sentences": False, "language": "en"}
+    assert read == {
+        "column": "text",
+        "columns": None,
+        "document": "page",
+        "encoding": None,
+        "quoting": "auto",
+        "split_sentences": False,
+        "language": "en",
+    }
     with pytest.raises(InputError, match=r"out: .*text\.document was \"page\""):
         pretrain(config, [file], out, resume=True)
     pretrain(config, [file], out, text=Text(document="page"), resume=True)

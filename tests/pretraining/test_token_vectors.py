@@ -196,11 +196,6 @@ def test_a_batch_holds_no_pair_twice():
             assert [int(row[0]) - 1 for row in following] == drawn
 
 
-def test_a_single_pair_teaches_nothing():
-    with pytest.raises(InputError, match="fewer than two"):
-        learn_from_next(np.zeros((V, 3), np.float32), np.ones(V), IDS, OFFSETS, FIRST[:1], SECOND[:1])
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(3, 60), st.integers(2, 20), st.floats(0.05, 5))
 def test_layer_norm_leaves_the_weighted_vectors_of_embeddings(seed, size, width, length):

@@ -215,7 +215,8 @@ def test_ctrl_c_where_whoever_reads_is_gone(bench, uninterrupted, tmp_path):
 def train_by_command(bench, tmp_path, stderr):
     """`diffcse train`, of more steps than anyone waits for, after its first one; it hears Ctrl-C."""
     (tmp_path / "text.txt").write_text("\n".join(SENTENCES))
-    words = ("train", "text.txt", "--output", "out", "--model", bench / "tiny", "--batch-size", "8", "--log-every", "1")
+    recipe = ("--recipe", "mini_cpu", "--model", bench / "tiny", "--batch-size", "8", "--log-every", "1")
+    words = ("train", "text.txt", "--output", "out", *recipe)
     process = subprocess.Popen(
         [sys.executable, "-m", "diffcse", *map(str, words), "--max-steps", "100000"],
         stdout=subprocess.PIPE,

@@ -107,7 +107,20 @@ def test_mini_model_end_to_end(tmp_path):
     pairs = tmp_path / "dev.tsv"
     pairs.write_text("".join(f"{5 - i % 6}\t{SENTENCES[i]}\t{SENTENCES[i + i % 6]}\n" for i in range(40)))
     command = [sys.executable, "-m", "diffcse", "train", str(text), "--output", str(tmp_path / "out")]
-    options = ["--max-steps", "12", "--batch-size", "32", "--dev", str(pairs), "--eval-every", "6", "--log-every", "4"]
+    options = [
+        "--recipe",
+        "mini_cpu",
+        "--max-steps",
+        "12",
+        "--batch-size",
+        "32",
+        "--dev",
+        str(pairs),
+        "--eval-every",
+        "6",
+        "--log-every",
+        "4",
+    ]
     done = subprocess.run(command + options, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert "240 sentences" in done.stdout
