@@ -81,6 +81,11 @@ def test_a_step_is_diffcses_own(folder, choices):
             assert torch.equal(ours.grad, theirs.grad), name
 
 
+@pytest.mark.parametrize("method", [None, Method(rtd_weight=0.1)])
+def test_the_pooling_is_that_of_the_sentence_transformer(folder, method):
+    assert DiffCSELoss(stock(folder, "mean"), method).diffcse.choices.pooling == "mean"
+
+
 def test_the_trainer_trains_what_the_sentence_transformer_ships(folder, tmp_path):
     model = stock(folder, "mean")
     loss = DiffCSELoss(model, Method(pooling="mean", rtd_weight=0.1))

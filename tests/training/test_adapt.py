@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ from sentence_transformers import SentenceTransformer
 
 from diffcse.config import load_recipe
 from diffcse.encoder.load import load
+from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.text.corpus import Corpus
 from diffcse.training import adapt
 from diffcse.training.adapt import fit_map, learn_map, with_map
 from diffcse.training.own_text import own_text_vectors, unit_rows
 from diffcse.training.run import run
-from tests.models import save_tiny
+from tests.models import save_tiny, save_with_pooler
 
 TOPICS = {
     "sea": ["boat", "wave", "shore", "sail", "harbour", "fish", "storm", "sailor", "deck", "anchor"],
@@ -109,6 +111,29 @@ def test_a_run_ships_the_map_and_the_same_run_again(start, tmp_path):
     assert (again.encoder(made[:8]) == expected).all()
     resumed = run(config_of(start), Corpus.from_sentences(made), tmp_path / "out", resume=True)
     np.testing.assert_allclose(resumed.encoder(made[:8]), expected, atol=1e-5)
+
+
+def test_a_start_with_a_trained_head_keeps_it(tmp_path):
+    plain = save_with_pooler(tmp_path / "plain", "bert")
+    save(load(plain, pooling="pooler"), tmp_path / "start", "")
+    config, (made, _) = config_of(tmp_path / "start", select="last"), texts()
+    config = dataclasses.replace(config, method=dataclasses.replace(config.method, pooling=None))
+    trained = run(config, Corpus.from_sentences(made), tmp_path / "out")
+    x = unit_rows(load(plain, pooling="pooler")(made))
+    expected = unit_rows(x @ learn_map(made, x, config.method, config.training.seed))
+    np.testing.assert_allclose(trained.encoder(made), expected, atol=1e-4)
+    np.testing.assert_allclose(load(tmp_path / "out")(made), expected, atol=1e-4)
+
+
+def test_a_complete_run_outlives_its_start(start, tmp_path):
+    shutil.copytree(start, tmp_path / "start")
+    config, corpus = config_of(tmp_path / "start"), Corpus.from_sentences(texts()[0])
+    config = dataclasses.replace(config, method=dataclasses.replace(config.method, pooling=None))
+    expected = run(config, corpus, tmp_path / "out").encoder(["the boat"])
+    (tmp_path / "start").rename(tmp_path / "moved")
+    np.testing.assert_allclose(
+        run(config, corpus, tmp_path / "out", resume=True).encoder(["the boat"]), expected, atol=1e-5
+    )
 
 
 def test_a_map_that_makes_graded_pairs_worse_is_not_shipped(start, tmp_path, monkeypatch):

@@ -70,8 +70,9 @@ class DiffCSELoss(nn.Module):
     ) -> None:
         super().__init__()
         pooling = _pooling_of(model)
-        method = method or Method(pooling=pooling)
+        method = method or Method()
         _check(method, pooling, steps)
+        method = replace(method, pooling=pooling)
         encoder, tokenizer = cast(PreTrainedModel, model[0].auto_model), model.tokenizer
         if tokenizer.padding_side != "right":
             raise InputError(f"the tokenizer pads on the {tokenizer.padding_side}. Set its padding_side to 'right'")

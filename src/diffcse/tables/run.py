@@ -93,8 +93,8 @@ def _can_go_on(folder: Path, config: Config) -> bool:
     except InputError:
         return False
     changed = {*changed_fields(record.config, to_dict(config), Config)}
-    if config.method.generator is None:
-        changed -= {"method.generator"}  # the record names the generator that the run took
+    # The record names the generator and the pooling that the run took.
+    changed -= {f"method.{name}" for name in ("generator", "pooling") if getattr(config.method, name) is None}
     needed = ["model", *([PARTS] if config.training.keep_training_parts else [])]
     lost = record.status == "complete" and not all((folder / name).exists() for name in needed)
     return not lost and not changed

@@ -52,12 +52,19 @@ def with_generator(config: Config, begun: Record | None) -> Config:
     return dataclasses.replace(config, method=dataclasses.replace(config.method, generator=generator))
 
 
-def with_pooling(config: Config) -> Config:
-    """`config` with the pooling that it leaves to the start: the one its folder states, or [CLS]."""
+def with_pooling(config: Config, begun: Record | None = None) -> Config:
+    """`config` with the pooling that it leaves to us: that of the run to resume, else the start's, else [CLS].
+
+    A start with a trained head keeps it if only a map is learned; its pooling then stays with its folder.
+    """
     if config.method.pooling is not None:
         return config
-    stated = start_layout(config.method.model).pooling
-    pooling: Pooling = "cls" if stated in (None, "pooler") else cast(Pooling, stated)
+    if begun is not None:
+        pooling = begun.config["method"]["pooling"]
+    else:
+        stated = start_layout(config.method.model).pooling
+        with_head: Pooling | None = "cls" if config.method.learn == "weights" else None
+        pooling = with_head if stated == "pooler" else cast(Pooling, stated or "cls")
     return dataclasses.replace(config, method=dataclasses.replace(config.method, pooling=pooling))
 
 

@@ -84,7 +84,6 @@ def run(
     output = Path(output)
     callbacks = [*trackers(config.training.report_to), *callbacks]
     with only_one(output):
-        config = with_pooling(config)
         dev = read_dev(config)
         folder.check_output(output, resume=resume)
         text = read_text(config, corpus)
@@ -94,7 +93,7 @@ def run(
         inputs = prepare(config, text, dev)
         data = inputs.facts(config)
         begun = _begun(config, output, data) if resume and (output / RECORD).is_file() else None
-        config = with_generator(config, begun)
+        config = with_pooling(with_generator(config, begun), begun)
         if begun is not None and begun.status == "complete":
             return _open(config, output, begun, report)
         data["models_sha256"] = models_sha256(config)
@@ -112,10 +111,11 @@ def _adapt(
     if not isinstance(text, Corpus):
         raise InputError('method.learn = "map": reads plain text, and text.anchor names pairs. Remove text.anchor.')
     data = Inputs(text, [], None, dev, [], 0, 0).facts(config)
-    data["models_sha256"] = models_sha256(config)
     begun = _begun(config, output, data) if resume and (output / RECORD).is_file() else None
+    config = with_pooling(config, begun)
     if begun is not None and begun.status == "complete":
         return _open(config, output, begun, report)
+    data["models_sha256"] = models_sha256(config)
     encoder, record = run_adapt(config, text, dev, output, data, report)
     return Trained(None, encoder, record)
 
@@ -125,6 +125,8 @@ def _begun(config: Config, output: Path, data: dict[str, Any]) -> Record:
     begun, wanted = read_record(output / RECORD), to_dict(config)
     if config.method.generator is None and begun.kind == "train":
         wanted["method"]["generator"] = begun.config["method"]["generator"]  # the default when the run began
+    if config.method.pooling is None and begun.kind == "train":
+        wanted["method"]["pooling"] = begun.config["method"].get("pooling")
     folder.check_same_run(output, begun, "train", wanted, Config, data)
     return begun
 
