@@ -30,12 +30,12 @@ def test_the_table_has_a_row_for_each_method(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(domains, "load", lambda name: Encoder())
     output = tmp_path / "out"
-    arguments = ["--starts", "mini", "--domains", "stackoverflow", "--seeds", "0", "1"]
+    arguments = ["--starts", "mini", "--domains", "stackoverflow", "--seeds", "0", "1", "--texts", "200", "210"]
     domains.main([str(data), "--output", str(output), *arguments])
     results = json.loads((output / "domains.json").read_text())["results"]
-    assert [result["row"] for result in results] == ["start", "PCA 100", "adapt"]
-    assert [len(result["by_seed"]) for result in results] == [1, 1, 2]
-    start, _, adapt = results
+    assert [result["row"] for result in results] == ["start", "PCA 100", "adapt, 200 texts", "adapt, 210 texts"]
+    assert [len(result["by_seed"]) for result in results] == [1, 1, 2, 2]
+    start, _, adapt, _ = results
     assert adapt["difference"]["value"] == pytest.approx(adapt["score"]["value"] - start["score"]["value"])
     labelled = read_labelled(data / "stackoverflow.csv")
     rows, queries = Encoder()(labelled.texts), draw_queries(240)
@@ -43,7 +43,10 @@ def test_the_table_has_a_row_for_each_method(data, tmp_path, monkeypatch):
     assert start["score"]["value"] == pytest.approx(expected, abs=0.1)
     page = (output / "table.md").read_text()
     assert f"| mini | start | {start['score']['value']:.1f} | {start['score']['value']:.1f} |" in page
-    assert "python -m benchmarks.domains DATA_DIR --starts mini --domains stackoverflow --seeds 0 1`" in page
+    assert (
+        "python -m benchmarks.domains DATA_DIR --starts mini --domains stackoverflow --seeds 0 1 --texts 200 210`"
+        in page
+    )
 
 
 def test_queries_of_a_collection_are_embedded_and_not_learned_from(data):
