@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -64,7 +63,7 @@ def with_pooling(config: Config, begun: Record | None = None) -> Config:
     else:
         stated = start_layout(config.method.model).pooling
         with_head: Pooling | None = "cls" if config.method.learn == "weights" else None
-        pooling = with_head if stated == "pooler" else cast(Pooling, stated or "cls")
+        pooling = with_head if stated == "pooler" else stated or "cls"
     return dataclasses.replace(config, method=dataclasses.replace(config.method, pooling=pooling))
 
 
