@@ -121,6 +121,20 @@ def test_a_line_in_a_log_has_everything():
     assert "123 sentences/s" in shown(("start", START), ("log", ENTRY))
 
 
+@pytest.mark.parametrize(
+    ("shipped", "model"), [("start", "model/ is the start"), ("adapted", "with the learned layer")]
+)
+def test_the_lines_of_adapt_say_which_encoder_ships(shipped, model):
+    dev = {"metric": "Spearman", "start": 41.7, "best": 40.6, "best_step": 0, "last": 40.6, "selects": True}
+    dev |= {"helped": "unclear", "difference": -1.1, "low": -2.4, "high": 0.2}
+    line, verdict = judged({"shipped": shipped, "dev": dev})
+    assert model in line
+    assert "41.70" in line
+    assert "40.60" in line
+    assert ("model/ is -1.10" in verdict) == (shipped == "adapted")
+    assert "-1.10" in verdict
+
+
 def test_judged_sentence_joins_pieces_and_marks_what_changed():
     tokens = [
         {"token": "un", "original": "un", "replaced": False, "probability": 0.04},

@@ -356,7 +356,13 @@ def judged(scores: dict[str, Any]) -> list[str]:
     lines = []
     for name, label in (("dev", "dev     "), ("label_free", "held out")):
         score = scores.get(name)
-        if score:
+        if score and "shipped" in scores:  # the recipe adapt, which has no steps
+            model = "the start, unchanged" if scores["shipped"] == "start" else "the start with the learned layer"
+            lines.append(
+                f"{label} {score['metric']}: {score['start']:.2f} for the start, {score['last']:.2f} with the learned "
+                f"layer; model/ is {model}"
+            )
+        elif score:
             kept = ", kept in model/" if score["selects"] else ""
             lines.append(
                 f"{label} {score['metric']}: {score['start']:.2f} before training, {score['best']:.2f} at best "
