@@ -223,6 +223,8 @@ def test_print_config_is_a_recipe_and_overrides_win(capsys, tmp_path):
     (tmp_path / "again.toml").write_text(out)
     code, again, _ = run(capsys, "train", "--recipe", tmp_path / "again.toml", "--print-config")
     assert again == out
+    assert 'name = "mini_cpu"' in out
+    assert 'learn = "weights"' in out
     assert 'sampling = "sample"' in out
     assert 'edit_scope = "all"' in out
     assert "seed = 7" in out

@@ -153,7 +153,7 @@ print(float(model.similarity(a, b)))
 def test_config_dataclasses_are_all_recorded(tiny, tmp_path):
     settings = config(tiny, max_steps=1)
     recorded = run(settings, CORPUS, tmp_path / "out").record.config
-    assert recorded["method"] == {**to_dict(settings.method), "generator": tiny}
+    assert recorded["method"] == {**to_dict(settings.method), "generator": tiny, "pooling": "cls"}
     assert recorded["training"] == dataclasses.asdict(settings.training)
 
 

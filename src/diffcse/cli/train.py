@@ -36,7 +36,8 @@ class Train:
     recipe: str = "adapt"
     """Name of a bundled recipe, or a .toml file. The other options override it."""
     preset: str | None = None
-    """Set several method fields at once: reference (behaviour of the authors' 2022 code) or simcse."""
+    """Set several method fields at once: reference (behaviour of the authors' 2022 code) or simcse. The recipe is then
+    mini_cpu, unless --recipe names another."""
     resume: bool = False
     """Continue from the newest complete checkpoint in --output."""
     print_config: bool = False
@@ -89,11 +90,13 @@ class Train:
     def defaults(cls, arguments: Sequence[str]) -> Train:
         """The fields of the recipe and preset that `arguments` name. The other options override them."""
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        first.add_argument("--recipe", default="adapt")
+        first.add_argument("--recipe")
         first.add_argument("--preset")
         first.add_argument("--epochs")
         named, _ = first.parse_known_args(arguments)
-        config = load_recipe(named.recipe)
+        # A preset is a way to train weights, which adapt does not do.
+        recipe = named.recipe or ("mini_cpu" if named.preset else "adapt")
+        config = load_recipe(recipe)
         if named.epochs is not None:
             # Epochs on the command line override the recipe's number of steps.
             config = dataclasses.replace(config, training=dataclasses.replace(config.training, max_steps=None))
@@ -101,7 +104,7 @@ class Train:
             config = apply_preset(config, named.preset)
         return cls(
             corpus=(),
-            recipe=named.recipe,
+            recipe=recipe,
             preset=named.preset,
             method=config.method,
             text=config.text,
