@@ -78,12 +78,14 @@ def verdict(scores: dict[str, Any]) -> str | None:
     """Whether what was learned is better than the start, as a clause; None if nothing judged it."""
     for name, label in JUDGES.items():
         judged = scores.get(name) or {}
-        if judged.get("helped") in _HELPED:
-            which = (
-                "the learned layer (left out: model/ is the start)" if scores.get("shipped") == "start" else "model/"
-            )
+        if judged.get("helped") in _HELPED and scores.get("shipped") == "start":
             return (
-                f"{_HELPED[judged['helped']]}: by {label}, {which} is {judged['difference']:+.2f} points from the "
+                f"model/ is the start, unchanged: by {label}, what was learned is {judged['difference']:+.2f} points "
+                f"from it (95 % interval {judged['low']:+.2f} to {judged['high']:+.2f})"
+            )
+        if judged.get("helped") in _HELPED:
+            return (
+                f"{_HELPED[judged['helped']]}: by {label}, model/ is {judged['difference']:+.2f} points from the "
                 f"start (95 % interval {judged['low']:+.2f} to {judged['high']:+.2f}, wider for every look)"
                 + ("; the start is the better encoder" if judged["helped"] is False else "")
             )

@@ -12,6 +12,7 @@ from diffcse.config import load_recipe
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
+from diffcse.record import verdict
 from diffcse.text.corpus import Corpus
 from diffcse.training import adapt
 from diffcse.training.adapt import fit_map, learn_map, with_map
@@ -147,6 +148,8 @@ def test_a_map_that_makes_graded_pairs_worse_is_not_shipped(start, tmp_path, mon
     pairs.write_text("".join(f"{5 * score:.6f}\t{a}\t{b}\n" for score, a, b in rows))
     trained = run(config_of(start, dev=str(pairs)), Corpus.from_sentences(made), tmp_path / "out")
     assert trained.record.scores["shipped"] == "start"
+    assert verdict(trained.record.scores).startswith("model/ is the start")
+    assert "start, unchanged" in (tmp_path / "out" / "model" / "README.md").read_text()
     np.testing.assert_allclose(
         load(tmp_path / "out" / "model")(made[:5]), load(start, pooling="mean")(made[:5]), atol=1e-5
     )

@@ -81,7 +81,8 @@ class Train:
             trained = run(config, self.corpus, self.output, resume=self.resume, report=view)
         for line in judged(trained.record.scores):
             say(console, line)
-        if neighbours := trained.record.scores.get("neighbours"):
+        neighbours = trained.record.scores.get("neighbours")
+        if neighbours and trained.record.scores["shipped"] == "adapted":
             console.print(neighbour_table(neighbours))
         say(console, f"model    {self.output / 'model'}  (a sentence-transformers folder)")
         say(console, f"record   {self.output / 'run.json'}")
