@@ -88,3 +88,21 @@ def test_bad_input_is_named(given, options, named, tmp_path):
 def test_an_output_is_needed():
     with pytest.raises(diffcse.InputError, match="output"):
         diffcse.train(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("more", "named"), [({"max_steps": 3}, "max_steps"), ({"recipe": "adapt"}, "recipe"), ({"model": "mini"}, "model")]
+)
+def test_settings_beside_a_config_are_refused(more, named, tmp_path):
+    with pytest.raises(diffcse.InputError, match=f"^{named}: "):
+        diffcse.train(load_recipe("adapt"), TEXTS, tmp_path / "out", report=silent, **more)
+
+
+def test_a_corpus_beside_texts_is_refused(tmp_path):
+    with pytest.raises(diffcse.InputError, match=r"^corpus: "):
+        diffcse.train(TEXTS, TEXTS, tmp_path / "out", report=silent)
+
+
+def test_a_single_text_is_the_name_of_a_file(tmp_path):
+    with pytest.raises(diffcse.InputError, match=r"missing\.txt"):
+        diffcse.train(str(tmp_path / "missing.txt"), output=tmp_path / "out", report=silent)

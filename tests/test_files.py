@@ -18,6 +18,7 @@ from diffcse.errors import InputError
 from diffcse.files import (
     clear_partials,
     is_whole,
+    model_sha256,
     only_one,
     sha256_of,
     staged_file,
@@ -495,3 +496,24 @@ def test_a_killed_process_gives_its_folder_back(tmp_path):
     assert killed(code, tmp_path / "out")[0] == -signal.SIGKILL
     with only_one(tmp_path / "out"):
         pass
+
+
+# Models
+
+
+def test_the_hash_of_a_model_covers_the_folders_of_its_modules(tmp_path):
+    folder = tmp_path / "model"
+    for name in ("1_Pooling", "2_Dense", "notes"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text("{}")
+    (folder / "modules.json").write_text(json.dumps([{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]))
+    hashes = [model_sha256(folder), model_sha256(tmp_path)]
+    (folder / "notes" / "config.json").write_text("[1]")
+    assert [model_sha256(folder), model_sha256(tmp_path)] == hashes
+    for name in ("1_Pooling/config.json", "2_Dense/model.safetensors"):
+        (folder / name).write_text("other")
+        now = [model_sha256(folder), model_sha256(tmp_path)]  # of a model folder, and of a run
+        assert not {*now} & {*hashes}
+        hashes += now
+    (folder / "modules.json").write_text("[")
+    assert model_sha256(folder) not in hashes

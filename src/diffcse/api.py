@@ -23,7 +23,7 @@ def train(
     output: str | Path | None = None,
     *,
     model: str | Path | None = None,
-    recipe: str = "adapt",
+    recipe: str | None = None,
     column: str | None = None,
     resume: bool = False,
     report: Callable[[str, dict[str, Any]], None] | None = None,
@@ -38,7 +38,7 @@ def train(
             and that the config has all settings.
         output: a new or empty folder.
         model: a folder, a hub id, or "mini"; the recipe's own if not given.
-        recipe: name of a bundled recipe, or a .toml file.
+        recipe: name of a bundled recipe, or a .toml file; "adapt" if not given.
         column: the texts' column in a table or in files with columns.
         resume: continue the run in `output`.
         report: receives events in place of the printed progress.
@@ -50,11 +50,15 @@ def train(
     """
     if output is None:
         raise InputError('output: no folder was given. Call train(..., output="my-encoder").')
+    given = {"model": None if model is None else str(model), **settings}
     if isinstance(texts, Config):
+        if idle := [name for name, value in {**given, "recipe": recipe}.items() if value is not None]:
+            raise InputError(f"{idle[0]}: a Config has all settings. Change it with dataclasses.replace.")
         config, texts = texts, corpus
+    elif corpus is not None:
+        raise InputError("corpus: goes with a Config only. Give the texts as the first argument alone.")
     else:
-        given = {"model": None if model is None else str(model), **settings}
-        config = _with_settings(load_recipe(recipe), {name: v for name, v in given.items() if v is not None})
+        config = _with_settings(load_recipe(recipe or "adapt"), {name: v for name, v in given.items() if v is not None})
     config, source = _source(config, texts, column)
     from diffcse.training.run import run
 
@@ -89,9 +93,10 @@ def _source(config: Config, texts: Any, column: str | None) -> tuple[Config, Any
 
     if isinstance(texts, Corpus | Examples):
         return config, texts
-    if isinstance(texts, str | Path):
+    single = isinstance(texts, str | Path)  # one text alone is no corpus, so it names a file
+    if single:
         texts = [texts]
-    if isinstance(texts, Sequence) and len(texts) and all(_is_file(item) for item in texts):
+    if single or (isinstance(texts, Sequence) and len(texts) and all(_is_file(item) for item in texts)):
         if column is not None:
             config = dataclasses.replace(config, text=dataclasses.replace(config.text, column=column))
         return config, [str(item) for item in texts]

@@ -217,14 +217,35 @@ def sha256_of(path: Path) -> str:
 def model_sha256(folder: Path) -> str:
     """Hex SHA-256 of the files that determine what a model computes: weights, configuration, vocabulary.
 
+    The folders of a sentence-transformers folder's modules count: pooling and Dense layers are in them. Of a run, its
+    encoder in model/ counts.
+
     Raises:
         InputError: a file cannot be read.
     """
     try:
-        files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model", ".safetensors"))
-        return hashlib.sha256("".join(f"{path.name} {sha256_of(path)}\n" for path in files).encode()).hexdigest()
+        places = sorted({folder, folder / "model", *_module_folders(folder), *_module_folders(folder / "model")})
+        files = sorted(
+            path
+            for place in places
+            if place.is_dir()
+            for path in place.iterdir()
+            if path.suffix in (".json", ".txt", ".model", ".safetensors")
+        )
+        lines = [f"{path.relative_to(folder).as_posix()} {sha256_of(path)}\n" for path in files]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read: {error.strerror}: check its permissions") from error
+
+
+def _module_folders(folder: Path) -> list[Path]:
+    """The folders that modules.json of a sentence-transformers folder names; none if it names none."""
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        paths = [folder / module["path"] for module in modules if module["path"]]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return []  # loading reports a damaged file
+    return [path for path in paths if path.parent == folder]
 
 
 def write_manifest(folder: Path) -> None:

@@ -1,5 +1,7 @@
 """What a sentence-transformers folder states is read, computed and written again as that library does it."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -94,3 +96,11 @@ def test_what_is_not_supported_is_named(tmp_path):
         SentenceTransformer(modules=[transformer, *modules], device="cpu").save(str(tmp_path / key))
         with pytest.raises(InputError, match=key):
             load(tmp_path / key)
+
+
+def test_a_default_prompt_that_is_no_text_is_named(tmp_path):
+    folder = folder_of("prompts", tmp_path)
+    file = folder / "config_sentence_transformers.json"
+    file.write_text(json.dumps({"prompts": {"3": "x"}, "default_prompt_name": 3}))
+    with pytest.raises(InputError, match=f"{file}: default_prompt_name"):
+        load(folder)

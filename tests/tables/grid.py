@@ -14,7 +14,7 @@ columns = {columns}
 
 [base]
 method.model = "{model}"
-method.pooling = "mean"
+{pooling}
 training.batch_size = 8
 training.max_steps = 4
 training.checkpoint_every = 1
@@ -32,8 +32,12 @@ method.mask_ratio = {ratio}
 """
 
 
-def made(place, output, *, columns='["dev", "dev_last"]', ratio=0.5, more="", seeds=(1, 2), **shared):
-    grid = parse_grid(GRID.format(model=place / "model", columns=columns, ratio=ratio, more=more).encode(), "a.toml")
+BY_MEAN = 'method.pooling = "mean"'
+
+
+def made(place, output, *, columns='["dev", "dev_last"]', ratio=0.5, more="", seeds=(1, 2), pooling=BY_MEAN, **shared):
+    text = GRID.format(model=place / "model", columns=columns, ratio=ratio, more=more, pooling=pooling)
+    grid = parse_grid(text.encode(), "a.toml")
     shared = Shared((str(place / "text.txt"),), str(place / "dev.tsv"), columns=grid.columns, **shared)
     configs = {row.name: grid.config(row) for row in grid.rows}
     output.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from diffcse.record import read_record
 from diffcse.tables import run
 from diffcse.tables.cells import is_begun, is_finished, outcome_of
 from diffcse.tables.workers import run_cells
-from tests.tables.grid import ended, made, table_of
+from tests.tables.grid import BY_MEAN, ended, made, table_of
 
 
 def test_a_cell_is_an_ordinary_run_that_keeps_records_and_scores(done):
@@ -130,14 +130,16 @@ def test_an_error_of_ours_does_not_end_the_table(place, tmp_path, monkeypatch):
     assert "1 / 0" in outcome_of(cells[0])["traceback"]
 
 
-def test_models_are_kept_on_request(place, tmp_path):
-    _, cells, shared = made(place, tmp_path, seeds=(1,), keep_models=True)
+@pytest.mark.parametrize("pooling", [BY_MEAN, ""])
+def test_models_are_kept_on_request(place, tmp_path, pooling):
+    _, cells, shared = made(place, tmp_path, seeds=(1,), keep_models=True, pooling=pooling)
     run_cells(cells[:1], shared)
     dev = read_pairs(place / "dev.tsv")
     score = score_sts(load(Path(cells[0].folder, "model")), dev).all.spearman
     assert outcome_of(cells[0])["scores"]["dev"]["value"] == pytest.approx(score, abs=1e-3)
     # A column more is then measured without training.
-    _, more, shared = made(place, tmp_path, seeds=(1,), columns='["dev", "uniformity_dev"]', keep_models=True)
+    columns = '["dev", "uniformity_dev"]'
+    _, more, shared = made(place, tmp_path, seeds=(1,), columns=columns, keep_models=True, pooling=pooling)
     events = []
     run_cells(more[:1], shared, report=lambda cell, event, facts: events.append(event))
     assert "log" not in events

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
+from transformers import TrainerCallback
 
 from diffcse.config import load_recipe
 from diffcse.encoder.load import load
@@ -153,8 +154,14 @@ def test_a_map_that_makes_graded_pairs_worse_is_not_shipped(start, tmp_path, mon
     np.testing.assert_allclose(
         load(tmp_path / "out" / "model")(made[:5]), load(start, pooling="mean")(made[:5]), atol=1e-5
     )
+    dev = trained.record.scores["dev"]
+    assert dev["best"] == dev["start"] > dev["last"]  # "best" is the encoder in model/
+    cards = [(tmp_path / "out" / name / "README.md").read_text() for name in ("model", "last")]
+    assert ["with a linear layer behind it" in card for card in cards] == [False, True]
+    assert load(tmp_path / "out" / "last").normalised, "the map, as the encoder of the last step of other recipes"
     kept = run(config_of(start, dev=str(pairs), select="last"), Corpus.from_sentences(made), tmp_path / "kept")
     assert kept.record.scores["shipped"] == "adapted"
+    assert not kept.record.scores["dev"]["selects"]
 
 
 def test_the_map_follows_what_the_folder_has(start):
@@ -178,3 +185,31 @@ def test_a_long_corpus_is_sampled_by_the_seed(start, tmp_path, monkeypatch):
 def test_settings_without_effect_are_named(start, tmp_path):
     trained = run(config_of(start, max_steps=7), Corpus.from_sentences(texts()[0]), tmp_path / "out")
     assert any("training.max_steps" in line for line in trained.record.warnings)
+
+
+@pytest.mark.parametrize("select", ["labels", "label_free"])
+def test_a_judge_that_the_recipe_does_not_have_is_refused(start, tmp_path, select):
+    with pytest.raises(InputError, match=r"training\.select"):
+        run(config_of(start, select=select), Corpus.from_sentences(texts()[0]), tmp_path / "out")
+
+
+def test_callbacks_are_said_to_have_no_effect(start, tmp_path):
+    made = Corpus.from_sentences(texts()[0])
+    assert "callbacks" in run(config_of(start), made, tmp_path / "a", callbacks=[TrainerCallback()]).record.warnings[0]
+
+
+def test_what_a_killed_run_left_is_removed(start, tmp_path):
+    made, out = Corpus.from_sentences(texts()[0]), tmp_path / "out"
+    run(config_of(start), made, out)
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**record, "status": "running"}))
+    (out / ".model.1.partial").mkdir()
+    run(config_of(start), made, out, resume=True)
+    assert not list(out.glob(".*"))
+
+
+def test_training_parts_are_not_missed(start, tmp_path):
+    made, recipe = Corpus.from_sentences(texts()[0]), config_of(start, keep_training_parts=True)
+    expected = run(recipe, made, tmp_path / "out").encoder(["the boat"])
+    again = run(recipe, made, tmp_path / "out", resume=True)
+    np.testing.assert_allclose(again.encoder(["the boat"]), expected, atol=1e-5)

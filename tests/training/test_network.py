@@ -3,12 +3,16 @@
 import dataclasses
 
 import pytest
+import torch
 
 from diffcse.config import Text
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
+from diffcse.evaluation.data import TextSet
+from diffcse.method.tail import Dense
+from diffcse.training import gain
 from diffcse.training.run import run
-from tests.models import save_tiny
+from tests.models import SENTENCES, save_tiny
 from tests.training.runs import CORPUS, config, refuse
 
 
@@ -74,3 +78,30 @@ def test_another_pooling_than_the_folder_was_made_for_is_said(tiny, tmp_path):
         settings = config(str(tmp_path / "by-mean"), method={"pooling": pooling, "difference": "none"}, max_steps=1)
         found = run(settings, CORPUS, tmp_path / pooling).record.warnings
         assert any("method.pooling" in w and "--pooling mean" in w for w in found) == warned
+
+
+def with_layer(tiny, folder, out, into=None):
+    """`tiny` by mean, with a random Dense layer behind it, saved to `folder`."""
+    encoder = load(tiny, pooling="mean")
+    layer = Dense(torch.randn(out, into or encoder.width, generator=torch.Generator().manual_seed(0)))
+    save(dataclasses.replace(encoder, tail=torch.nn.Sequential(layer)), folder, "")
+    return str(folder)
+
+
+def test_a_layer_of_another_encoder_is_named(tiny, tmp_path):
+    start = with_layer(tiny, tmp_path / "start", 8, into=7)
+    refuse(f"^{start}: ", config(start, method={"difference": "none"}), tmp_path / "out")
+
+
+def test_the_gain_of_a_run_sees_the_layers_of_its_start(tiny, tmp_path, monkeypatch):
+    width = load(tiny, pooling="mean").width
+    start = with_layer(tiny, tmp_path / "start", width)
+    settings = config(start, method={"edits": ("delete",)}, max_steps=1, keep_training_parts=True)
+    trained = run(settings, CORPUS, tmp_path / "out")
+    seen = []
+    monkeypatch.setattr(gain, "conditional_gain", lambda model, batches: seen.append(model) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        gain.measure_gain(tmp_path / "out", TextSet("text", tuple(SENTENCES[:20]), ""))
+    x_RT, mask_RT = torch.tensor([[2, 7, 8, 3]]), torch.ones(1, 4, dtype=torch.long)
+    ours, theirs = (model.eval().embed(x_RT, mask_RT) for model in (seen[0], trained.model))
+    torch.testing.assert_close(ours, theirs)

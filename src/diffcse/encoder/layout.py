@@ -106,7 +106,7 @@ def _read_settings(file: Path, limit: int | None) -> Settings:
     prompts, default = table.get("prompts") or {}, table.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise InputError(f"{file}: prompts must be a table of texts")
-    if default is not None and str(default) not in prompts:
+    if default is not None and not (isinstance(default, str) and default in prompts):
         raise InputError(f"{file}: default_prompt_name = {default!r}: prompts has no such name")
     dim = table.get("truncate_dim")
     if dim is not None and not (type(dim) is int and dim > 0):

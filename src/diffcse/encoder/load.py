@@ -58,7 +58,7 @@ def load(source: str | Path, *, pooling: EncoderPooling | None = None) -> Encode
             "supported. Load such a folder with SentenceTransformer"
         )
     model: Any = load_encoder(layout.transformer, pooler=chosen == "pooler" and (layout.pooler or True))
-    _check_model(source, model, tokenizer, layout)
+    check_model(source, model, tokenizer, layout)
     model.config.output_hidden_states = False  # each call that needs them asks for them
     if torch.cuda.is_available():
         model.cuda()
@@ -98,9 +98,7 @@ def _find_layout(source: str | Path, *, asked: bool) -> Layout:
     return _recognise(layout, source, asked=asked) if layout.pooling is None else layout
 
 
-def _check_model(
-    source: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layout: Layout
-) -> None:
+def check_model(source: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> None:
     """Check that weights, tokenizer and pooling fit together.
 
     Raises:

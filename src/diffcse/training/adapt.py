@@ -35,7 +35,7 @@ from diffcse.record import Record
 from diffcse.text.corpus import Corpus
 from diffcse.training import folder
 from diffcse.training.card import adapt_card
-from diffcse.training.folder import MODEL, RECIPE, RECORD, Report
+from diffcse.training.folder import LAST, MODEL, RECIPE, RECORD, Report
 from diffcse.training.own_text import Vectors, own_text_vectors, unit_rows
 from diffcse.training.selection import Graded, compare
 
@@ -86,21 +86,33 @@ def with_map(encoder: Encoder, map_HH: Vectors) -> Encoder:
     return dataclasses.replace(encoder, tail=nn.Sequential(*layers).to(encoder.model.device), normalised=True)
 
 
-def run_adapt(config: Config, corpus: Corpus, dev: Any, output: Path, data: dict[str, Any], report: Report) -> Any:
+def run_adapt(
+    config: Config,
+    corpus: Corpus,
+    dev: Any,
+    output: Path,
+    data: dict[str, Any],
+    report: Report,
+    notes: Sequence[str] = (),
+) -> Any:
     """Fit the map of `config` on `corpus`, judge it, and leave a complete folder at `output`.
+
+    Args:
+        notes: warnings of the caller, for the record.
 
     Returns:
         (encoder that ships, record). The start ships if graded pairs (`dev`) say that the map made it worse, unless
         `training.select` is "last".
 
     Raises:
-        InputError: too little text, or a model that cannot be loaded.
+        InputError: too little text, a model that cannot be loaded, or `training.select` asks for another judge.
     """
+    _check_select(config)
     began = time.perf_counter()
     method, seed = config.method, config.training.seed
     texts = _sample(corpus, seed)
     start = load(method.model, pooling=method.pooling)
-    record = Record(kind="train", config=to_dict(config), seed=seed, data=data)
+    record = Record(kind="train", config=to_dict(config), seed=seed, data=data, warnings=[*notes])
     if unused := config.unused():
         record.warnings.append(f"{', '.join(unused)}: set, but without effect in this recipe")
     record.write(output / RECORD)
@@ -117,15 +129,29 @@ def run_adapt(config: Config, corpus: Corpus, dev: Any, output: Path, data: dict
     shipped = adapted
     if dev is not None:
         record.scores["dev"] = judged = _judge(config, dev, start, adapted, bf16)
-        if judged["last"] < judged["start"] and config.training.select != "last":
-            shipped = start
-            record.scores |= {"shipped": "start"}
+        if judged["selects"]:
+            if judged["last"] < judged["start"]:
+                shipped = start
+                record.scores |= {"shipped": "start"}
+            save(adapted, output / LAST, adapt_card(config, corpus, len(texts), record.scores | {"shipped": "adapted"}))
     record.scores["neighbours"] = neighbours(texts, start_NH, unit_rows(start_NH @ map_HH), seed)
     record.timing["seconds"] = time.perf_counter() - began
     save(shipped, output / MODEL, adapt_card(config, corpus, len(texts), record.scores))
     folder.finish(record, output)
     report("done", {"output": str(output), "examples": "texts", **record.scores, "sentences_seen": 0})
     return shipped, record
+
+
+def _check_select(config: Config) -> None:
+    """Raises `InputError` where `training.select` asks for a judge that this recipe does not have."""
+    training = config.training
+    if training.select == "label_free":
+        raise InputError(
+            'training.select = "label_free": the recipe adapt holds no text out. Remove training.select, and give '
+            "graded pairs with --dev"
+        )
+    if training.select == "labels" and training.dev is None:
+        raise InputError('training.select = "labels": needs graded pairs. Name their file with training.dev (--dev)')
 
 
 def _sample(corpus: Corpus, seed: int) -> list[str]:
@@ -141,18 +167,19 @@ def _sample(corpus: Corpus, seed: int) -> list[str]:
 
 
 def _judge(config: Config, dev: Any, start: Encoder, adapted: Encoder, bf16: bool) -> dict[str, Any]:
-    """Scores of start and map on graded pairs, with the interval of their difference."""
+    """Scores of start and map on graded pairs, with the interval of their difference; "best" is that of what ships."""
     judge = Graded(dev, config.training.dev)
     before, after = (judge.values(partial(encoder, bf16=bf16)) for encoder in (start, adapted))
     scores = judge.score(before), judge.score(after)
+    selects = config.training.select != "last"
     return {
         **judge.source(),
         "metric": judge.metric,
         "start": scores[0],
-        "best": scores[1],
+        "best": max(scores) if selects else scores[1],
         "best_step": 0,
         "last": scores[1],
-        "selects": True,
+        "selects": selects,
         **compare(judge, before, after, 1),
     }
 

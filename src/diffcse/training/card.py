@@ -65,8 +65,13 @@ def adapt_card(config: Config, corpus: Corpus, used: int, scores: dict[str, Any]
     """The card of an encoder with a map, or of a start that nothing improved."""
     config = _public(config)
     judged = verdict(scores)
-    worse = "The learned layer made the graded pairs worse, so this is the start, unchanged. "
-    start = worse if scores["shipped"] == "start" else ""
+    learned = f"learned without labels from {used:,} of\n{len(corpus):,} texts (SHA-256 `{corpus.sha256[:16]}…`)"
+    what = (
+        f"`{config.method.model}` with a linear layer behind it. The layer was {learned}.\n"
+        "The weights of the encoder are unchanged. Compare embeddings by cosine."
+    )
+    if scores["shipped"] == "start":
+        what = f"`{config.method.model}`, unchanged: a linear layer {learned} made the graded pairs worse."
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -75,9 +80,7 @@ tags: [sentence-transformers, sentence-similarity]
 
 # A sentence encoder adapted to a field
 
-`{config.method.model}` with a linear layer behind it. The layer was learned without labels from {used:,} of
-{len(corpus):,} texts (SHA-256 `{corpus.sha256[:16]}…`). The weights of the encoder are unchanged.
-{start}Compare embeddings by cosine.
+{what}
 {f"{chr(10)}{judged[0].upper()}{judged[1:]}.{chr(10)}" if judged else ""}
 ```python
 from sentence_transformers import SentenceTransformer

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffcse.config import EDITS, Config, load_recipe
+from diffcse.encoder.load import start_layout
 from diffcse.evaluation.data import TextSet
 from diffcse.evaluation.sts import PairSet
 from diffcse.method.build import build
@@ -84,9 +85,10 @@ def _sample(text: PairSet | TextSet) -> list[str]:
 def _gain(run: Path, config: Config, edits: tuple[Any, ...], sentences: Sequence[str]) -> dict[str, Any]:
     """The gain over `edits`, in plain JSON values."""
     method = dataclasses.replace(config.method, edits=edits)
-    model, tokenizer = build(method, seed=config.training.seed)
+    start = start_layout(method.model)
+    model, tokenizer = build(method, seed=config.training.seed, tail=start.tail)
     load_weights(model.trained_state(), run / PARTS)
-    collate = Collate(tokenizer, config.training.max_tokens)
+    collate = Collate(tokenizer, config.training.max_tokens, prompt=start.settings.prompt)
     batches = (collate(sentences[i : i + _BATCH]) for i in range(0, len(sentences), _BATCH))
     figures = dataclasses.asdict(conditional_gain(model, batches))
     names = {"masked": Path(method.generator or method.model).name, "causal": Path(method.causal_generator or "").name}

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from diffcse.config import EDITS, Config, Pooling
 from diffcse.encoder.encode import Encoder, position_limit, use_bf16
 from diffcse.encoder.layout import Layout
-from diffcse.encoder.load import start_layout
+from diffcse.encoder.load import check_model, start_layout
 from diffcse.errors import InputError
 from diffcse.files import model_sha256
 from diffcse.method.build import build
@@ -86,6 +86,7 @@ def build_network(config: Config) -> Network:
     model.mini_batch_size = training.mini_batch_size
     if training.gradient_checkpointing:
         model.checkpoint_layers()
+    check_model(config.method.model, model.encoder, tokenizer, start)
     limit = position_limit(model.encoder, tokenizer)
     _check_lengths(config, model, tokenizer, limit)
     encoder = Encoder(

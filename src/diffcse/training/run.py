@@ -89,7 +89,7 @@ def run(
         text = read_text(config, corpus)
         report("corpus", {"summary": text.summary()})
         if config.method.learn == "map":
-            return _adapt(config, text, dev, output, resume, report)
+            return _adapt(config, text, dev, output, resume, report, callbacks)
         inputs = prepare(config, text, dev)
         data = inputs.facts(config)
         begun = _begun(config, output, data) if resume and (output / RECORD).is_file() else None
@@ -105,7 +105,13 @@ def run(
 
 
 def _adapt(
-    config: Config, text: Corpus | Examples, dev: PairSet | None, output: Path, resume: bool, report: Report
+    config: Config,
+    text: Corpus | Examples,
+    dev: PairSet | None,
+    output: Path,
+    resume: bool,
+    report: Report,
+    callbacks: Sequence[TrainerCallback],
 ) -> Trained:
     """Learn a map behind the encoder (recipe `adapt`): a run of seconds, which has no checkpoints."""
     if not isinstance(text, Corpus):
@@ -116,7 +122,9 @@ def _adapt(
     if begun is not None and begun.status == "complete":
         return _open(config, output, begun, report)
     data["models_sha256"] = models_sha256(config)
-    encoder, record = run_adapt(config, text, dev, output, data, report)
+    clear_partials(output)
+    notes = ["callbacks: are not called, because this recipe makes no steps"] if callbacks else []
+    encoder, record = run_adapt(config, text, dev, output, data, report, notes)
     return Trained(None, encoder, record)
 
 
@@ -141,7 +149,8 @@ def _open(config: Config, output: Path, record: Record, report: Report) -> Train
     folder.clean_up(output, BEST)
     if not (output / MODEL).is_dir():
         raise InputError(f"{output / MODEL}: is missing, although the run is complete. Give a new --output.")
-    if config.training.keep_training_parts and not (output / PARTS).is_file():
+    keeps_parts = config.training.keep_training_parts and config.method.learn == "weights"
+    if keeps_parts and not (output / PARTS).is_file():
         raise InputError(f"{output / PARTS}: is missing; the complete run did not keep it. Give a new --output.")
     report("finished", {"output": str(output), "created": record.created})
     return Trained(reload_network(config, output / PARTS), load(output), record)
