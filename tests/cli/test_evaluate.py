@@ -227,6 +227,8 @@ def test_idle_options_are_one_note(capsys, model, root, tmp_path):
     assert (code, err) == (0, "")
     (note,) = [line for line in out.splitlines() if line.startswith("note")]
     assert note.endswith("--probe, --floor-text")
+    code, out, _ = command(capsys, "evaluate", model, *base, "--label", "topic", "--column", "body")
+    assert (code, "here: --column, --label\n" in out) == (0, True)
 
 
 def test_own_labelled_texts(capsys, tmp_path, model):
@@ -245,6 +247,8 @@ def test_own_labelled_texts(capsys, tmp_path, model):
     value = report["results"][0]["precision@10"]["value"]
     assert f"{value:.1f} (" in out
     assert "TF-IDF" in out
+    code, out, _ = command(capsys, "evaluate", model, *options, "--tasks", "transfer", "--sets", "MR", "--details")
+    assert (code, "here: --tasks, --sets, --details\n" in out) == (0, True)
     code, _, err = command(capsys, "evaluate", model, "--texts", table)
     assert (code, "own.csv" in err, "'text'" in err) == (2, True, True)
     code, _, err = command(capsys, "evaluate", model, "--texts", table, "--data", "pairs")

@@ -59,6 +59,16 @@ def test_log_losses_are_those_of_conditional_gain(place):
     )
 
 
+def test_the_prompt_of_training_is_part_of_the_log_losses(place):
+    model, tokenizer = tiny_method(place, generator=str(place / "model"))
+    prompted = rtd_losses(model, tokenizer, SENTENCES[:30], 32, "a dog ")
+    assert prompted["rtd_own"] != pytest.approx(rtd_losses(model, tokenizer, SENTENCES[:30], 32)["rtd_own"], abs=1e-6)
+    shuffled = list(SENTENCES[:30])
+    random.Random(0).shuffle(shuffled)
+    gain = conditional_gain(model, [Collate(tokenizer, 32, prompt="a dog ")(shuffled)])
+    assert prompted["rtd_own"] == pytest.approx(gain.own, abs=1e-6)
+
+
 def test_no_log_losses_where_nothing_is_judged(place):
     model, tokenizer = tiny_method(place, difference="none")
     assert rtd_losses(model, tokenizer, SENTENCES[:30], 32) == {}

@@ -193,6 +193,14 @@ def test_a_judge_that_the_recipe_does_not_have_is_refused(start, tmp_path, selec
         run(config_of(start, select=select), Corpus.from_sentences(texts()[0]), tmp_path / "out")
 
 
+def test_texts_that_the_encoder_cuts_are_counted(start, tmp_path):
+    made, _ = texts()
+    limit = load(start, pooling="mean").max_tokens
+    long = [*made[:-3], *(f"{text} boat" + " boat" * limit for text in made[-3:])]
+    trained = run(config_of(start), Corpus.from_sentences(long), tmp_path / "out")
+    assert trained.record.scores["truncated"] == 3
+
+
 def test_callbacks_are_said_to_have_no_effect(start, tmp_path):
     made = Corpus.from_sentences(texts()[0])
     assert "callbacks" in run(config_of(start), made, tmp_path / "a", callbacks=[TrainerCallback()]).record.warnings[0]

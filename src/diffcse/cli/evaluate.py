@@ -130,6 +130,8 @@ class Evaluate:
         tune()
         data = read_labelled(file, self.column, self.label)
         candidates = [load_candidate(source, pooling=self.pooling) for source in self.models]
+        if idle := self._idle(()):
+            say(console, f"note     without effect here: {', '.join(idle)}")
         with EvaluationView(console) as view:
             report = evaluate_own_texts(candidates, data, floors=self.floors, progress=view)
         print_figures(console, own_texts_table(report))
@@ -140,12 +142,17 @@ class Evaluate:
     def _idle(self, groups: Sequence[Group]) -> list[str]:
         """Options that are given and have no effect beside the others."""
         stored = [Path(model).suffix in (".npy", ".parquet") for model in self.models]
+        own = self.texts is not None
         idle = {
+            "--tasks": own and self.tasks != "sts",
+            "--sets": own and bool(self.sets),
+            "--column": not own and self.column != "text",
+            "--label": not own and self.label != "label",
             "--probe": self.probe != "logistic" and "transfer" not in groups,
             "--details": self.details and not {"sts", "transfer"} & set(groups),
             "--pooling": self.pooling is not None and bool(stored) and all(stored),
-            "--floor-vectors": bool(self.floor_vectors) and not self.floors,
-            "--floor-text": bool(self.floor_text) and not self.floors,
+            "--floor-vectors": bool(self.floor_vectors) and (own or not self.floors),
+            "--floor-text": bool(self.floor_text) and (own or not self.floors),
         }
         return [name for name, is_idle in idle.items() if is_idle]
 

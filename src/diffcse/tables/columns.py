@@ -164,10 +164,15 @@ def _value(column: str, records: Sequence[Mapping[str, Any]]) -> float:
 _AT_MOST, _BATCH = 2048, 64
 
 
-def rtd_losses(model: DiffCSE, tokenizer: Any, sentences: Sequence[str], max_tokens: int) -> dict[str, float]:
+def rtd_losses(
+    model: DiffCSE, tokenizer: Any, sentences: Sequence[str], max_tokens: int, prompt: str = ""
+) -> dict[str, float]:
     """D's held-out log-loss, nats a token: given a sentence's own embedding, another's, and none.
 
     Without an embedding D reads its start token, which it was not trained for. The edits are the same in all three.
+
+    Args:
+        prompt: put before every sentence, as in training.
 
     Returns:
         "rtd_own", "rtd_shuffled", "rtd_none". Empty where D judges no edits of the embedded sentence.
@@ -184,7 +189,7 @@ def rtd_losses(model: DiffCSE, tokenizer: Any, sentences: Sequence[str], max_tok
     distinct = list(dict.fromkeys(sentence for sentence in sentences if sentence))
     random.Random(0).shuffle(distinct)  # neighbours in a file share a topic
     distinct = distinct[: min(_AT_MOST, len(distinct) - (len(distinct) % _BATCH == 1))]  # no batch of one sentence
-    collate = Collate(tokenizer, max_tokens)
+    collate = Collate(tokenizer, max_tokens, prompt=prompt)
     batches = [collate(distinct[i : i + _BATCH]) for i in range(0, len(distinct), _BATCH)]
     gain = conditional_gain(model, batches)
     device, loss, tokens = next(model.parameters()).device, 0.0, 0

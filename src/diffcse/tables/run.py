@@ -77,7 +77,8 @@ def _train(cell: Cell, config: Config, shared: Shared, report: RunReport) -> dic
     judged = [name for name in jobs if name.startswith("rtd")]
     if judged and trained.model is not None:
         sentences = jobs[judged[0]][0].sentences
-        values |= rtd_losses(trained.model, trained.encoder.tokenizer, sentences, config.training.max_tokens)
+        encoder, most = trained.encoder, config.training.max_tokens
+        values |= rtd_losses(trained.model, encoder.tokenizer, sentences, most, encoder.settings.prompt)
     others = {name: each for name, each in jobs.items() if each and not name.startswith(("dev", "rtd"))}
     for model, last in (("model", False), ("last", True)):
         chosen = {name: each for name, each in others.items() if name.endswith("_last") == last}

@@ -125,7 +125,7 @@ def run_adapt(
     report("phase", {"label": "learning words, parts of words, and words in company"})
     map_HH = learn_map(texts, start_NH, method, seed)
     adapted = with_map(start, map_HH)
-    record.scores |= {"steps": 0, "sentences_seen": len(texts), "truncated": 0, "shipped": "adapted"}
+    record.scores |= {"steps": 0, "sentences_seen": len(texts), "truncated": _cut(start, texts), "shipped": "adapted"}
     shipped = adapted
     if dev is not None:
         record.scores["dev"] = judged = _judge(config, dev, start, adapted, bf16)
@@ -140,6 +140,12 @@ def run_adapt(
     folder.finish(record, output)
     report("done", {"output": str(output), "examples": "texts", **record.scores, "sentences_seen": 0})
     return shipped, record
+
+
+def _cut(encoder: Encoder, texts: Sequence[str]) -> int:
+    """How many of the texts have more tokens than the encoder reads."""
+    longer = dataclasses.replace(encoder, max_tokens=encoder.max_tokens + 1)
+    return sum(len(ids) > encoder.max_tokens for ids in longer.tokens(texts))
 
 
 def _check_select(config: Config) -> None:
