@@ -201,9 +201,22 @@ def test_texts_that_the_encoder_cuts_are_counted(start, tmp_path):
     assert trained.record.scores["truncated"] == 3
 
 
+def test_a_pooling_that_the_start_does_not_state_is_said(start, tmp_path):
+    made = Corpus.from_sentences(texts()[0])
+    save(load(start, pooling="max"), tmp_path / "stated", "")
+    warned = {
+        name: any("method.pooling" in line for line in run(config_of(folder), made, tmp_path / name).record.warnings)
+        for name, folder in {"plain": start, "mean": tmp_path / "stated"}.items()
+    }
+    recipe = config_of(tmp_path / "stated")
+    recipe = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, pooling=None))
+    assert (warned, run(recipe, made, tmp_path / "kept").record.warnings) == ({"plain": True, "mean": True}, [])
+
+
 def test_callbacks_are_said_to_have_no_effect(start, tmp_path):
     made = Corpus.from_sentences(texts()[0])
-    assert "callbacks" in run(config_of(start), made, tmp_path / "a", callbacks=[TrainerCallback()]).record.warnings[0]
+    warned = run(config_of(start), made, tmp_path / "a", callbacks=[TrainerCallback()]).record.warnings
+    assert "callbacks" in warned[0]
 
 
 def test_what_a_killed_run_left_is_removed(start, tmp_path):

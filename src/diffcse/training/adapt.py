@@ -26,7 +26,7 @@ from torch import nn
 
 from diffcse.config import Config, Method, to_dict, to_toml
 from diffcse.encoder.encode import Encoder, use_bf16
-from diffcse.encoder.load import load
+from diffcse.encoder.load import load, start_layout
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.files import write_text
@@ -36,6 +36,7 @@ from diffcse.text.corpus import Corpus
 from diffcse.training import folder
 from diffcse.training.card import adapt_card
 from diffcse.training.folder import LAST, MODEL, RECIPE, RECORD, Report
+from diffcse.training.network import pooling_warnings
 from diffcse.training.own_text import Vectors, own_text_vectors, unit_rows
 from diffcse.training.selection import Graded, compare
 
@@ -115,6 +116,7 @@ def run_adapt(
     record = Record(kind="train", config=to_dict(config), seed=seed, data=data, warnings=[*notes])
     if unused := config.unused():
         record.warnings.append(f"{', '.join(unused)}: set, but without effect in this recipe")
+    record.warnings += _pooling_warnings(method)
     record.write(output / RECORD)
     write_text(output / RECIPE, to_toml(config))
     report("plan", {"lines": _plan(config, start, len(corpus), len(texts)), "warnings": record.warnings})
@@ -140,6 +142,17 @@ def run_adapt(
     folder.finish(record, output)
     report("done", {"output": str(output), "examples": "texts", **record.scores, "sentences_seen": 0})
     return shipped, record
+
+
+def _pooling_warnings(method: Method) -> list[str]:
+    """A pooling that nobody stated, or another than the folder states: no training will make the weights fit it."""
+    stated = start_layout(method.model).pooling
+    if stated is None:
+        return [
+            f"method.pooling = {method.pooling}: {method.model} does not state its pooling, and with a wrong one its "
+            "embeddings are poor. Choose with --pooling cls or --pooling mean"
+        ]
+    return pooling_warnings(method, stated)
 
 
 def _cut(encoder: Encoder, texts: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from diffcse.config import EDITS, Config, Pooling
+from diffcse.config import EDITS, Config, EncoderPooling, Method, Pooling
 from diffcse.encoder.encode import Encoder, position_limit, use_bf16
 from diffcse.encoder.layout import Layout
 from diffcse.encoder.load import check_model, start_layout
@@ -152,11 +152,15 @@ def _warnings(config: Config, model: DiffCSE, start: Layout) -> list[str]:
             'method.condition = "none": D does not see the embedding (plain ELECTRA, for comparison), so the encoder '
             "learns from the contrastive loss alone"
         )
-    stated = start.pooling
-    if stated not in (None, method.pooling):
-        remedy = f". --pooling {stated} keeps what it has learned" if stated != "pooler" else ""
-        lines.append(f"method.pooling = {method.pooling}: {method.model} was made for {stated} pooling{remedy}")
-    return lines
+    return [*lines, *pooling_warnings(method, start.pooling)]
+
+
+def pooling_warnings(method: Method, stated: EncoderPooling | None) -> list[str]:
+    """A pooling of `method` that differs from the one that its model's folder states."""
+    if method.pooling is None or stated in (None, method.pooling):
+        return []
+    remedy = f". --pooling {stated} keeps what it has learned" if stated != "pooler" else ""
+    return [f"method.pooling = {method.pooling}: {method.model} was made for {stated} pooling{remedy}"]
 
 
 def _check_lengths(config: Config, model: DiffCSE, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
