@@ -7,7 +7,7 @@ import pytest
 from diffcse.tables.cells import Shared, cells_of, is_finished, outcome_of
 from diffcse.tables.grids import parse_grid
 from tests.models import SENTENCES, save_tiny
-from tests.tables.grid import GRID, ended, made, table_of
+from tests.tables.grid import BY_MEAN, GRID, ended, made, table_of
 
 
 def test_a_finished_cell_is_never_run_again_and_another_one_is(place, done):
@@ -27,7 +27,9 @@ def test_a_finished_cell_is_never_run_again_and_another_one_is(place, done):
 def test_tables_that_share_a_folder_run_equal_rows_once(place, done, tmp_path):
     output, _, cells, _ = done
     # Another name, another order, kept training parts and log intervals change no score. Another ratio or seed does.
-    text = GRID.format(model=place / "model", columns='["dev"]', ratio=0.5, more="training.log_every = 2")
+    text = GRID.format(
+        model=place / "model", columns='["dev"]', ratio=0.5, more="training.log_every = 2", pooling=BY_MEAN
+    )
     text = text.replace('"half"', '"halved"').replace("published.dev = 80", "method.mask_ratio = 0.4")
     grid = parse_grid(text.encode(), "b.toml")
     shared = Shared((str(place / "text.txt"),), str(place / "dev.tsv"), columns=grid.columns)
