@@ -1,4 +1,4 @@
-"""README's picture is the one that its command makes from the published tables."""
+"""The pictures of README and findings are those that their command makes from the published tables."""
 
 import sys
 from pathlib import Path
@@ -10,10 +10,12 @@ from benchmarks import forest_plot
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_pictures_in_docs_are_those_of_the_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["forest_plot", str(DOCS / "forest.json"), "--output", str(tmp_path / "forest")])
+@pytest.mark.parametrize("picture", ["forest", "own-text"])
+def test_the_pictures_in_docs_are_those_of_the_command(picture, tmp_path, monkeypatch):
+    json_file = str(DOCS / f"{picture}.json")
+    monkeypatch.setattr(sys, "argv", ["forest_plot", json_file, "--output", str(tmp_path / picture)])
     forest_plot.main()
-    for name in ("forest-light.svg", "forest-dark.svg"):
+    for name in (f"{picture}-light.svg", f"{picture}-dark.svg"):
         assert (tmp_path / name).read_text() == (DOCS / name).read_text(), (
             "make it again: see benchmarks/forest_plot.py"
         )

@@ -209,7 +209,7 @@ def _plan(config: Config, start: Encoder, texts: int, used: int) -> list[str]:
     part = "" if used == texts else f", {used:,} of them drawn by --seed {training.seed}"
     judge = f"graded pairs of {training.dev}; a map that makes them worse is not shipped (--select last ships it)"
     if training.dev is None:
-        judge = "nothing: the result is not measured. 50 graded pairs or more with --dev FILE would do it"
+        judge = "nothing: the result is not measured. label some texts for diffcse evaluate --texts"
     return [
         f"text     {texts:,} distinct texts{part}",
         f"start    {method.model}, {start.pooling} pooling, {start.width} numbers; its weights stay as they are",
