@@ -23,6 +23,9 @@ def refusal(text, source="my.toml"):
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 ABOVE_0 = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 RANGES = {
+    "map_size": st.integers(2, 2**40),
+    "map_strength": ABOVE_0,
+    "map_ridge": ABOVE_0,
     "pooling": st.none() | st.sampled_from(get_args(Pooling)),
     "temperature": ABOVE_0,
     "rtd_weight": ABOVE_0,

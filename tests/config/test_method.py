@@ -15,7 +15,7 @@ from tests.config.strategies import refusal
 def test_defaults_are_the_papers_with_our_named_changes():
     method, training = Config().method, Config().training
     assert (method.temperature, method.rtd_weight, method.mask_ratio) == (0.05, 0.005, 0.30)
-    assert (method.pooling, method.projector, method.difference) == ("cls", "batchnorm", "rtd")
+    assert (method.pooling, method.projector, method.difference) == (None, "batchnorm", "rtd")
     assert (method.sampling, method.edit_scope, method.rtd_padding) == ("sample", "masked", "ignore")
     assert (method.generator_dropout, method.condition, method.contrast) == (False, "projected", True)
     assert (method.edits, method.edit_role, method.pairing) == (("mlm",), "difference", "same")
