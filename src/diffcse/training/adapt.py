@@ -209,14 +209,14 @@ def _plan(config: Config, start: Encoder, texts: int, used: int) -> list[str]:
     part = "" if used == texts else f", {used:,} of them drawn by --seed {training.seed}"
     judge = f"graded pairs of {training.dev}; a map that makes them worse is not shipped (--select last ships it)"
     if training.dev is None:
-        judge = "nothing: the result is not measured. label some texts for diffcse evaluate --texts"
+        judge = "nothing: the result is not measured. Label some texts and run diffcse evaluate --texts"
     return [
         f"text     {texts:,} distinct texts{part}",
         f"start    {method.model}, {start.pooling} pooling, {start.width} numbers; its weights stay as they are",
         f"learns   one {start.width} x {start.width} layer behind it, from the words that this text shares",
         f"strength {method.map_strength:g}; --set method.map_strength=0.5 stays closer to the start",
         f"judge    {judge}",
-        "instead  --recipe mini_difference trains all weights; that harms an encoder that is good already",
+        "instead  --recipe mini_difference trains all weights; that can harm an encoder that is already good",
     ]
 
 
