@@ -1,13 +1,18 @@
 # Everything runs in .venv with the versions of constraints.txt. PYTHON=python3.12 make ... chooses the interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
+comma := ,
 
-.PHONY: quickstart test check format bench clean
+.PHONY: quickstart test test-optional check format bench clean
 
 quickstart: .venv/.installed
 	$(BIN)/diffcse quickstart --output quickstart --resume
 
 test: .venv/.installed-test
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
+# Also the tests that need a browser, Ray, OpenVINO, mteb or a real encoder. Several hundred megabytes to install.
+test-optional: .venv/.installed-optional
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 check: .venv/.installed-check
@@ -26,22 +31,20 @@ bench: .venv/.installed-bench
 clean:
 	rm -rf .venv quickstart
 
-.venv/.installed: pyproject.toml constraints.txt
+# uv installs several times faster than pip, and both read constraints.txt.
+UV := $(shell command -v uv)
+INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install) --quiet -c constraints.txt
+
+.venv/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed; $$($(PYTHON) --version) found. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[report]"
 	@touch $@
 
-.venv/.installed-test: .venv/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[report,test]"
+.venv/.installed: .venv/.made pyproject.toml constraints.txt
+	$(INSTALL) -e ".[report]"
 	@touch $@
 
-.venv/.installed-check: .venv/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[report,check]"
-	@touch $@
-
-.venv/.installed-bench: .venv/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[report,bench,minilm]"
-	@touch $@
+.venv/.installed-%: .venv/.made pyproject.toml constraints.txt
+	$(INSTALL) -e ".[report,$(if $(filter bench,$*),bench$(comma)minilm,$*)]"
+	@touch .venv/.installed $@

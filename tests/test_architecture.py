@@ -30,6 +30,7 @@ RULE = {
     "encoder": DATA | {"method"},
     "evaluation": ENCODER,
     "search": ENCODER,
+    "grouping": ENCODER,
     "training": ENCODER | {"evaluation", "search"},
     "pretraining": TRAINING,
     "integrations": TRAINING,

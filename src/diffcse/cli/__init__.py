@@ -32,31 +32,38 @@ from diffcse.cli.similarity import Similarity
 from diffcse.cli.train import Train
 from diffcse.errors import InputError
 
-VERBS: dict[str, Any] = {
-    "quickstart": Quickstart,
-    "doctor": Doctor,
-    "train": Train,
-    "evaluate": Evaluate,
-    "compare": Compare,
-    "embed": Embed,
-    "similarity": Similarity,
-    "ablate": Ablate,
-    "pretrain": Pretrain,
+GROUPS: dict[str, dict[str, tuple[Any, str]]] = {
+    "first look": {
+        "quickstart": (Quickstart, "Train an encoder on Python's documentation and measure it"),
+        "doctor": (Doctor, "Check a text before you train on it"),
+    },
+    "learn": {
+        "train": (Train, "Train a sentence encoder on your text"),
+        "pretrain": (Pretrain, "Make a small language model to start from"),
+    },
+    "measure": {
+        "evaluate": (Evaluate, "Score encoders on graded pairs, classification and search"),
+        "compare": (Compare, "Tell whether two methods differ by more than chance"),
+        "ablate": (Ablate, "Make a table of many settings and seeds, as in the paper"),
+    },
+    "use": {
+        "embed": (Embed, "Write the embedding of each line of a file"),
+        "similarity": (Similarity, "Print how similar sentences are"),
+    },
 }
-_OVERVIEW = """\
+"""Verbs by what they are for, in the order of the job; each with its line in the overview."""
+VERBS: dict[str, Any] = {name: verb for group in GROUPS.values() for name, (verb, _) in group.items()}
+_INTRODUCTION = """\
 diffcse: sentence embeddings from plain text, without labels
 
-usage: diffcse COMMAND [options]        (diffcse COMMAND --help lists them)
+usage: diffcse COMMAND [options]        (diffcse COMMAND --help lists them)"""
 
-  quickstart  Train an encoder on Python's documentation and measure it
-  doctor      Check a text before you train on it
-  train       Train a sentence encoder on your text
-  evaluate    Score encoders on graded pairs, classification and search
-  compare     Tell whether two methods differ by more than chance
-  embed       Write the embedding of each line of a file
-  similarity  Print how similar sentences are
-  ablate      Make a table of many settings and seeds, as in the paper
-  pretrain    Make a small language model to start from"""
+
+def _overview() -> str:
+    lines = [_INTRODUCTION]
+    for title, group in GROUPS.items():
+        lines += ["", f"{title}:", *(f"  {name:<12}{text}" for name, (_, text) in group.items())]
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -89,7 +96,7 @@ def _prepare_process() -> None:
 
 def _run(verb: str, rest: list[str], console: Console) -> None:
     if verb in ("-h", "--help"):
-        print(_OVERVIEW, flush=True)
+        print(_overview(), flush=True)
         return
     if verb == "--version":
         print(f"diffcse {version('diffcse')}", flush=True)
