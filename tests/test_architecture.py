@@ -11,7 +11,7 @@ import pytest
 import diffcse
 
 SOURCE = Path(diffcse.__file__).parent
-GROUND = {"errors", "files", "machine", "record"}
+GROUND = {"errors", "files", "machine", "record", "stops", "streams"}
 """What every room may import."""
 SETTINGS = GROUND | {"config"}
 DATA = SETTINGS | {"text"}
@@ -23,6 +23,8 @@ RULE = {
     "files": {"errors"},
     "machine": {"errors"},
     "record": {"errors", "files", "machine"},
+    "stops": set(),
+    "streams": set(),
     "config": GROUND,
     "text": SETTINGS,
     "method": SETTINGS,

@@ -5,7 +5,6 @@ A terminal shows the live line; a log file gets the same numbers as plain lines.
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 import textwrap
@@ -43,7 +42,7 @@ def say(console: Console, line: str, style: str = "") -> None:
 
 def print_recipe(text: str) -> None:
     """Print a recipe in UTF-8, the encoding that recipes are read in, whatever the terminal's encoding is."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8")
     print(text, end="")
 

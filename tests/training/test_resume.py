@@ -15,8 +15,8 @@ import torch
 
 from diffcse.config import Config, Method, Training
 from diffcse.record import read_record
+from diffcse.stops import stop_between_steps
 from diffcse.text.corpus import Corpus
-from diffcse.training.checkpoints import stop_between_steps
 from diffcse.training.run import run
 from tests.models import SENTENCES, save_tiny
 
@@ -212,13 +212,13 @@ def test_ctrl_c_where_whoever_reads_is_gone(bench, uninterrupted, tmp_path):
     assert finish(bench, root) == uninterrupted["fp32"]
 
 
-def train_by_command(bench, tmp_path, stderr):
-    """`diffcse train`, of more steps than anyone waits for, after its first one; it hears Ctrl-C."""
+def train_by_command(bench, tmp_path, stderr, steps=100_000):
+    """`diffcse train`, by default of more steps than anyone waits for, after its first one; it hears Ctrl-C."""
     (tmp_path / "text.txt").write_text("\n".join(SENTENCES))
     recipe = ("--recipe", "mini_cpu", "--model", bench / "tiny", "--batch-size", "8", "--log-every", "1")
     words = ("train", "text.txt", "--output", "out", *recipe)
     process = subprocess.Popen(
-        [sys.executable, "-m", "diffcse", *map(str, words), "--max-steps", "100000"],
+        [sys.executable, "-m", "diffcse", *map(str, words), "--max-steps", str(steps)],
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
@@ -229,14 +229,22 @@ def train_by_command(bench, tmp_path, stderr):
     return process
 
 
-def test_ctrl_c_on_the_command_line(bench, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_on_the_command_line(number, bench, tmp_path):
     process = train_by_command(bench, tmp_path, subprocess.PIPE)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=200)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     [left] = (tmp_path / "out").glob("checkpoints/step-*")
     step = int(left.name.removeprefix("step-"))
     assert f"stopped after step {step:,} of 100,000, with a checkpoint of it. The same command with --resume" in err
+
+
+def test_a_run_goes_on_without_its_reader(bench, tmp_path):
+    process = train_by_command(bench, tmp_path, subprocess.PIPE, steps=20)
+    process.stdout.close()
+    assert process.wait(timeout=200) == 141
+    assert read_record(tmp_path / "out" / "run.json").status == "complete"
 
 
 def test_ctrl_c_on_the_command_line_piped_to_what_it_ends_too(bench, tmp_path):

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import io
+import errno
 import os
 import shutil
+import signal
 import sys
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -31,6 +35,8 @@ from diffcse.cli.quickstart import Quickstart
 from diffcse.cli.similarity import Similarity
 from diffcse.cli.train import Train
 from diffcse.errors import InputError
+from diffcse.stops import Stops
+from diffcse.streams import safe_streams
 
 GROUPS: dict[str, dict[str, tuple[Any, str]]] = {
     "first look": {
@@ -53,6 +59,9 @@ GROUPS: dict[str, dict[str, tuple[Any, str]]] = {
 }
 """Verbs by what they are for, in the order of the job; each with its line in the overview."""
 VERBS: dict[str, Any] = {name: verb for group in GROUPS.values() for name, (verb, _) in group.items()}
+_READER_GONE = 141
+"""Exit code of a program that SIGPIPE ends."""
+_HELP = frozenset({"-h", "--help", "--help-all"})
 _INTRODUCTION = """\
 diffcse: sentence embeddings from plain text, without labels
 
@@ -67,31 +76,55 @@ def _overview() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one verb. Exit code 0: done; 2: the input cannot be used, and one line on stderr says why; 130: Ctrl-C."""
-    _prepare_process()
-    # 160 columns where output goes to a file, so that lines are not folded at the width of some terminal.
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    """Run one verb.
+
+    Exit code 0: done; 2: the input cannot be used, or standard output cannot be written; 141: the reader of standard
+    output has gone, as in `| head`; 128 + number: a signal ended it (130: Ctrl-C). One line on stderr says why.
+    """
     verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    asks = verb.startswith("-") or not _HELP.isdisjoint(_options_in(rest))
+    with safe_streams(tell_reader=not asks) as output, Stops() as stops, _notes():
+        code = _code(verb, rest, stops)
+        output.flush()
+        if output.error and not code:
+            is_reader = output.error.errno == errno.EPIPE
+            code = 2 if not is_reader else 0 if asks else _READER_GONE
+    if code:
+        sys.exit(code)
+
+
+def _code(verb: str, rest: list[str], stops: Stops) -> int:
+    """The exit code of one verb."""
     try:
-        _run(verb, rest, console)
+        _prepare_process()
+        # 160 columns where output goes to a file, so that lines are not folded at the width of some terminal.
+        _run(verb, rest, Console(width=None if sys.stdout.isatty() else 160))
     except InputError as error:
         print(_folded(f"error: {error}"), file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        _drop_output(sys.stdout)
+        return 2
     except KeyboardInterrupt as stop:
         _print_stop(verb, stop)
-        sys.exit(130)
+        return 128 + (stops.first or signal.SIGINT)
+    return 0
 
 
 def _prepare_process() -> None:
-    """Settings that must be made before torch is loaded, and an output that never fails on a character."""
+    """Settings that must be made before torch is loaded."""
     # Waiting OpenMP threads spin for a while. Long spins take the cores from other processes, and training then is
     # tens of times slower. No spins cost an idle machine a fifth (docs/log/). 3000 is some ten microseconds.
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
         os.environ["GOMP_SPINCOUNT"] = "3000"
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="replace")  # some encodings lack the characters of tables and bars
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Within the block our warnings are lines on stderr, and those of libraries are hidden (python -W shows them)."""
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", module="diffcse", category=UserWarning)
+        warnings.showwarning = lambda message, *_: print(_folded(f"note     {message}"), file=sys.stderr)
+        yield
 
 
 def _run(verb: str, rest: list[str], console: Console) -> None:
@@ -106,10 +139,14 @@ def _run(verb: str, rest: list[str], console: Console) -> None:
         hint = f"Did you mean {near[0]}?" if near else f"Commands: {', '.join(VERBS)}."
         raise InputError(f"{verb}: no such command. {hint}")
     kind = VERBS[verb]
-    options = rest[: rest.index("--")] if "--" in rest else rest
-    if {"-h", "--help", "--help-all"} & set(options):
+    options = _options_in(rest)
+    if not _HELP.isdisjoint(options):
         print(help_text(kind, verb, options), flush=True)
         return
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise InputError(f"the current folder cannot be used: {error.strerror}. Go to another folder: cd ~") from error
     rest = prepare(kind, verb, rest)
     defaults = kind.defaults(rest) if hasattr(kind, "defaults") else None
     if defaults is not None:
@@ -118,8 +155,12 @@ def _run(verb: str, rest: list[str], console: Console) -> None:
     command(console)
 
 
+def _options_in(rest: list[str]) -> list[str]:
+    return rest[: rest.index("--")] if "--" in rest else rest
+
+
 def _print_stop(verb: str, stop: KeyboardInterrupt) -> None:
-    """After Ctrl-C: where the verb stopped, and which command goes on."""
+    """After a signal: where the verb stopped, and which command goes on."""
     if verb not in VERBS:
         return
     where, hint = f" {stop}" if stop.args else "", getattr(VERBS[verb], "ON_STOP", "")
@@ -127,11 +168,7 @@ def _print_stop(verb: str, stop: KeyboardInterrupt) -> None:
         hint = " The same command with --resume continues" + (
             " from there." if where else " from the newest checkpoint, if there is one."
         )
-    for stream, line in ((sys.stderr, f"\nstopped{where}.{hint}\n"), (sys.stdout, "")):
-        try:
-            print(line, end="", file=stream, flush=True)
-        except BrokenPipeError:  # the same Ctrl-C ended the reader
-            _drop_output(stream)
+    print(f"\nstopped{where}.{hint}", file=sys.stderr, flush=True)
 
 
 def _folded(line: str) -> str:
@@ -141,8 +178,3 @@ def _folded(line: str) -> str:
     width = shutil.get_terminal_size().columns
     parts = (textwrap.wrap(part, width, break_long_words=False, break_on_hyphens=False) for part in line.split("\n"))
     return "\n".join("\n".join(part) for part in parts)
-
-
-def _drop_output(stream: TextIO) -> None:
-    """The reader (head, less) closed the pipe: what is left in the buffer goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

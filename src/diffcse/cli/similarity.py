@@ -53,6 +53,8 @@ class Similarity:
         if pairs is not None:
             for cosine in pair_cosines(encoder, pairs, "standard input" if self.file == STDIN else str(self.file)):
                 sys.stdout.write(f"{cosine:.4f}\n")
+                if getattr(sys.stdout, "error", None):  # no reader is left
+                    break
             return
         cosines = similarity(encoder, sentences, sentences)
         if len(sentences) == 2:

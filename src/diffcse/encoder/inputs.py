@@ -106,6 +106,8 @@ class Sentences:
 
 def _standard_input(reading: Reading) -> Iterator[Block]:
     """Whole lines as they come; a pipe is not read ahead until a block is full."""
+    if sys.stdin is None:  # the caller closed it
+        raise InputError("-: standard input is closed. Name a file, or pipe text to this command")
     stdin: Any = sys.stdin.buffer
     if reading.encoding:
         file = Transcoder(stdin, reading.encoding)

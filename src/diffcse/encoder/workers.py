@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -26,6 +25,7 @@ from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.machine import UNBOUND, cores, release_memory, tune, use_cores
+from diffcse.stops import leave_to_parent
 
 _NAME = "encoder"
 _AHEAD = 2
@@ -81,7 +81,7 @@ _run: Callable[[list[str]], np.ndarray] | None = None
 def _begin(folder: Path, given: frozenset[int], workers: int, threads: int, batch_tokens: int, bf16: bool) -> None:
     global _run
     use_cores(given)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
+    leave_to_parent()
     Thread(target=_end_with, args=(os.getppid(), folder), daemon=True).start()
     torch.set_num_threads(threads)
     tune()

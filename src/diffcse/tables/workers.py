@@ -20,9 +20,9 @@ from diffcse.errors import InputError
 from diffcse.files import write_json
 from diffcse.machine import UNBOUND, all_cores, cores
 from diffcse.record import finite
+from diffcse.stops import leave_to_parent, say_at_once
 from diffcse.tables.cells import Cell, Shared, is_finished, outcome_of
 from diffcse.tables.run import head, run_cell
-from diffcse.training.checkpoints import say_at_once
 
 Report = Callable[[Cell, str, dict[str, Any]], None]
 """Receives (cell, event, facts): the events of `training.run.run`, and "end" with the cell's outcome."""
@@ -92,7 +92,7 @@ def _workers(environments: Sequence[dict[str, str]]) -> Iterator[list[_Worker]]:
     try:
         yield workers
     except KeyboardInterrupt:
-        say_at_once("stopping after the current step of each run; Ctrl-C once more stops at once")
+        say_at_once("stopping after the current step of each run; a second signal (Ctrl-C) stops at once")
         for worker in workers:
             worker.interrupt()
         for worker in workers:
@@ -195,6 +195,8 @@ class _Worker:
 
 def work() -> None:
     """The worker process: reads cells as JSON lines from standard input, writes events to standard output."""
+    leave_to_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # `_Worker.interrupt` sends it
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # output of libraries goes to standard error
     received: queue.SimpleQueue[str] = queue.SimpleQueue()

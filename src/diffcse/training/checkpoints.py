@@ -8,16 +8,11 @@ are functions of (seed, step).
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -68,47 +63,6 @@ def prune(folder: Path, step: int | None = None, keep: int = 2) -> None:
     for path in [*later, *checkpoints[len(later) :][keep:]]:
         shutil.rmtree(path, ignore_errors=True)
     clear_partials(folder)
-
-
-class Stop:
-    """Whether Ctrl-C was pressed; a loop reads it between two updates."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-
-def say_at_once(line: str) -> None:
-    """Print to standard error from a signal handler.
-
-    It bypasses Python's streams, which may be in the middle of a line. An error is ignored, because the reader (`tee`)
-    may have died of the same Ctrl-C.
-    """
-    with suppress(OSError):
-        os.write(2, f"\n{line}\n".encode())
-
-
-@contextmanager
-def stop_between_steps() -> Iterator[Stop]:
-    """Inside the block Ctrl-C only sets `asked`, so that a loop can save a checkpoint first. A second one ends at once.
-
-    Outside the main thread, or where Ctrl-C has another handler than Python's own, nothing changes.
-    """
-    stop = Stop()
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
-        yield stop
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop.asked = True
-        signal.signal(signal.SIGINT, before)
-        say_at_once("stopping after this step; Ctrl-C once more stops at once")
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:

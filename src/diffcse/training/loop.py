@@ -22,8 +22,9 @@ from diffcse.errors import InputError
 from diffcse.files import write_errors, write_text
 from diffcse.machine import release_memory
 from diffcse.record import finite
+from diffcse.stops import stop_between_steps
 from diffcse.training.callbacks import Callbacks
-from diffcse.training.checkpoints import Checkpoint, read_checkpoint, stop_between_steps, write_checkpoint
+from diffcse.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from diffcse.training.folder import CHECKPOINTS, LOG
 from diffcse.training.meter import Sums
 
