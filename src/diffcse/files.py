@@ -11,8 +11,11 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
+import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +29,8 @@ _MANIFEST = "manifest.json"
 _LOCK = ".lock"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 """Errors of file systems without locks (some network and cloud drives). There, two processes are not kept apart."""
-_FULL = ("No space left", "File too large", "quota exceeded", "file write failed", "inline_container.cc")
+_FULL = ("No space left", "quota exceeded", "file write failed", "inline_container.cc")
+_TOO_LARGE = "File too large"
 
 
 @contextmanager
@@ -43,10 +47,16 @@ def write_errors(target: Path) -> Iterator[None]:
     except Exception as error:
         number = getattr(error, "errno", None)
         text = str(error)
-        full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(sign in text for sign in _FULL)
-        if full:
+        if number == errno.EFBIG or _TOO_LARGE in text:
             raise InputError(
-                f"{target}: no space left on the device. Files that were complete are unchanged. Free some "
+                f"{target}: larger than a file may be here. Files that were complete are unchanged. Raise the limit of "
+                "this process (ulimit -f), or write to another file system."
+            ) from error
+        if number in (errno.ENOSPC, errno.EDQUOT) or any(sign in text for sign in _FULL):
+            # torch.save gives the same error for a limit on file sizes.
+            limit = " (or a file is larger than ulimit -f allows)" if number is None else ""
+            raise InputError(
+                f"{target}: no space left on the device{limit}. Files that were complete are unchanged. Free some "
                 "space, or give another --output, then start again."
             ) from error
         if isinstance(error, OSError):
@@ -78,7 +88,8 @@ def staged_file(target: Path) -> Iterator[Path]:
             yield target
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        clear_dead(target)
+        staging = temporary_name(target)
         try:
             yield staging
             _sync(staging)
@@ -122,7 +133,8 @@ def staged_folder(target: Path) -> Iterator[Path]:
             raise NotADirectoryError(errno.ENOTDIR, "a file has this name")
         target = target.resolve()  # replace the target of a link, not the link
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("partial", "old"))
+        clear_dead(target)
+        staging, old = temporary_name(target), temporary_name(target, "old")
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         try:
@@ -186,26 +198,66 @@ def only_one(folder: Path) -> Iterator[None]:
             lock.release()
 
 
+def temporary_name(target: Path, end: str = "partial") -> Path:
+    """Where this process writes what will be `target`. The name holds the machine and the process."""
+    return target.with_name(f".{target.name}.{_HOST}-{os.getpid()}.{end}")
+
+
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+_STAGING = re.compile(r"\.(?P<name>.+)\.((?P<host>[0-9a-f]{8})-)?(?P<process>\d+)\.(?P<end>partial|old)", re.DOTALL)
+
+
 def clear_partials(folder: Path) -> None:
-    """Remove the temporary files and folders of killed processes from `folder`.
+    """Remove all temporary files and folders from `folder`, which no other process may be writing to.
 
     If a process was killed while it replaced a folder, the replacement is finished first.
     """
-    for leftover in sorted(folder.glob(".*")):  # .old before .partial
-        name = _STAGING.fullmatch(leftover.name)
-        if not name:
-            continue
-        with suppress(OSError):
-            if name["end"] == "old" and not (folder / name["name"]).exists():
-                staging = leftover.with_suffix(".partial")
-                (staging if staging.is_dir() else leftover).rename(folder / name["name"])
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink(missing_ok=True)
+    for leftover, name in _leftovers(folder):
+        _clear(leftover, name)
 
 
-_STAGING = re.compile(r"\.(?P<name>.+)\.\d+\.(?P<end>partial|old)", re.DOTALL)
+def clear_dead(target: Path) -> None:
+    """Remove the temporary files and folders of killed processes beside `target`, as `clear_partials` does."""
+    for leftover, name in _leftovers(target.parent):
+        if (name["host"] or name["name"] == target.name) and _is_dead(leftover, name):
+            _clear(leftover, name)
+
+
+def _leftovers(folder: Path) -> list[tuple[Path, re.Match[str]]]:
+    """Temporary files and folders, with the parts of their names; .old before .partial."""
+    return [(path, name) for path in sorted(folder.glob(".*")) if (name := _STAGING.fullmatch(path.name))]
+
+
+def _is_dead(leftover: Path, name: re.Match[str]) -> bool:
+    """Whether no process writes to `leftover`. Of another machine's, only its age tells."""
+    with suppress(OSError):
+        if time.time() - leftover.stat().st_mtime > _LONG_AGO:
+            return True
+    if os.name == "nt" or name["host"] not in (None, _HOST):  # on Windows, kill would end the process
+        return False
+    try:
+        os.kill(int(name["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+_LONG_AGO = 86_400
+"""Seconds without a write after which a temporary file is taken for a leftover."""
+
+
+def _clear(leftover: Path, name: re.Match[str]) -> None:
+    target = leftover.with_name(name["name"])
+    with suppress(OSError):
+        if name["end"] == "old" and not target.exists():
+            staging = leftover.with_suffix(".partial")
+            (staging if staging.is_dir() else leftover).rename(target)
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

@@ -14,7 +14,6 @@ import mmap
 import operator
 import os
 import shutil
-import time
 import uuid
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffcse.errors import InputError
+from diffcse.files import clear_dead, temporary_name
 from diffcse.text.digest import Piece
 from diffcse.text.lines import Note
 from diffcse.text.sources import Source
@@ -249,12 +249,8 @@ def build(folder: Path, fill: Callable[[Path], None], open_folder: Callable[[Pat
     Raises:
         InputError: the folder cannot be written.
     """
-    for leftover in folder.parent.glob("*.partial"):
-        # A killed build left it; a build that still runs is younger than a day.
-        with suppress(FileNotFoundError):  # the build has just ended
-            if time.time() - leftover.stat().st_mtime > 86_400:
-                shutil.rmtree(leftover, ignore_errors=True)
-    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    clear_dead(folder)
+    temporary = temporary_name(folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}"))  # threads build too
     try:
         temporary.mkdir(parents=True)
         fill(temporary)
