@@ -1,4 +1,4 @@
-"""Does a recipe help on a user's own domain? Untrained starts, PCA, the recipe adapt, and training of all weights.
+"""Does a recipe help on a user's own domain? Untrained starts, PCA and the recipe adapt.
 
     python -m benchmarks.domains DATA_DIR --output docs/results/domains --seeds 0 1 2 --starts mini minilm
 
@@ -7,17 +7,14 @@ They are not part of this repository. The measures are precision@10 of the neare
 nDCG@10. "minilm" is all-MiniLM-L6-v2 of the extra [minilm].
 
 Each text is embedded once with each start; PCA and adapt are products with that matrix. adapt learns from as many texts
-as --texts says (at most 90 % of them; the seed draws them), and is measured on all texts. With --train, two more rows
-train all weights for 150 steps with one seed: the dropout contrast (SimCSE) and DiffCSE as published. minilm has no
-DiffCSE row: its checkpoint has no masked-language-model head that could edit texts.
+as --texts says (at most 90 % of them; the seed draws them), and is measured on all texts. benchmarks.domain_rivals has
+the methods that train all weights.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffcse.config import Config, load_recipe
+from diffcse.config import load_recipe
 from diffcse.encoder.encode import Encoder, use_bf16
 from diffcse.encoder.load import load
 from diffcse.errors import InputError
@@ -38,15 +35,12 @@ from diffcse.evaluation.retrieval import score_collection
 from diffcse.files import write_json, write_text
 from diffcse.machine import tuned
 from diffcse.record import hardware, versions
-from diffcse.text.corpus import Corpus
 from diffcse.training.adapt import learn_map
 from diffcse.training.own_text import unit_rows
-from diffcse.training.run import run
 
 DOMAINS = {"stackoverflow": "precision@10", "banking": "precision@10", "cranfield": "nDCG@10"}
 STARTS = ("mini", "minilm")
-TRAINED = {"dropout contrast (SimCSE)": "none", "DiffCSE as published": "rtd"}
-SHARE, COMPONENTS, STEPS, BATCH = 0.9, 100, 150, 64
+SHARE, COMPONENTS = 0.9, 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,18 +106,6 @@ def adapted(domain: Domain, rows_NH: np.ndarray, count: int, seed: int) -> np.nd
     return rows
 
 
-def trained(domain: Domain, start: str, difference: Any, seed: int) -> np.ndarray:
-    """Embeddings after 150 steps of training on the texts at the recipe's rate."""
-    recipe = load_recipe("mini_cpu")
-    config: Config = dataclasses.replace(
-        recipe,
-        method=dataclasses.replace(recipe.method, model=model_of(start), difference=difference),
-        training=dataclasses.replace(recipe.training, max_steps=STEPS, batch_size=BATCH, seed=seed),
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        return embedded(run(config, Corpus.from_sentences(domain.texts), Path(folder) / "run").encoder, domain)
-
-
 def measured(domain: Domain, start: str, encoder: Encoder, options: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows of one start on one domain."""
     began = time.perf_counter()
@@ -145,12 +127,6 @@ def measured(domain: Domain, start: str, encoder: Encoder, options: argparse.Nam
         began = time.perf_counter()
         maps = [domain.measure(adapted(domain, rows_NH, count, seed)) for seed in options.seeds]
         made.append(scored(f"adapt, {count:,} texts", maps, (time.perf_counter() - began) / len(maps)))
-    for row, difference in TRAINED.items() if options.train else ():
-        if start == "minilm" and difference != "none":  # no masked language model with its vocabulary is at hand
-            continue
-        began = time.perf_counter()
-        rows = trained(domain, start, difference, options.seeds[0])
-        made.append(scored(row, [domain.measure(rows)], time.perf_counter() - began))
     return made
 
 
@@ -169,8 +145,8 @@ def table(results: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
 
 
 def _cell(cell: dict[str, Any]) -> str:
-    value, gain = f"{cell['score']['value']:.1f}", cell["difference"]
-    if cell["row"] == "start":
+    value, gain = f"{cell['score']['value']:.1f}", cell.get("difference")
+    if cell["row"] == "start" or gain is None:
         return value
     return f"{value} ({gain['low']:+.1f} to {gain['high']:+.1f})"
 
@@ -187,7 +163,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--texts", type=int, nargs="*", default=[10_000], help="numbers of texts that adapt learns from"
     )
-    parser.add_argument("--train", action="store_true", help="also train all weights: minutes a row")
     options = parser.parse_args(arguments)
 
     began = time.perf_counter()
@@ -199,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
             results += measured(domain, start, encoder, options)
     command = f"python -m benchmarks.domains DATA_DIR --starts {' '.join(options.starts)} --domains "
     command += f"{' '.join(options.domains)} --seeds {' '.join(map(str, options.seeds))}"
-    command += f" --texts {' '.join(map(str, options.texts))}".rstrip() + " --train" * options.train
+    command += f" --texts {' '.join(map(str, options.texts))}".rstrip()
     machine = hardware() | {"instructions": torch.backends.cpu.get_cpu_capability(), "bf16": use_bf16("auto")}
     facts = {"command": command, "seeds": options.seeds, "hardware": machine, "versions": versions()}
     facts["seconds"] = round(time.perf_counter() - began)
@@ -219,7 +194,7 @@ def page(figures: str, facts: dict[str, Any]) -> str:
 Points. In brackets: 95 % interval of the difference from the start, a bootstrap over queries. adapt is the mean over
 the seeds {", ".join(map(str, facts["seeds"]))}; its interval does not cover other seeds (`domains.json` has each seed).
 It learned from so many random texts, at most {SHARE:.0%} of them (Cranfield: 1,260 of 1,400), and is measured on all.
-No label is read for it. Rows that train all weights use the first seed, {STEPS} steps and batches of {BATCH}.
+No label is read for it.
 
 Made by `{facts["command"]}`. {machine["processor"]}, {machine["instructions"]}, {machine["threads"]} thread(s),
 embeddings in fp32; {facts["seconds"]:,} seconds.

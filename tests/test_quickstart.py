@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -109,6 +110,39 @@ def test_what_rounds_to_nothing_is_said_so():
     ):
         assert verdict["verdict"] == "tie"
         assert verdict["words"].endswith("(95 % interval less than 0.05 points to either side)")
+
+
+def test_searches_are_picked_by_rank():
+    ranks = {"TF-IDF": [9, 1, 4, 2, 40, 5], "start": [1] * 6, "SimCSE": [1] * 6, "DiffCSE": [1, 1, 1, 1, 1, 2]}
+    queries, documents = [f"query {i}" for i in range(6)], [f"document {i}" for i in range(6)]
+    searches = quickstart._searches({name: np.array(own) for name, own in ranks.items()}, queries, documents)
+    assert [example["query"] for example in searches["examples"]] == ["query 4", "query 0", "query 2"]
+    assert searches["examples"][0] == {
+        "query": "query 4",
+        "answer": "document 4",
+        "ranks": {"TF-IDF": 40, "start": 1, "DiffCSE": 1},
+    }
+    assert searches["first"] == {"TF-IDF": 1, "start": 6, "DiffCSE": 5}
+    assert searches["of"] == 6
+
+
+def test_without_a_convincing_search_none_is_shown():
+    searches = quickstart._searches(dict.fromkeys(quickstart.SHOWN, np.array([1, 2])), ["a", "b"], ["c", "d"])
+    console = Console(record=True, width=160)
+    quickstart._print_searches(searches, console)
+    assert searches["examples"] == []
+    assert "query" not in console.export_text(clear=False)
+    assert "of 2 searches" in console.export_text()
+
+
+def test_searches_are_printed_and_kept(result):
+    _, record, shown, _ = result
+    searches = record.scores["searches"]
+    assert f"of {searches['of']} searches" in shown
+    for example in searches["examples"]:
+        assert example["query"] in shown
+        assert example["ranks"]["DiffCSE"] == 1
+        assert example["ranks"]["TF-IDF"] > 3
 
 
 def test_only_diffcse_figures(result):

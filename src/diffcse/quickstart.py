@@ -14,8 +14,10 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from diffcse.config import Config, load_recipe, to_dict
@@ -49,6 +51,8 @@ METHODS = {
     "contrast alone": "pulls a sentence towards the one that follows it in its docstring",
     "DiffCSE": "does the same; its embedding must also help a second network to find replaced words",
 }
+SHOWN = ("TF-IDF", "start", "DiffCSE")
+"""Encoders whose searches are shown side by side."""
 COLUMNS = ["encoder", "MRR@10", "recall@10", "graded pairs", "alignment ↓", "uniformity ↓"]
 
 
@@ -117,6 +121,8 @@ def quickstart(output: Path, *, steps: int | None, seed: int, resume: bool, cons
     rows = _rows(trained, pairs, queries, documents)
     verdicts = _verdicts({row.name: row for row in rows}, pairs)
     _print_scores(rows, verdicts, len(documents), len(pairs), seed, console)
+    searches = _searches({row.name: row.retrieval.ranks for row in rows}, queries, documents)
+    _print_searches(searches, console)
 
     _heading(console, "4  What the embedding knows about its sentence", "only DiffCSE trains for this")
     gain, edited = _inspect(trained["DiffCSE"], held_out, console)
@@ -134,6 +140,7 @@ def quickstart(output: Path, *, steps: int | None, seed: int, resume: bool, cons
         "rows": [row.cells() for row in rows],
         "exact": [row.to_dict() for row in rows],
         "verdicts": verdicts,
+        "searches": searches,
         "conditional_gain": dataclasses.asdict(gain),
         "edited": edited,
     }
@@ -283,6 +290,38 @@ def _print_scores(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _searches(ranks: Mapping[str, np.ndarray], queries: list[str], documents: list[str]) -> dict[str, Any]:
+    """How often each encoder is right, and up to three searches that DiffCSE has first and word matching has not.
+
+    Of those, the ones that TF-IDF places worst are shown, and of equals the first in the text.
+    """
+    ours, words = ranks["DiffCSE"], ranks["TF-IDF"]
+    convincing = np.flatnonzero((ours == 1) & (words > 3))
+    shown = convincing[np.argsort(-words[convincing], kind="stable")][:3]
+    return {
+        "first": {name: int((rank == 1).sum()) for name, rank in ranks.items() if name in SHOWN},
+        "of": len(queries),
+        "examples": [
+            {"query": queries[i], "answer": documents[i], "ranks": {name: int(ranks[name][i]) for name in SHOWN}}
+            for i in shown
+        ],
+    }
+
+
+def _print_searches(searches: dict[str, Any], console: Console) -> None:
+    firsts = ", ".join(f"{name} {count}" for name, count in searches["first"].items())
+    say(console, f"\nThe right answer came first, of {searches['of']} searches: {firsts}.")
+    if not searches["examples"]:
+        say(console, "No search that DiffCSE answers was hard for TF-IDF.")
+        return
+    say(console, "Searches that TF-IDF gets most wrong and DiffCSE gets right (picked for that):")
+    for example in searches["examples"]:
+        places = ", ".join(f"{name} {rank}" for name, rank in example["ranks"].items())
+        say(console, f"  {example['query']}")
+        say(console, f"    answer: {shorten(example['answer'], 96, placeholder=' ...')}")
+        say(console, f"    its place: {places}")
 
 
 # ---- what the embedding knows --------------------------------------------------------------------------------------
