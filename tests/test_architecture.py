@@ -11,7 +11,7 @@ import pytest
 import diffcse
 
 SOURCE = Path(diffcse.__file__).parent
-GROUND = {"errors", "files", "machine", "record", "stops", "streams"}
+GROUND = {"errors", "figures", "files", "machine", "record", "stops", "streams"}
 """What every room may import."""
 SETTINGS = GROUND | {"config"}
 DATA = SETTINGS | {"text"}
@@ -21,6 +21,7 @@ TRAINING = ENCODER | {"evaluation", "search", "training"}
 RULE = {
     "errors": set(),
     "files": {"errors"},
+    "figures": set(),
     "machine": {"errors"},
     "record": {"errors", "files", "machine"},
     "stops": set(),

@@ -10,7 +10,6 @@ import sys
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +19,9 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from diffcse.figures import Figures as Figures
+from diffcse.figures import print_figures as print_figures
+from diffcse.figures import table as table
 from diffcse.record import JUDGES, verdict
 
 
@@ -53,47 +55,6 @@ def loading(console: Console) -> Status:
 
 
 # ---- tables and tokens ---------------------------------------------------------------------------------------------
-
-
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "") -> Table:
-    """A table whose first column is text and whose other columns are figures."""
-    view = Table(title=title or None, caption=caption or None, title_justify="left", caption_justify="left")
-    for index, column in enumerate(columns):
-        view.add_column(column, justify="right" if index else "left", no_wrap=index > 0)
-    for row in rows:
-        view.add_row(*(escape(cell) for cell in row))
-    return view
-
-
-@dataclass(frozen=True)
-class Figures:
-    """A table with a title above and a caption below; the first column is text, the others are figures."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
-
-
-def print_figures(console: Console, figures: Figures) -> None:
-    """Print a table. Columns that do not fit the console's width follow below, again beside the first column."""
-    console.print(f"\n{figures.title}", style="bold", markup=False, highlight=False)
-    widths = [max(map(len, cells)) + 3 for cells in zip(figures.columns, *figures.rows, strict=True)]
-    first = min(widths[0], _FIRST_COLUMN)
-    parts: list[list[int]] = [[]]
-    for column in range(1, len(widths)):
-        if parts[-1] and first + 1 + sum(widths[i] for i in parts[-1]) + widths[column] > console.width:
-            parts.append([])
-        parts[-1].append(column)
-    for part in parts:
-        chosen = [0, *part]
-        rows = [[row[i] for i in chosen] for row in figures.rows]
-        console.print(table("", [figures.columns[i] for i in chosen], rows))
-    if figures.caption:
-        console.print(figures.caption, style="dim", markup=False, highlight=False)
-
-
-_FIRST_COLUMN = 24  # columns that the text of a table keeps beside its figures
 
 
 _SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")

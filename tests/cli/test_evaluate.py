@@ -204,7 +204,7 @@ def test_where_there_is_no_conditional_gain_a_note_says_why(capsys, tmp_path, me
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "MODEL"], "no data: give --data DIR"),
+        (["evaluate", "MODEL"], "no data: give --texts"),
         (["evaluate", "--data", "ROOT"], "no model"),
         (["evaluate", "MODEL", "--data", "ROOT"], "STS12-en-test: 3108 pairs expected, 30 found"),
         (["evaluate", "MODEL", "--data", "ROOT", "--allow-partial", "--sets", "STS14"], "no set STS14"),
@@ -235,21 +235,51 @@ def test_own_labelled_texts(capsys, tmp_path, model):
     rows = [f"{sentence},{'ab'[number % 2]}" for number, sentence in enumerate(s.replace(",", "") for s in SENTENCES)]
     table, file = folders.write(tmp_path / "own.csv", "\n".join(["body,topic", *rows])), tmp_path / "own.json"
     options = ("--texts", table, "--column", "body", "--label", "topic")
-    code, out, err = command(capsys, "evaluate", model, model, *options, "--floors", "--json", file)
+    code, out, err = command(capsys, "evaluate", model, model, *options, "--json", file)
     assert code == 0, err
     report = json.loads(file.read_text())
     assert [list(result)[1:] for result in report["results"]] == [
         ["precision@10", "difference", "kmeans_accuracy", "nmi", "few_shot"],
         ["precision@10", "difference", "kmeans_accuracy", "nmi", "few_shot"],
         ["precision@10", "difference"],
+        ["precision@10", "difference"],
     ]
     assert report["results"][1]["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     value = report["results"][0]["precision@10"]["value"]
     assert f"{value:.1f} (" in out
     assert "TF-IDF" in out
+    assert "BM25" in out
     code, out, _ = command(capsys, "evaluate", model, *options, "--tasks", "transfer", "--sets", "MR", "--details")
     assert (code, "here: --tasks, --sets, --details\n" in out) == (0, True)
     code, _, err = command(capsys, "evaluate", model, "--texts", table)
     assert (code, "own.csv" in err, "'text'" in err) == (2, True, True)
-    code, _, err = command(capsys, "evaluate", model, "--texts", table, "--data", "pairs")
-    assert (code, "--texts" in err) == (2, True)
+    for other in (("--data", "pairs"), ("--pairs", table)):
+        code, _, err = command(capsys, "evaluate", model, "--texts", table, *other)
+        assert (code, "--texts" in err) == (2, True)
+
+
+def test_own_questions_and_answers(capsys, tmp_path, model):
+    texts = [sentence.replace(",", "") for sentence in SENTENCES]
+    rows = [f"{question},{answer}" for question, answer in zip(texts[:20], texts[20:40], strict=True)]
+    table = folders.write(tmp_path / "qa.csv", "\n".join(["asked,reply", *rows, "no answer,"]))
+    options = ("--pairs", table, "--column", "asked", "--answer", "reply", "--json", tmp_path / "qa.json")
+    code, out, err = command(capsys, "evaluate", model, *options)
+    assert (code, err) == (0, "")
+    report = json.loads((tmp_path / "qa.json").read_text())
+    assert [result["encoder"]["name"] for result in report["results"][1:]] == ["TF-IDF", "BM25"]
+    assert {"MRR@10", "recall@1", "recall@5", "recall@10", "difference"} <= report["results"][0].keys()
+    assert "1 rows with an empty cell left out" in " ".join(out.split())
+    code, _, err = command(capsys, "evaluate", model, "--pairs", table, "--column", "asked")
+    assert (code, "qa.csv" in err, "'answer'" in err, "--answer" in err) == (2, True, True, True)
+    code, _, err = command(capsys, "evaluate", model, "--pairs", tmp_path / "none.csv")
+    assert (code, "none.csv" in err) == (2, True)
+
+
+def test_own_graded_pairs(capsys, tmp_path, model):
+    rows = [f"{i % 5}\t{a}\t{b}" for i, (a, b) in enumerate(zip(SENTENCES[:20], SENTENCES[20:40], strict=True))]
+    file = folders.write(tmp_path / "graded.tsv", "\n".join(rows))
+    code, _, err = command(capsys, "evaluate", model, "--graded", file, "--json", tmp_path / "graded.json")
+    assert (code, err) == (0, "")
+    assert [list(each)[1:] for each in json.loads((tmp_path / "graded.json").read_text())["results"]] == [
+        ["Spearman", "difference"]
+    ] * 2

@@ -1,15 +1,16 @@
 """Own labelled texts: values by hand, precision@10 against a plain loop, and what a bad table is told."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from diffcse.errors import InputError
 from diffcse.evaluation.candidates import callable_candidate
+from diffcse.evaluation.own_report import evaluate_own
 from diffcse.evaluation.own_texts import (
     bootstrap,
     cluster_agreement,
     draw_queries,
-    evaluate_own_texts,
     few_shot_accuracy,
     neighbour_precision,
     read_labelled,
@@ -113,14 +114,18 @@ def test_a_report_compares_encoders_on_the_same_queries(tmp_path):
     knows = callable_candidate("knows", lambda texts: np.array([[1.0, 0] if "cat" in t else [0, 1.0] for t in texts]))
     blind = callable_candidate("blind", lambda texts: np.ones((len(texts), 2)))
     steps = []
-    report = evaluate_own_texts([blind, knows], data, floors=True, progress=lambda *step: steps.append(step))
-    first, second, floor = report["results"]
+    report = evaluate_own([blind, knows], data, progress=lambda *step: steps.append(step))
+    first, second, floor, ranked = report["results"]
     assert first["precision@10"]["value"] == first["difference"]["value"] == 0
     assert second["precision@10"] == second["difference"] == {"value": 100.0, "low": 100.0, "high": 100.0}
     assert second["kmeans_accuracy"]["value"] == second["few_shot"]["value"] == 100
     assert first["few_shot"]["high"] <= 50
     assert floor["encoder"]["name"] == "TF-IDF"
     assert floor["precision@10"]["value"] > 90
+    assert ranked["encoder"]["name"] == "BM25"
+    assert ranked["precision@10"]["value"] > 90
+    assert "knows" in str(report)
+    assert "<table>" in report._repr_html_()
     assert report["data"]["texts"] == 24
     assert {name for name, *_ in steps} == {"blind", "knows"}
 
@@ -153,3 +158,12 @@ def test_plain_text_has_no_labels(tmp_path):
     (tmp_path / "t.txt").write_text("a text\n" * 12)
     with pytest.raises(InputError, match=r"t\.txt"):
         read_labelled(tmp_path / "t.txt")
+
+
+def test_a_table_in_memory_is_read_as_its_file(tmp_path):
+    file = write_table(tmp_path / "t.csv", [*rows_of_text(), ("no label", "")])
+    wanted, found = read_labelled(file, label="topic"), read_labelled(pd.read_csv(file), label="topic")
+    assert (found.texts, found.labels_N.tolist(), found.empty) == (wanted.texts, wanted.labels_N.tolist(), 1)
+    assert found.sha256 == wanted.sha256
+    with pytest.raises(InputError, match="label = 'topics'"):
+        read_labelled(pd.read_csv(file), label="topics")

@@ -36,12 +36,18 @@ class Evaluate:
     """Measure only this set, such as STS12 or MR."""
     text: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")] = ()
     """Also measure geometry and conditional gain on this file of one sentence a line."""
-    texts: Path | None = None
-    """Measure on this table of your own texts with labels instead: neighbours, clusters, few examples."""
-    column: str = "text"
-    """With --texts: the column of the text."""
+    texts: str | None = None
+    """Measure on this table of your own texts with labels: neighbours, clusters, few examples."""
+    pairs: str | None = None
+    """Measure on this table of your own questions with their answers: recall and MRR."""
+    graded: str | None = None
+    """Measure on your own graded pairs: a .tsv of score, text, text."""
+    column: str | None = None
+    """Column of the text (--texts) or of the question (--pairs); if not given "text" or "question"."""
     label: str = "label"
-    """With --texts: the column of the label."""
+    """With --texts: column of the label."""
+    answer: str = "answer"
+    """With --pairs: column of the answer."""
     pooling: EncoderPooling | None = None
     """Pooling for all models; needed for a plain checkpoint."""
     probe: Literal["logistic", "adam", "adam-fast"] = "logistic"
@@ -49,7 +55,8 @@ class Evaluate:
     allow_partial: bool = False
     """Accept known sets with missing pairs or subsets."""
     floors: bool = False
-    """Add baselines that use words alone: TF-IDF, and SIF over the first model's word vectors."""
+    """With --data: add baselines of words alone, TF-IDF and SIF over the first model's word vectors. Your own data
+    always has baselines."""
     floor_vectors: Path | None = None
     """With --floors: also SIF over this file of word vectors (GloVe's text format)."""
     floor_text: Path | None = None
@@ -65,8 +72,8 @@ class Evaluate:
 
     def __call__(self, console: Console) -> None:
         self._check_arguments()
-        if self.texts is not None:
-            self._measure_own_texts(self.texts, console)
+        if self._own:
+            self._measure_own(console)
             return
         from diffcse.evaluation.cache import ResultCache, default_cache_dir
         from diffcse.evaluation.data import find_data
@@ -103,38 +110,47 @@ class Evaluate:
             say(console, f"written  {self.json}")
 
     def _check_arguments(self) -> None:
-        if self.texts is not None and (self.data or self.text or self.list_sentences):
-            raise InputError("--texts: cannot be combined with --data, --text or --list-sentences. Run twice")
-        if not self.data and not self.text and self.texts is None:
+        if self._own and (self.data or self.text or self.list_sentences or len(self._own) > 1):
+            others = [*self._own[1:], *(["--data, --text or --list-sentences"] if len(self._own) == 1 else [])]
+            raise InputError(f"{self._own[0]}: cannot be combined with {others[0]}. Run twice")
+        if not self.data and not self.text and not self._own:
             raise InputError(
-                "no data: give --data DIR (a folder in SentEval's, BEIR's or the *.tsv layout), --data hub:mteb, or "
-                "--data pairs (graded pairs in this package)"
+                "no data: give --texts, --pairs or --graded (your own), --data DIR (a folder in SentEval's, BEIR's or "
+                "the *.tsv layout), --data hub:mteb, or --data pairs (graded pairs in this package)"
             )
         if not self.models and not self.list_sentences:
             raise InputError("no model: give a model folder, e.g. diffcse evaluate out/model --data pairs")
         for name in self.data:
             check_data(name)
         floor_files = (self.floor_vectors, self.floor_text) if self.floors else ()
-        check_files(str(file) for file in (*self.text, *floor_files, self.texts) if file is not None)
+        check_files(str(file) for file in (*self.text, *floor_files, self.texts, self.pairs) if file is not None)
+        if self.graded is not None:
+            check_data(self.graded, "--graded")
         for model in self.models:
             check_model(model, "model")
 
-    def _measure_own_texts(self, file: Path, console: Console) -> None:
-        from diffcse.cli.evaluation_tables import own_texts_table
-        from diffcse.evaluation.candidates import load_candidate
-        from diffcse.evaluation.own_texts import evaluate_own_texts, read_labelled
+    @property
+    def _own(self) -> list[str]:
+        """The options given that name own data."""
+        return [f"--{name}" for name in ("texts", "pairs", "graded") if getattr(self, name) is not None]
+
+    def _measure_own(self, console: Console) -> None:
+        from diffcse.evaluation.own_report import evaluate_own, own_data, with_starts
         from diffcse.files import write_json
         from diffcse.machine import tune
         from diffcse.terminal import EvaluationView, print_figures, say
 
         tune()
-        data = read_labelled(file, self.column, self.label)
-        candidates = [load_candidate(source, pooling=self.pooling) for source in self.models]
+        names = {"column": self.column, "label": self.label, "answer": self.answer}
+        data = own_data(self.texts, self.pairs, self.graded, **names)
+        candidates, notes = with_starts(self.models, self.pooling)
         if idle := self._idle(()):
-            say(console, f"note     without effect here: {', '.join(idle)}")
+            notes.append(f"without effect here: {', '.join(idle)}")
+        for note in notes:
+            say(console, f"note     {note}")
         with EvaluationView(console) as view:
-            report = evaluate_own_texts(candidates, data, floors=self.floors, progress=view)
-        print_figures(console, own_texts_table(report))
+            report = evaluate_own(candidates, data, progress=view)
+        print_figures(console, report.figures())
         if self.json:
             write_json(self.json, report)
             say(console, f"written  {self.json}")
@@ -142,12 +158,14 @@ class Evaluate:
     def _idle(self, groups: Sequence[Group]) -> list[str]:
         """Options that are given and have no effect beside the others."""
         stored = [Path(model).suffix in (".npy", ".parquet") for model in self.models]
-        own = self.texts is not None
+        own = bool(self._own)
         idle = {
             "--tasks": own and self.tasks != "sts",
             "--sets": own and bool(self.sets),
-            "--column": not own and self.column != "text",
-            "--label": not own and self.label != "label",
+            "--column": self.texts is None and self.pairs is None and self.column is not None,
+            "--label": self.texts is None and self.label != "label",
+            "--answer": self.pairs is None and self.answer != "answer",
+            "--floors": own and self.floors,
             "--probe": self.probe != "logistic" and "transfer" not in groups,
             "--details": self.details and not {"sts", "transfer"} & set(groups),
             "--pooling": self.pooling is not None and bool(stored) and all(stored),

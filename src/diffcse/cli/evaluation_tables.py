@@ -159,33 +159,6 @@ def _geometry_tables(results: list[Result]) -> list[Figures]:
     return made
 
 
-def own_texts_table(report: dict[str, Any]) -> Figures:
-    """The report of `evaluation.own_texts.evaluate_own_texts` as one table, an encoder a row."""
-
-    def cell(score: dict[str, float] | None, sign: str = "") -> str:
-        if score is None:
-            return "–"
-        return f"{score['value']:{sign}.1f} ({score['low']:{sign}.1f} to {score['high']:{sign}.1f})"
-
-    data, results = report["data"], report["results"]
-    keys = {"precision@10": "precision@10", "kmeans_accuracy": "k-means", "nmi": "NMI", "few_shot": "few-shot"}
-    rows = []
-    for number, result in enumerate(results):
-        gain = cell(result.get("difference"), "+") if number else "–"
-        scores = [cell(result.get(key)) for key in keys]
-        rows.append([result["encoder"]["name"], scores[0], gain, *scores[1:]])
-    columns = ["encoder", "precision@10", "against the first", *list(keys.values())[1:]]
-    left_out = f" {data['empty']:,} rows without text or label left out." if data["empty"] else ""
-    return Figures(
-        f"{data['file']}: {data['texts']:,} texts, {data['labels']:,} labels, points",
-        columns,
-        rows,
-        caption=f"precision@10: share of the 10 nearest texts with the same label, {data['queries']:,} queries; 95 % "
-        "interval over queries. k-means accuracy, NMI and few-shot accuracy (10 texts of each label): lowest and "
-        f"highest of 3 starts or draws.{left_out}",
-    )
-
-
 def _geometry_cells(task: Task) -> list[str]:
     return [
         _number(task["alignment"], ".3f"),

@@ -13,6 +13,8 @@ geometry.py     alignment, uniformity, effective rank, mean cosine, spectrum
 probes.py       SentEval's two linear classifiers
 transfer.py     a probe on frozen embeddings -> TransferScore
 own_texts.py    a user's labelled texts: neighbours, clusters, few-shot accuracy
+own_pairs.py    a user's questions with answers, and graded pairs
+own_report.py   encoders on these, beside word baselines, PCA and the start
 label_free.py   first halves that search for their second halves: a score without labels
 floors.py       encoders that a trained one must beat: TF-IDF, SIF
 stored.py       embeddings from .npy and .parquet

@@ -9,18 +9,21 @@ from __future__ import annotations
 import gzip
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 from diffcse.errors import InputError
-from diffcse.evaluation.embeddings import EmbeddingMatrix, normalise
+from diffcse.evaluation.embeddings import EmbeddingMatrix, Encode, cosine_blocks, embed_once, normalise
 
 if TYPE_CHECKING:
     from diffcse.encoder.encode import Encoder
+
+
+_BLOCK = 2**22  # scores held at once: 32 MB in float64
 
 
 class TfIdf:
@@ -45,6 +48,70 @@ class TfIdf:
     def __call__(self, sentences: list[str]) -> EmbeddingMatrix:
         """Rows for `sentences`: (n, words) sparse float64; a sentence of unknown words is a zero row."""
         return self._vectoriser.transform(sentences)
+
+
+class Bm25:
+    """BM25 (Robertson and Zaragoza, 2009; k1 = 1.2, b = 0.75): the rank of a document by the words of a query.
+
+    Words are lower-cased runs of two or more word characters. A query's word counts once.
+
+    Raises:
+        InputError: no document has such a word.
+    """
+
+    _K1, _B = 1.2, 0.75
+
+    def blocks(self, queries: Sequence[str], documents: Sequence[str]) -> Iterator[tuple[slice, np.ndarray]]:
+        """Scores of all documents for some queries at a time, as `embeddings.cosine_blocks` yields cosines."""
+        words = CountVectorizer()
+        try:
+            counts_MV = words.fit_transform(documents).astype(np.float64)
+        except ValueError as error:
+            raise InputError(f"BM25: no word of two or more letters in the {len(documents)} documents") from error
+        lengths = np.asarray(counts_MV.sum(axis=1)).ravel()
+        held = np.bincount(counts_MV.indices, minlength=counts_MV.shape[1])
+        idf = np.log1p((len(documents) - held + 0.5) / (held + 0.5))
+        rows = np.repeat(np.arange(len(documents)), np.diff(counts_MV.indptr))
+        norms = self._K1 * (1 - self._B + self._B * lengths / max(lengths.mean(), 1e-9))
+        counts_MV.data *= idf[counts_MV.indices] * (self._K1 + 1) / (counts_MV.data + norms[rows])
+        asked_QV = words.transform(queries)
+        asked_QV.data[:] = 1
+        step = max(1, _BLOCK // len(documents))
+        for start in range(0, len(queries), step):
+            part = slice(start, min(start + step, len(queries)))
+            yield part, (asked_QV[part] @ counts_MV.T).toarray()
+
+
+def similarity_blocks(
+    encode: Encode | Bm25, queries: Sequence[str], documents: Sequence[str]
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Similarities of some queries at a time with all documents: (rows, (len(rows), M)), in order.
+
+    Raises:
+        InputError: as `embed_once` and `Bm25` do.
+    """
+    if isinstance(encode, Bm25):
+        return encode.blocks(queries, documents)
+    return cosine_blocks(*embed_once(encode, queries, documents))
+
+
+class Pca:
+    """The first `size` principal components of an encoder's embeddings of length 1, fitted on `texts`.
+
+    Args:
+        encode: called again for each text; give one that keeps what it has embedded.
+    """
+
+    def __init__(self, encode: Encode, texts: Sequence[str], size: int) -> None:
+        rows_NH = np.asarray(normalise(embed_once(encode, texts)[0]), dtype=np.float64)
+        self._encode, self._mean = encode, rows_NH.mean(axis=0)
+        covariance = np.cov(rows_NH.T)
+        self._directions = np.linalg.eigh(covariance)[1][:, ::-1][:, :size]
+
+    def __call__(self, sentences: list[str]) -> np.ndarray:
+        """Rows for `sentences`: (n, size) float64."""
+        rows = np.asarray(normalise(self._encode(sentences)), dtype=np.float64)
+        return np.asarray((rows - self._mean) @ self._directions)
 
 
 class Sif:

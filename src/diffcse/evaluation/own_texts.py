@@ -12,25 +12,22 @@ Shape suffixes: N texts, H numbers of an embedding, Q queries, L labels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from diffcse.errors import InputError
-from diffcse.evaluation.candidates import Candidate
-from diffcse.evaluation.embeddings import EmbeddingMatrix, cosine_blocks, embed_once, normalise
-from diffcse.evaluation.floors import TfIdf
-from diffcse.evaluation.measuring import EmbedOnce, Progress
-from diffcse.record import versions
+from diffcse.evaluation.embeddings import EmbeddingMatrix, Encode, cosine_blocks, embed_once, normalise
+from diffcse.evaluation.floors import Bm25, similarity_blocks
 from diffcse.text.formats import Wanted, parse, read
 from diffcse.text.sources import find_sources
+from diffcse.text.strings import iter_strings
 from diffcse.text.tables import LONGEST_RECORD
 
-SCHEMA = "diffcse-own-texts/1"
 NEIGHBOURS, QUERIES, SHOTS, DRAWS = 10, 2000, 10, 3
 _TIE, _RESAMPLES = 1e-6, 1000
 Labels = npt.NDArray[np.int64]
@@ -49,49 +46,125 @@ class LabelledTexts:
     """Rows left out because the text or the label is blank."""
     sha256: str
 
+    score: ClassVar[str] = f"precision@{NEIGHBOURS}"
+
+    @property
+    def sentences(self) -> list[str]:
+        """What an encoder embeds."""
+        return self.texts
+
+    @property
+    def items(self) -> str:
+        """Number of texts, labels and queries."""
+        return f"{len(self.texts):,} texts, {len(self.names):,} labels, {min(QUERIES, len(self.texts)):,} queries"
+
+    def values(self, encode: Encode | Bm25) -> dict[str, npt.NDArray[np.float64]]:
+        """precision@10 of each query, in points: (Q,)."""
+        queries_Q = draw_queries(len(self.texts))
+        blocks = similarity_blocks(encode, [self.texts[query] for query in queries_Q], self.texts)
+        return {self.score: 100 * _precision(blocks, self.labels_N, queries_Q, NEIGHBOURS)}
+
+    def draws(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """See `mean_draws`."""
+        return mean_draws(values)
+
+    def more(self, encode: Encode) -> dict[str, dict[str, float]]:
+        """Clusters and few-shot accuracy in points: mean, lowest and highest of three seeds."""
+        rows_NH = np.asarray(normalise(embed_once(encode, self.texts)[0]))
+        accuracy, nmi = zip(*(cluster_agreement(rows_NH, self.labels_N, seed) for seed in range(DRAWS)), strict=True)
+        few = [few_shot_accuracy(rows_NH, self.labels_N, seed) for seed in range(DRAWS)]
+        return {
+            name: {"value": 100 * float(np.mean(values)), "low": 100 * min(values), "high": 100 * max(values)}
+            for name, values in (("kmeans_accuracy", accuracy), ("nmi", nmi), ("few_shot", few))
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What the report says about the data."""
+        return {"texts": len(self.texts), "queries": min(QUERIES, len(self.texts)), "labels": len(self.names)}
+
 
 @dataclass(frozen=True)
 class _Columns(Wanted):
+    """Columns, each named by an option of the same place in `roles`."""
+
+    roles: tuple[str, ...] = ()
+
     @property
     def options(self) -> dict[str, str]:
-        return {self.columns[0]: "column", str(self.document): "label"}
+        return dict(zip(self.names, self.roles, strict=True))
 
 
-def read_labelled(file: str | Path, column: str = "text", label: str = "label") -> LabelledTexts:
-    """The texts of one table or JSON file (or a glob of them), with their labels; equal texts are kept.
+def read_columns(source: Any, columns: tuple[str, str], roles: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    """The rows of two columns, stripped. A missing value is an empty text.
+
+    Args:
+        source: a table (DataFrame, dict, data set), or the name of a file, a glob or a hub data set.
+        roles: the options (and arguments) that name the columns.
+
+    Raises:
+        InputError: a file cannot be read, or a column is missing.
+    """
+    if not isinstance(source, str | Path):
+        first, second = (_cells(source, name, role) for name, role in zip(columns, roles, strict=True))
+        if len(first) != len(second):
+            raise InputError(f"{roles[1]} = {columns[1]!r}: {len(second)} values beside {len(first)} of {columns[0]!r}")
+        yield from zip(first, second, strict=True)
+        return
+    # A document's name may be a number in JSON and Parquet, and labels often are.
+    wanted = _Columns(columns[:1], columns[1], LONGEST_RECORD, roles=roles)
+    for place in find_sources([source]):
+        if not place.has_columns:
+            raise InputError(
+                f"{place.name}: plain text has no column {columns[1]!r}. Give .csv, .tsv, .jsonl or .parquet"
+            )
+        for block in read(place, wanted):
+            rows = parse(block, wanted)
+            yield from ((a.strip(), b.strip()) for a, b in zip(rows.cells[0], rows.documents or [], strict=True))
+
+
+def _cells(table: Any, column: str, role: str) -> list[str]:
+    try:
+        values: Iterable[Any] = table[column]
+    except (KeyError, TypeError, IndexError):
+        raise InputError(f"{role} = {column!r}: the {type(table).__name__} has no such column") from None
+    texts = (
+        "" if value is None or value != value else value if isinstance(value, str) else str(value) for value in values
+    )
+    return [text.strip() for text in iter_strings(texts, role)]
+
+
+def source_name(source: Any) -> str:
+    """The name of a table in messages and reports."""
+    return str(source) if isinstance(source, str | Path) else f"a {type(source).__name__}"
+
+
+def sha256_of(rows: Iterable[tuple[str, str]]) -> str:
+    """Hash (hex) of rows of two cells."""
+    return hashlib.sha256("\n".join(f"{a}\t{b}" for a, b in rows).encode()).hexdigest()
+
+
+def read_labelled(source: Any, column: str = "text", label: str = "label") -> LabelledTexts:
+    """The texts of one table (or of files that `read_columns` takes), with their labels; equal texts are kept.
 
     Raises:
         InputError: a file cannot be read, a column is missing, fewer than 11 texts, or fewer than two labels that occur
             twice.
     """
-    wanted = _Columns((column,), label, LONGEST_RECORD)
-    texts: list[str] = []
-    labels: list[str] = []
-    empty = 0
-    for source in find_sources([file]):
-        if not source.has_columns:
-            raise InputError(
-                f"{source.name}: plain text has no column {label!r}. Give a .csv, .tsv, .jsonl or .parquet"
-            )
-        for block in read(source, wanted):
-            rows = parse(block, wanted)
-            for text, name in zip(rows.cells[0], rows.documents or [], strict=True):
-                if text.strip() and name.strip():
-                    texts.append(text.strip())
-                    labels.append(name.strip())
-                else:
-                    empty += 1
-    if len(texts) <= NEIGHBOURS:
+    rows = list(read_columns(source, (column, label), ("column", "label")))
+    whole = [(text, name) for text, name in rows if text and name]
+    file = source_name(source)
+    if len(whole) <= NEIGHBOURS:
         where = f"{file}, columns {column!r} and {label!r}"
-        raise InputError(f"{where}: {len(texts)} labelled texts. Give {NEIGHBOURS + 1} or more")
+        raise InputError(f"{where}: {len(whole)} labelled texts. Give {NEIGHBOURS + 1} or more")
+    texts, labels = map(list, zip(*whole, strict=True))
     names, labels_N, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if (repeated := (counts > 1).sum()) < 2:
         raise InputError(
             f"{file}, column {label!r}: at least two labels must occur on two texts or more; {repeated} of "
             f"{len(names)} does. Choose another column with --label"
         )
-    digest = hashlib.sha256("\n".join(f"{a}\t{b}" for a, b in zip(texts, labels, strict=True)).encode()).hexdigest()
-    return LabelledTexts(str(file), texts, labels_N.astype(np.int64), tuple(map(str, names)), empty, digest)
+    empty = len(rows) - len(whole)
+    return LabelledTexts(file, texts, labels_N.astype(np.int64), tuple(map(str, names)), empty, sha256_of(whole))
 
 
 def draw_queries(texts: int) -> Labels:
@@ -110,8 +183,14 @@ def neighbour_precision(
     >>> neighbour_precision(rows, np.array([0, 0, 1, 0]), np.arange(4), k=1).tolist()
     [1.0, 1.0, 0.0, 0.0]
     """
+    return _precision(cosine_blocks(rows_NH[queries_Q], rows_NH), labels_N, queries_Q, k)
+
+
+def _precision(
+    blocks: Iterable[tuple[slice, np.ndarray]], labels_N: Labels, queries_Q: Labels, k: int
+) -> npt.NDArray[np.float64]:
     precision_Q = np.empty(len(queries_Q))
-    for rows, cosine in cosine_blocks(rows_NH[queries_Q], rows_NH):
+    for rows, cosine in blocks:
         own = queries_Q[rows]
         same = labels_N[own][:, None] == labels_N
         distance = np.where(same, cosine.dtype.type(_TIE), cosine.dtype.type(0)) - cosine
@@ -153,48 +232,11 @@ def few_shot_accuracy(rows_NH: np.ndarray, labels_N: Labels, seed: int, shots: i
 
 def bootstrap(values_Q: npt.NDArray[np.float64]) -> dict[str, float]:
     """Mean of `values_Q` in points, with its 95 % interval over resampled queries (seed 0)."""
+    low, high = np.quantile(mean_draws(100 * values_Q), (0.025, 0.975))
+    return {"value": 100 * float(values_Q.mean()), "low": float(low), "high": float(high)}
+
+
+def mean_draws(values_Q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The mean of 1,000 draws of queries with replacement (seed 0): (1000,), the same draws for every encoder."""
     picks = np.random.default_rng(0).integers(0, len(values_Q), (_RESAMPLES, len(values_Q)), dtype=np.int32)
-    low, high = np.quantile(values_Q[picks].mean(axis=1), (0.025, 0.975))
-    return {"value": 100 * float(values_Q.mean()), "low": 100 * float(low), "high": 100 * float(high)}
-
-
-def evaluate_own_texts(
-    candidates: Sequence[Candidate], data: LabelledTexts, *, floors: bool = False, progress: Progress = lambda *_: None
-) -> dict[str, Any]:
-    """Each encoder's measures on `data`, as plain JSON values in points.
-
-    "low" and "high" of precision@10 and of its difference from the first encoder are a 95 % interval over queries; of
-    the other measures they are the lowest and highest of three starts or draws. `floors` adds TF-IDF.
-
-    Raises:
-        InputError: an encoder fails, or gives NaN or infinity.
-    """
-    queries_Q = draw_queries(len(data.texts))
-    results: list[dict[str, Any]] = []
-    first_Q: Any = None
-    for candidate in candidates:
-        report = lambda done, total, name=candidate.name: progress(name, "embedding", done, total)  # noqa: E731
-        (rows,) = embed_once(EmbedOnce(candidate.fit(data.texts), report), data.texts)
-        progress(candidate.name, "neighbours, clusters, few examples", 0, 0)
-        precision_Q = neighbour_precision(rows, data.labels_N, queries_Q)
-        first_Q = precision_Q if first_Q is None else first_Q
-        encoder = {"name": candidate.name, "fingerprint": candidate.fingerprint} | candidate.facts
-        scores = {"precision@10": bootstrap(precision_Q), "difference": bootstrap(precision_Q - first_Q)}
-        results.append({"encoder": encoder} | scores | _groups(np.asarray(normalise(rows)), data.labels_N))
-    if floors:
-        precision_Q = neighbour_precision(TfIdf(data.texts)(data.texts), data.labels_N, queries_Q)
-        floor = {"precision@10": bootstrap(precision_Q), "difference": bootstrap(precision_Q - first_Q)}
-        results.append({"encoder": {"name": "TF-IDF"}} | floor)
-    facts = {"file": data.name, "sha256": data.sha256, "texts": len(data.texts), "queries": len(queries_Q)}
-    facts |= {"labels": len(data.names), "empty": data.empty}
-    return {"schema": SCHEMA, "data": facts, "results": results, "versions": versions()}
-
-
-def _groups(rows_NH: np.ndarray, labels_N: Labels) -> dict[str, dict[str, float]]:
-    """Clusters and few-shot accuracy in points: mean, lowest and highest of three seeds."""
-    accuracy, nmi = zip(*(cluster_agreement(rows_NH, labels_N, seed) for seed in range(DRAWS)), strict=True)
-    few = [few_shot_accuracy(rows_NH, labels_N, seed) for seed in range(DRAWS)]
-    return {
-        name: {"value": 100 * float(np.mean(values)), "low": 100 * min(values), "high": 100 * max(values)}
-        for name, values in (("kmeans_accuracy", accuracy), ("nmi", nmi), ("few_shot", few))
-    }
+    return np.asarray(values_Q[picks].mean(axis=1))

@@ -29,6 +29,7 @@ from diffcse.evaluation.downstream import EXAMPLES_IN
 from diffcse.evaluation.embeddings import Encode
 from diffcse.evaluation.jobs import GROUPS, Group, Job, jobs_of
 from diffcse.evaluation.measuring import Measured, Progress, measure
+from diffcse.evaluation.own_report import evaluate_own, own_data
 from diffcse.evaluation.probes import LOGISTIC, PROBES, Probe
 from diffcse.evaluation.sts import SEVEN, text_variant
 from diffcse.record import versions
@@ -41,8 +42,14 @@ TRANSFER_SEVEN = tuple(EXAMPLES_IN)
 
 def evaluate(
     encoders: Encoder | Encode | str | Path | Mapping[str, Any] | Sequence[Any],
-    data: str | Path | Sequence[str | Path] | Data,
+    data: str | Path | Sequence[str | Path] | Data | None = None,
     *,
+    texts: Any = None,
+    pairs: Any = None,
+    graded: str | Path | None = None,
+    column: str | None = None,
+    label: str = "label",
+    answer: str = "answer",
     tasks: Group | Literal["all"] = "sts",
     pooling: EncoderPooling | None = None,
     probe: Literal["logistic", "adam", "adam-fast"] = "logistic",
@@ -57,17 +64,27 @@ def evaluate(
         encoders: one or several of: a folder, run or hub id; a file of embeddings; an `Encoder`; any function from a
             list of n sentences to n rows, such as `SentenceTransformer(...).encode`. A mapping gives them names.
         data: a folder or several, in the layouts of `evaluation.data`, or `hub:` data sets.
+        texts: instead of data: your own texts with labels, a file or a table (DataFrame, dict, data set).
+        pairs: instead of data: your own questions with their answers, a file or a table.
+        graded: instead of data: a .tsv file of your own graded pairs.
+        column: of the text or the question; "text" or "question" if not given.
+        label: column of the label; `answer`: that of the answer.
         tasks: what to measure.
         pooling: overrides what folders say; needed for plain checkpoints.
         probe: the classifier of the transfer tasks.
         floors: add TF-IDF, and SIF over the first model's input embeddings.
 
     Returns:
-        The report, plain JSON values; `read_schema()` describes it.
+        The report, plain JSON values; `read_schema()` describes it. That of your own data also prints as a table.
 
     Raises:
         InputError: an encoder or a set cannot be used.
     """
+    if data is None:
+        own = own_data(texts, pairs, graded, column=column, label=label, answer=answer)
+        return evaluate_own(_candidates(encoders, pooling), own, progress=progress)
+    if not (texts is None and pairs is None and graded is None):
+        raise InputError("texts, pairs and graded stand in place of data: give one of them")
     if probe not in PROBES:
         raise InputError(f"probe {probe!r}: must be one of {', '.join(PROBES)}")
     groups: tuple[Group, ...] = GROUPS if tasks == "all" else (tasks,)
@@ -76,10 +93,14 @@ def evaluate(
     if not isinstance(data, Data):
         folders = [data] if isinstance(data, str | Path) else data
         data = find_data(folders, groups=groups, allow_partial=allow_partial)
-    candidates = [any_candidate(name, encoder, pooling) for name, encoder in _named(encoders)]
+    candidates = _candidates(encoders, pooling)
     candidates += floor_candidates(candidates) if floors else []
     cache = ResultCache(default_cache_dir() if use_cache else None)
     return build_report(candidates, data, groups=groups, probe=PROBES[probe], cache=cache, progress=progress)
+
+
+def _candidates(encoders: Any, pooling: EncoderPooling | None) -> list[Candidate]:
+    return [any_candidate(name, encoder, pooling) for name, encoder in _named(encoders)]
 
 
 def _named(encoders: Any) -> list[tuple[str | None, Any]]:

@@ -16,6 +16,7 @@ import numpy as np
 from diffcse.errors import InputError
 from diffcse.evaluation.beir import Collection
 from diffcse.evaluation.embeddings import EmbeddingMatrix, Encode, cosine_blocks, embed_once
+from diffcse.evaluation.floors import Bm25, similarity_blocks
 
 CUTOFF = 10  # of the reciprocal rank and of nDCG: what MS MARCO and BEIR report
 _TIE = 1e-6  # cosines this close are equal: matrix products in float32 round equal rows apart by about 1e-7
@@ -106,6 +107,8 @@ class CollectionScore:
     recall: dict[int, float]
     """k -> mean share of a query's answers among its first k."""
     gains: np.ndarray = field(repr=False, compare=False)  # (queries,), their mean is `ndcg`
+    reciprocal_ranks: np.ndarray = field(repr=False, compare=False)  # (queries,), their mean is `mrr`
+    hits: dict[int, np.ndarray] = field(repr=False, compare=False)  # k -> (queries,), their mean is `recall[k]`
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as plain JSON values."""
@@ -114,7 +117,9 @@ class CollectionScore:
         }
 
 
-def score_collection(encode: Encode, collection: Collection, ks: Sequence[int] = (1, 5, 10, 100)) -> CollectionScore:
+def score_collection(
+    encode: Encode | Bm25, collection: Collection, ks: Sequence[int] = (1, 5, 10, 100)
+) -> CollectionScore:
     """Rank `collection.documents` by cosine for each query; of equal cosines the wrong documents rank first.
 
     nDCG is that of trec_eval, which BEIR uses: gain = grade, discount = log2(1 + rank).
@@ -122,12 +127,11 @@ def score_collection(encode: Encode, collection: Collection, ks: Sequence[int] =
     Raises:
         InputError: as `embed_once` does.
     """
-    queries, documents = embed_once(encode, collection.queries, collection.documents)
     n = len(collection.queries)
     depth = max(CUTOFF, *ks)
     mrr, gains, hits = np.zeros(n), np.zeros(n), {k: np.zeros(n) for k in ks}
     discounts = 1 / np.log2(np.arange(2, CUTOFF + 2))
-    for rows, cosine in cosine_blocks(queries, documents):
+    for rows, cosine in similarity_blocks(encode, collection.queries, collection.documents):
         for i, values in zip(range(rows.start, rows.stop), cosine, strict=True):
             answers = collection.relevant[i]
             places = np.fromiter(answers, dtype=np.int64)
@@ -154,6 +158,8 @@ def score_collection(encode: Encode, collection: Collection, ks: Sequence[int] =
         ndcg=100 * float(gains.mean()),
         recall={k: 100 * float(hit.mean()) for k, hit in hits.items()},
         gains=100 * gains,
+        reciprocal_ranks=100 * mrr,
+        hits={k: 100 * hit for k, hit in hits.items()},
     )
 
 
