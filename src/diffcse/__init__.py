@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from diffcse.errors import InputError
     from diffcse.evaluation.data import find_data
     from diffcse.evaluation.report import evaluate
+    from diffcse.grouping.clusters import cluster
+    from diffcse.grouping.duplicates import dedup
     from diffcse.integrations.evaluators import StsEvaluator
     from diffcse.method.build import build
     from diffcse.method.inspect import conditional_gain, judge
@@ -63,6 +65,8 @@ _HOMES = {
     "encode": "encoder.similarity",
     "similarity": "encoder.similarity",
     "embed": "encoder.stream",
+    "dedup": "grouping.duplicates",
+    "cluster": "grouping.clusters",
     "evaluate": "evaluation.report",
     "find_data": "evaluation.data",
     "StsEvaluator": "integrations.evaluators",
@@ -83,7 +87,9 @@ __all__ = [
     "Trained",
     "Training",
     "build",
+    "cluster",
     "conditional_gain",
+    "dedup",
     "embed",
     "encode",
     "evaluate",

@@ -132,6 +132,10 @@ class LiveLine:
             self._printed = time.monotonic()
             say(self.console, "  ".join(parts))
 
+    def restart(self) -> None:
+        """Another piece of work begins: it has its own time left."""
+        self._began = None
+
     def close(self) -> None:
         """Remove the line, also after an error."""
         if self._bar:
@@ -198,7 +202,8 @@ class EvaluationView(LiveLine):
     def __call__(self, encoder: str, action: str, done: int, total: int) -> None:
         """As `evaluation.measuring.Progress`."""
         if self.console.is_terminal:
-            self._began = None if not done else self._began  # each encoder has its own time left
+            if not done:
+                self.restart()
             of = f"{done:,} of {total:,} sentences" if total else ""
             self.show(done / total if total else None, [f"{action}  {of}".strip()], [encoder])
 

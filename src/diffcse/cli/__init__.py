@@ -25,7 +25,9 @@ from rich.console import Console
 from tyro.conf import OmitArgPrefixes
 
 from diffcse.cli.ablate import Ablate
+from diffcse.cli.cluster import Cluster
 from diffcse.cli.compare import Compare
+from diffcse.cli.dedup import Dedup
 from diffcse.cli.doctor import Doctor
 from diffcse.cli.embed import Embed
 from diffcse.cli.evaluate import Evaluate
@@ -55,6 +57,8 @@ GROUPS: dict[str, dict[str, tuple[Any, str]]] = {
     "use": {
         "embed": (Embed, "Write the embedding of each line of a file"),
         "similarity": (Similarity, "Print how similar sentences are"),
+        "dedup": (Dedup, "Leave out texts that repeat an earlier one"),
+        "cluster": (Cluster, "Divide texts into clusters with words for names"),
     },
 }
 """Verbs by what they are for, in the order of the job; each with its line in the overview."""

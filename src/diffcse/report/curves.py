@@ -21,13 +21,21 @@ class Curve:
     """As SVG writes it."""
 
 
-def curves_html(curves: Sequence[Curve], *, form: str = ".2f", values: Sequence[float] = (), height: int = 150) -> str:
+def curves_html(
+    curves: Sequence[Curve],
+    *,
+    form: str = ".2f",
+    values: Sequence[float] = (),
+    height: int = 150,
+    mark: float | None = None,
+) -> str:
     """The curves as an HTML fragment.
 
     Args:
         form: format of the values; its decimals set the least span of the axis.
         values: further values that the vertical axis must hold.
         height: of the plot, in pixels.
+        mark: a step that a vertical line marks.
     """
     own = [value for curve in curves for _, value in curve.points]
     decimals = int(form[1]) + 2 * form.endswith("%")
@@ -49,6 +57,8 @@ def curves_html(curves: Sequence[Curve], *, form: str = ".2f", values: Sequence[
         )
     across = [(100 * (high - tick) / (high - low), tick) for tick in ticks(low, high, 5)]
     grid = "".join(f'<path class="grid" d="M0 {y:.2f}H100" vector-effect="non-scaling-stroke"/>' for y, _ in across)
+    if mark is not None:
+        grid += f'<path class="mark" d="M{100 * mark / last:.2f} 0V100" vector-effect="non-scaling-stroke"/>'
     decimal = "%" if form.endswith("%") else ""
     left = "".join(
         f'<span style="top:{y:.2f}%">{f"{tick:.0%}" if decimal else f"{tick:.5g}"}</span>' for y, tick in across

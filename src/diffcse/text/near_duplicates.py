@@ -21,7 +21,7 @@ UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4
 """Character ranges of scripts that put no space between words."""
 WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 """A word; in scripts without spaces, a character."""
-_BANDS, _ROWS = 21, 6  # two sets of similarity 0.8 share a band with probability 0.998, of 0.5 with 0.28
+BANDS, _ROWS = 21, 6  # two sets of similarity 0.8 share a band with probability 0.998, of 0.5 with 0.28
 _MOST_PAIRS = 200  # compared in a group of sentences that share a band
 _MOST_EXAMPLES = 5
 
@@ -44,10 +44,10 @@ class NearDuplicates:
 
 def find_near_duplicates(sentences: Sequence[str]) -> NearDuplicates:
     """Find the near-duplicates among at least two sentences; the sampling of pairs is seeded."""
-    bands_NB = _band_keys(sentences)
+    bands_NB = band_keys(sentences)
     rng = np.random.default_rng(0)
     result = NearDuplicates(np.zeros(len(sentences), np.bool_))
-    for band in range(_BANDS):
+    for band in range(BANDS):
         order = np.argsort(bands_NB[:, band], kind="stable")
         edges = np.flatnonzero(np.diff(bands_NB[order, band])) + 1
         for members in np.split(order, edges):
@@ -67,27 +67,27 @@ def _compare_group(
     i, j, weight = _pairs_of(members, rng)
     is_new = ~(earlier_bands[i] == earlier_bands[j]).any(axis=1)  # other pairs were compared in an earlier band
     for a, b in zip(i[is_new].tolist(), j[is_new].tolist(), strict=True):
-        if _jaccard(sentences[a], sentences[b]) >= SIMILAR:
+        if _likeness(sentences[a], sentences[b]) >= SIMILAR:
             result.pairs += weight
             result.is_paired[[a, b]] = True
             if len(result.examples) < _MOST_EXAMPLES:
                 result.examples[(sentences[min(a, b)], sentences[max(a, b)])] = None
     if weight > 1:  # the sample of pairs leaves members out; comparing neighbours reaches each member
         for a, b in zip(members[:-1].tolist(), members[1:].tolist(), strict=True):
-            if not result.is_paired[[a, b]].all() and _jaccard(sentences[a], sentences[b]) >= SIMILAR:
+            if not result.is_paired[[a, b]].all() and _likeness(sentences[a], sentences[b]) >= SIMILAR:
                 result.is_paired[[a, b]] = True
 
 
-def _band_keys(sentences: Sequence[str]) -> npt.NDArray[np.int64]:
+def band_keys(sentences: Sequence[str]) -> npt.NDArray[np.int64]:
     """(N, bands): equal numbers in a column mean equal signatures in that band."""
     from rensa import RMinHash
 
-    signatures = np.empty((len(sentences), _BANDS * _ROWS), np.uint32)
+    signatures = np.empty((len(sentences), BANDS * _ROWS), np.uint32)
     for first in range(0, len(sentences), 2048):
-        words = [sorted(_words(sentence)) for sentence in sentences[first : first + 2048]]
-        rows = RMinHash.digest_matrix_from_token_sets(words, _BANDS * _ROWS, 0).to_rows()
+        words = [sorted(word_set(sentence)) for sentence in sentences[first : first + 2048]]
+        rows = RMinHash.digest_matrix_from_token_sets(words, BANDS * _ROWS, 0).to_rows()
         signatures[first : first + len(rows)] = rows
-    return np.stack([_row_keys(signatures[:, b * _ROWS : (b + 1) * _ROWS]) for b in range(_BANDS)], axis=1)
+    return np.stack([_row_keys(signatures[:, b * _ROWS : (b + 1) * _ROWS]) for b in range(BANDS)], axis=1)
 
 
 def _row_keys(rows: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
@@ -110,10 +110,15 @@ def _pairs_of(
     return members[i], members[j], every / _MOST_PAIRS
 
 
-def _words(sentence: str) -> set[str]:
+def word_set(sentence: str) -> set[str]:
+    """The distinct words of a sentence, in lower case."""
     return set(WORD.findall(sentence.lower()))
 
 
-def _jaccard(first: str, second: str) -> float:
-    a, b = _words(first), _words(second)
-    return len(a & b) / len(a | b)
+def jaccard(a: set[str], b: set[str]) -> float:
+    """Shared elements over all elements; two empty sets are equal."""
+    return len(a & b) / len(a | b) if a or b else 1.0
+
+
+def _likeness(first: str, second: str) -> float:
+    return jaccard(word_set(first), word_set(second))
