@@ -11,7 +11,7 @@ import pytest
 import diffcse
 
 SOURCE = Path(diffcse.__file__).parent
-GROUND = {"errors", "figures", "files", "machine", "record", "stops", "streams"}
+GROUND = {"errors", "figures", "files", "machine", "network", "record", "stops", "streams"}
 """What every room may import."""
 SETTINGS = GROUND | {"config"}
 DATA = SETTINGS | {"text"}
@@ -24,6 +24,7 @@ RULE = {
     "figures": set(),
     "machine": {"errors"},
     "record": {"errors", "files", "machine"},
+    "network": set(),
     "stops": set(),
     "streams": set(),
     "config": GROUND,

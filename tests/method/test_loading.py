@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import diffcse.method.loading as loading
 from diffcse.config import Method
@@ -166,3 +167,38 @@ def test_what_is_no_causal_generator(tmp_path):
         load_causal_generator(tmp_path / "headless")
     with pytest.raises(InputError, match="no such folder here"):
         load_causal_generator("nobody/nothing")
+
+
+def changed_config(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_integer_weights_are_called_that(tmp_path):
+    folder = save_tiny(tmp_path / "integers", "bert")
+    weights = {name: weight.to(torch.int64) for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"integers/model\.safetensors: .*holds integers \(I64\)"):
+        load_encoder(folder)
+
+
+def test_weights_of_another_shape_are_named_with_both_shapes(tmp_path):
+    folder = save_tiny(tmp_path / "shapes", "bert")
+    width = json.loads((folder / "config.json").read_text())["intermediate_size"]
+    changed_config(folder, intermediate_size=width + 8)
+    for read in (load_encoder, load_generator):
+        with pytest.raises(InputError, match=rf"shapes: .*intermediate\.dense\.bias .*\({width},\).*\({width + 8},\)"):
+            read(folder)
+
+
+@pytest.mark.parametrize("damage", [{"hidden_size": "x"}, {"model_type": "nonesuch"}, None])
+def test_a_broken_config_is_not_blamed_on_the_tokenizer(tmp_path, damage):
+    folder = save_tiny(tmp_path / "broken", "bert")
+    if damage:
+        changed_config(folder, **damage)
+    else:
+        (folder / "config.json").write_text('{"model_type": ')
+    read = load_encoder if damage == {"model_type": "nonesuch"} else load_tokenizer
+    with pytest.raises(InputError, match=r"broken: its config\.json cannot be used: ") as refused:
+        read(folder)
+    assert "tokenizer" not in str(refused.value)

@@ -83,7 +83,8 @@ def oracle(text: str) -> list[str]:
     lines = re.split("\r\n|\n" if "\n" in text else "\r", text)
     sentences = [unicodedata.normalize("NFC", re.sub(INVISIBLE, "", line)) for line in lines]
     sentences = [re.sub(r"\s+", " ", sentence).strip() for sentence in sentences]
-    return list(dict.fromkeys(s for s in sentences if s))
+    visible = [s for s in sentences if any(unicodedata.category(c) not in ("Cc", "Cf") for c in s.replace(" ", ""))]
+    return list(dict.fromkeys(visible))
 
 
 any_line = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), max_size=12)

@@ -17,7 +17,7 @@ from tests.training.runs import CORPUS, begin, config, refuse
 def test_refusals_leave_nothing_behind(tiny, tmp_path):
     out = tmp_path / "out"
     refuse(
-        r"training\.batch_size = 64.*--batch-size 2",
+        r"training\.batch_size = 64(?!.*--batch-size).*Give more text",
         config(tiny, batch_size=64),
         out,
         Corpus.from_sentences(SENTENCES[:3]),

@@ -28,6 +28,7 @@ from diffcse.encoder.save import LIMITS, MODULES, WEIGHTS
 from diffcse.errors import InputError
 from diffcse.method.loading import load_encoder, load_tokenizer, named, read_vocabulary
 from diffcse.method.tail import Dense
+from diffcse.network import hub_or_cache, why_not_loaded
 
 
 def load(source: str | Path, *, pooling: EncoderPooling | None = None) -> Encoder:
@@ -148,10 +149,10 @@ def start_layout(source: str | Path) -> Layout:
 def _fetch(hub_id: str) -> Path:
     """The folder of a hub id in the hub's cache, with settings and safetensors but no code and no pickles."""
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
+        with hub_or_cache():
+            return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{hub_id}: there is no such folder here, and as a hub id: {reason}") from error
+        raise InputError(f"{hub_id}: there is no such folder here, and as a hub id: {why_not_loaded(error)}") from error
 
 
 def _no_safetensors(source: str | Path, folder: Path, is_local: bool) -> str:

@@ -8,14 +8,16 @@ and no code of a checkpoint is run.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -28,6 +30,7 @@ from transformers.utils import logging as hf_logging
 from diffcse.config import Method
 from diffcse.errors import InputError
 from diffcse.method.edits import Vocabulary
+from diffcse.network import hub_or_cache, why_not_loaded
 
 MINI = Path(__file__).parent.parent / "assets" / "mini"
 """The bundled masked language model."""
@@ -358,24 +361,58 @@ def _load(kind: Any, source: str | Path, part: str, **options: Any) -> Any:
         inside = f": give {source}/model" if (path / "model" / "config.json").is_file() else ""
         raise InputError(f"{source}: no model folder: it has no config.json{inside}")
     if kind is not AutoTokenizer:
-        options = {"use_safetensors": True, **options}
+        options = {"use_safetensors": True, "ignore_mismatched_sizes": True, **options}
     try:
-        with quiet():
-            return kind.from_pretrained(source, trust_remote_code=False, **options)
+        with quiet(), nullcontext() if local else hub_or_cache():
+            loaded = kind.from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:
-        reason = _first_line(error)
         if not local:
             raise InputError(
-                f"{source}: cannot be loaded as {part}: there is no such folder here, and as a hub id: {reason}"
+                f"{source}: cannot be loaded as {part}: there is no such folder here, and as a hub id: "
+                f"{why_not_loaded(error)}"
             ) from error
-        pickles = [] if list(path.glob("*.safetensors")) else [file.name for file in path.glob("*.bin")]
-        hint = (
-            f"; weights are read from safetensors only, and {pickles[0]} is a pickle: convert it first"
-            if pickles
-            else ""
+        raise InputError(f"{source}: {_why_not_loaded(path, part, error)}") from error
+    if options.get("output_loading_info"):
+        _check_weights(path, loaded[1]["mismatched_keys"])
+    return loaded
+
+
+def _why_not_loaded(folder: Path, part: str, error: Exception) -> str:
+    """What is wrong with a local folder that does not load."""
+    try:
+        AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as cause:  # the tokenizer is loaded first, and reads the configuration too
+        return f"its config.json cannot be used: {_first_line(cause)}"
+    pickles = [] if list(folder.glob("*.safetensors")) else [file.name for file in folder.glob("*.bin")]
+    hint = (
+        f"; weights are read from safetensors only, and {pickles[0]} is a pickle: convert it first" if pickles else ""
+    )
+    return f"cannot be loaded as {part}{hint}: {_first_line(error)}"
+
+
+def _check_weights(folder: Path, mismatched: Iterable[tuple[str, Any, Any]]) -> None:
+    """Refuse weights of another shape than config.json says, and integers, which from_pretrained rounds without a word.
+
+    Raises:
+        InputError: names the first such weight.
+    """
+    for name, stored, wanted in sorted(mismatched):
+        raise InputError(
+            f"{folder}: weights and config.json do not belong together: {name} has the shape {tuple(stored)}, and "
+            f"config.json says {tuple(wanted)}. Restore the config.json that was saved with these weights"
         )
-        raise InputError(f"{source}: cannot be loaded as {part}{hint}: {reason}") from error
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - it is no dictionary
+                kind = weights.get_slice(name).get_dtype()
+                if name.endswith((".weight", ".bias")) and kind[0] in "IU":
+                    raise InputError(
+                        f"{file}: the weight {name} holds integers ({kind}), as in quantised models. Take the model "
+                        "before it was quantised: only floating-point weights are read"
+                    )
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """The first line of an error, with the second if the first only announces it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])

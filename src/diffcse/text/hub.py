@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from diffcse.errors import InputError
+from diffcse.network import hub_or_cache, is_unreachable, why_unreachable
 
 PREFIX = "hub:"
 _SPELLING = re.compile(
@@ -72,30 +73,22 @@ class HubName:
         from huggingface_hub import HfApi
 
         try:
-            return self.name, 0, str(HfApi().dataset_info(self.id, revision=self.revision).sha)
+            with hub_or_cache():
+                return self.name, 0, str(HfApi().dataset_info(self.id, revision=self.revision).sha)
         except Exception as error:
             raise self.failure(error) from error
 
     def failure(self, error: Exception) -> InputError:
         """The error for the user, from an error of a library."""
         reason = str(error).strip().partition("\n")[0]
-        if _is_network(error):
+        if is_unreachable(error):
+            reason = why_unreachable() or reason
             return Unreachable(
                 f"{self.name}: the hub cannot be reached ({reason}). Try again with a network, or name a whole commit "
                 f"({PREFIX}{self.id}@COMMIT) that was read before, or give the data set's folder as {PREFIX}./FOLDER."
             )
         reason = reason if reason[-1:] in (".", "!", "?") else f"{reason}."
         return InputError(f"{self.name}: {reason} Write hub:OWNER/NAME, with /CONFIG, @REVISION and :SPLIT as needed.")
-
-
-def _is_network(error: BaseException | None) -> bool:
-    """Whether the network failed. Each library has its own errors for that, so their names decide."""
-    while error is not None:
-        names = [kind.__name__ for kind in type(error).__mro__]
-        if any("Connect" in name or "Timeout" in name or "Offline" in name for name in names):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def parse(spelling: str, *, split: str = "train") -> HubName:
@@ -134,7 +127,8 @@ def download(name: HubName, commit: str, patterns: Sequence[str]) -> Path:
     fetch = partial(snapshot_download, name.id, repo_type="dataset", revision=commit, allow_patterns=list(patterns))
     try:
         try:
-            return Path(fetch())
+            with hub_or_cache():
+                return Path(fetch())
         except OfflineModeIsEnabled:
             # Some releases look for a file list that others do not write. Offline, no download can be unfinished.
             return Path(fetch(local_files_only=True))

@@ -27,6 +27,7 @@ from typing import Any
 
 from diffcse.config import Quoting
 from diffcse.errors import InputError
+from diffcse.text.guess import encoding_advice, wide_advice
 from diffcse.text.sources import PACKED_STARTS, Transcoder, check_encoding, open_unpacked
 
 BLOCK_BYTES = 1 << 18
@@ -114,10 +115,17 @@ def remove_invisible(cells: list[str], numbers: Sequence[int], notes: Notes) -> 
 def normalise(line: str) -> str:
     """Unicode normal form C, each run of white space as one space, no white space at the ends.
 
-    >>> normalise("  Cafe\\u0301\\u00a0\\t society ")
-    'Café society'
+    A line of nothing but control and zero-width characters is empty.
+
+    >>> normalise("  Cafe\\u0301\\u00a0\\t society "), normalise("\\u200d\\x07")
+    ('Café society', '')
     """
-    return " ".join(unicodedata.normalize("NFC", line).split())
+    text = " ".join(unicodedata.normalize("NFC", line).split())
+    return text if text.isprintable() or any(map(_is_visible, text)) else ""
+
+
+def _is_visible(character: str) -> bool:
+    return character != " " and unicodedata.category(character) not in ("Cc", "Cf")
 
 
 # Bytes -> blocks of lines
@@ -186,10 +194,7 @@ def decode_lines(
     data = block.replace(b"\r\n", b"\n").removesuffix(b"\n")
     if (at := data.find(b"\0")) >= 0:
         line = first + data.count(b"\n", 0, at)
-        raise InputError(
-            f"{name}, line {line}: a zero byte, so this is not UTF-8 text. If it is UTF-16 "
-            'without a byte order mark, set text.encoding = "utf-16-le" (--encoding utf-16-le).'
-        )
+        raise InputError(f"{name}, line {line}: a zero byte, so this is not UTF-8 text. {wide_advice(block)}")
     lines = data.split(b"\n")
     if len(data) > longest and max(map(len, lines)) > longest:
         index, long = next((i, line) for i, line in enumerate(lines) if len(line) > longest)
@@ -221,5 +226,5 @@ def _not_utf8(name: str, data: bytes, first: int, error: UnicodeDecodeError) -> 
             'Most of the file is UTF-8. To read such bytes as U+FFFD, set text.encoding = "utf-8" (--encoding utf-8).'
         )
     else:
-        advice = 'Name the encoding of the file: text.encoding = "windows-1252" (--encoding windows-1252), for example.'
+        advice = encoding_advice(data, data.split(b"\n")[line - first])
     return InputError(f"{name}, line {line}, byte {byte}: 0x{data[error.start]:02X} is not UTF-8 here. {advice}")

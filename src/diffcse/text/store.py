@@ -31,7 +31,7 @@ from diffcse.text.digest import Piece
 from diffcse.text.lines import Note
 from diffcse.text.sources import Source
 
-FORMAT = 3  # part of the cache key: raise it when the rules for text or the files change
+FORMAT = 4  # part of the cache key: raise it when the rules for text or the files change
 WINDOW = 4096  # sentences handled at once
 
 T = TypeVar("T")
@@ -151,7 +151,13 @@ class Builder:
         keep = first_occurrences(hashes)
         sentences = int(np.count_nonzero(keep))
         if sentences < least:
-            problem = "only 1 distinct sentence" if sentences else "only blank lines" if self.rows else "no text at all"
+            problem = (
+                "only 1 distinct sentence"
+                if sentences
+                else "only blank lines (without visible characters)"
+                if self.rows
+                else "no text at all"
+            )
             raise InputError(f"{origin} holds {problem}. Training compares sentences: give at least 2 different ones.")
         sizes = np.frombuffer(self.sizes, np.uint32)
         sizes[0] -= 1  # the first has no newline before it

@@ -119,14 +119,20 @@ def prepare(config: Config, corpus: Corpus | Examples, dev: PairSet | None) -> I
         examples = Without(examples, left_out)
     size, batch = len(examples), training.batch_size
     if size < batch:
+        smaller = 2 ** int(math.log2(max(size, 1)))
+        option = f", or --batch-size {smaller}" if smaller >= _SMALL_BATCH else ": each needs many others beside it"
         raise InputError(
             f"training.batch_size = {batch}: the corpus has only {size} distinct {example_name(config)}. Give more "
-            f"text, or --batch-size {max(2, 2 ** int(math.log2(size)))}."
+            f"text{option}."
         )
     per_epoch = updates_per_epoch(size, batch, training.accumulation)
     steps = training.max_steps or max(1, round(training.epochs * per_epoch))
     seen = sentences_seen(steps, size, batch, training.accumulation)
     return Inputs(corpus, examples, held_out, dev, notes, steps, seen)
+
+
+_SMALL_BATCH = 8
+"""The smallest batch that a message recommends: a sentence is compared with the others of its batch."""
 
 
 def example_name(config: Config) -> str:
