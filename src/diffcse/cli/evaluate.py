@@ -11,7 +11,7 @@ from rich.console import Console
 from tyro.conf import Positional, UseAppendAction, arg
 
 from diffcse.cli.paths import check_data, check_files, check_model
-from diffcse.config import EncoderPooling
+from diffcse.config import EncoderPooling, Quoting
 from diffcse.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,6 +48,12 @@ class Evaluate:
     """With --texts: column of the label."""
     answer: str = "answer"
     """With --pairs: column of the answer."""
+    encoding: str | None = None
+    """With --texts and --pairs: encoding of the file, such as windows-1252. Unset: UTF-8."""
+    quoting: Quoting = "auto"
+    """With --texts and --pairs: double quotes in .csv and .tsv enclose cells (csv) or are text (none)."""
+    columns: str | None = None
+    """With --texts and --pairs: names of all columns, with commas between them, where the file has no header."""
     pooling: EncoderPooling | None = None
     """Pooling for all models; needed for a plain checkpoint."""
     probe: Literal["logistic", "adam", "adam-fast"] = "logistic"
@@ -139,10 +145,12 @@ class Evaluate:
         from diffcse.files import write_json
         from diffcse.machine import tune
         from diffcse.terminal import EvaluationView, print_figures, say
+        from diffcse.text.lines import Reading
 
         tune()
         names = {"column": self.column, "label": self.label, "answer": self.answer}
-        data = own_data(self.texts, self.pairs, self.graded, **names)
+        reading = Reading.of(self.encoding, self.quoting, self.columns)
+        data = own_data(self.texts, self.pairs, self.graded, **names, reading=reading)
         candidates, notes = with_starts(self.models, self.pooling)
         if idle := self._idle(()):
             notes.append(f"without effect here: {', '.join(idle)}")
@@ -158,11 +166,14 @@ class Evaluate:
     def _idle(self, groups: Sequence[Group]) -> list[str]:
         """Options that are given and have no effect beside the others."""
         stored = [Path(model).suffix in (".npy", ".parquet") for model in self.models]
-        own = bool(self._own)
+        own, is_no_table = bool(self._own), self.texts is None and self.pairs is None
         idle = {
             "--tasks": own and self.tasks != "sts",
             "--sets": own and bool(self.sets),
-            "--column": self.texts is None and self.pairs is None and self.column is not None,
+            "--column": is_no_table and self.column is not None,
+            "--encoding": is_no_table and self.encoding is not None,
+            "--quoting": is_no_table and self.quoting != "auto",
+            "--columns": is_no_table and self.columns is not None,
             "--label": self.texts is None and self.label != "label",
             "--answer": self.pairs is None and self.answer != "answer",
             "--floors": own and self.floors,

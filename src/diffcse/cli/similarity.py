@@ -26,22 +26,28 @@ class Similarity:
     skipped."""
     file: str | None = None
     """Pairs instead: a text file with sentence, tab, sentence on each line ("-": standard input). One cosine a line."""
+    encoding: str | None = None
+    """Encoding of --file or standard input, such as windows-1252. Unset: UTF-8."""
     pooling: EncoderPooling | None = None
     """Overrides the folder's pooling; required for a plain checkpoint."""
 
     def __call__(self, console: Console) -> None:
         if self.file is not None and self.sentences:
             raise InputError("give sentences or --file, not both")
+        if self.encoding is not None and self.file is None and self.sentences != ("-",):
+            raise InputError("--encoding: is for --file and standard input")
         check_model(self.model, "model")
         from diffcse.encoder.inputs import STDIN, Sentences
+        from diffcse.text.lines import Reading
 
+        reading = Reading.of(self.encoding)
         sentences = list(self.sentences)
         if self.sentences == (STDIN,):
-            sentences = [line for line in Sentences([STDIN]) if line.strip()]
+            sentences = [line for line in Sentences([STDIN], reading=reading) if line.strip()]
         if self.file is None and len(sentences) < 2:
             given = "1 sentence" if sentences else "0 sentences"
             raise InputError(f"{given} given: a cosine needs at least two. Give two sentences, or --file PAIRS.tsv")
-        pairs = None if self.file is None else Sentences([self.file], lines=True)
+        pairs = None if self.file is None else Sentences([self.file], lines=True, reading=reading)
         from diffcse.encoder.load import load
         from diffcse.encoder.similarity import pair_cosines, similarity
         from diffcse.terminal import cosine_table, say

@@ -25,6 +25,7 @@ from diffcse.evaluation.floors import Bm25
 from diffcse.evaluation.own_texts import mean_draws, read_columns, sha256_of, source_name
 from diffcse.evaluation.retrieval import CUTOFF, score_collection
 from diffcse.evaluation.sts import PairSet, named_pairs, read_pairs
+from diffcse.text.lines import STRICT, Reading
 
 RECALLS = (1, 5, 10)
 _FEWEST, _RESAMPLES = 11, 1000
@@ -160,7 +161,9 @@ def value_of(data: OwnData, values: Values) -> float:
     return 100 * float(spearman(values, data.pairs.scores)) if isinstance(data, Grades) else float(values.mean())
 
 
-def read_answers(source: Any, column: str = "question", answer: str = "answer") -> Answers:
+def read_answers(
+    source: Any, column: str = "question", answer: str = "answer", *, reading: Reading = STRICT
+) -> Answers:
     """Questions and answers of one table (or of files that `read_columns` takes), a pair a row.
 
     Equal questions are one question with several answers; equal answers are one document. A question that is itself an
@@ -169,7 +172,7 @@ def read_answers(source: Any, column: str = "question", answer: str = "answer") 
     Raises:
         InputError: a file cannot be read, a column is missing, or fewer than 11 distinct answers.
     """
-    rows = list(read_columns(source, (column, answer), ("column", "answer")))
+    rows = list(read_columns(source, (column, answer), ("column", "answer"), reading))
     whole = [row for row in rows if all(row)]
     places = {text: number for number, text in enumerate(dict.fromkeys(second for _, second in whole))}
     if len(places) < _FEWEST:

@@ -21,6 +21,7 @@ from diffcse.evaluation.own_pairs import Grades, OwnData, Values, read_answers, 
 from diffcse.evaluation.own_texts import read_labelled
 from diffcse.figures import Figures
 from diffcse.record import finite, read_record, versions
+from diffcse.text.lines import STRICT, Reading
 
 SCHEMA = "diffcse-own-texts/1"
 _COMPONENTS = 100
@@ -134,6 +135,7 @@ def own_data(
     column: str | None = None,
     label: str = "label",
     answer: str = "answer",
+    reading: Reading = STRICT,
 ) -> OwnData:
     """The own data that one of `texts` (labelled), `pairs` (questions and answers) and `graded` names.
 
@@ -144,8 +146,10 @@ def own_data(
     if len(given) != 1:
         raise InputError(f"{' and '.join(given) or 'no data'}: give one of texts, pairs and graded")
     if texts is not None:
-        return read_labelled(texts, column or "text", label)
-    return read_answers(pairs, column or "question", answer) if pairs is not None else read_graded(graded)
+        return read_labelled(texts, column or "text", label, reading=reading)
+    if pairs is not None:
+        return read_answers(pairs, column or "question", answer, reading=reading)
+    return read_graded(graded)
 
 
 def with_starts(

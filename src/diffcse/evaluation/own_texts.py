@@ -24,6 +24,7 @@ from diffcse.errors import InputError
 from diffcse.evaluation.embeddings import EmbeddingMatrix, Encode, cosine_blocks, embed_once, normalise
 from diffcse.evaluation.floors import Bm25, similarity_blocks
 from diffcse.text.formats import Wanted, parse, read
+from diffcse.text.lines import STRICT, Reading
 from diffcse.text.sources import find_sources
 from diffcse.text.strings import iter_strings
 from diffcse.text.tables import LONGEST_RECORD
@@ -94,12 +95,15 @@ class _Columns(Wanted):
         return dict(zip(self.names, self.roles, strict=True))
 
 
-def read_columns(source: Any, columns: tuple[str, str], roles: tuple[str, str]) -> Iterator[tuple[str, str]]:
+def read_columns(
+    source: Any, columns: tuple[str, str], roles: tuple[str, str], reading: Reading = STRICT
+) -> Iterator[tuple[str, str]]:
     """The rows of two columns, stripped. A missing value is an empty text.
 
     Args:
         source: a table (DataFrame, dict, data set), or the name of a file, a glob or a hub data set.
         roles: the options (and arguments) that name the columns.
+        reading: how bytes of files become lines and cells.
 
     Raises:
         InputError: a file cannot be read, or a column is missing.
@@ -111,7 +115,7 @@ def read_columns(source: Any, columns: tuple[str, str], roles: tuple[str, str]) 
         yield from zip(first, second, strict=True)
         return
     # A document's name may be a number in JSON and Parquet, and labels often are.
-    wanted = _Columns(columns[:1], columns[1], LONGEST_RECORD, roles=roles)
+    wanted = _Columns(columns[:1], columns[1], LONGEST_RECORD, roles=roles, reading=reading)
     for place in find_sources([source]):
         if not place.has_columns:
             raise InputError(
@@ -143,14 +147,16 @@ def sha256_of(rows: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256("\n".join(f"{a}\t{b}" for a, b in rows).encode()).hexdigest()
 
 
-def read_labelled(source: Any, column: str = "text", label: str = "label") -> LabelledTexts:
+def read_labelled(
+    source: Any, column: str = "text", label: str = "label", *, reading: Reading = STRICT
+) -> LabelledTexts:
     """The texts of one table (or of files that `read_columns` takes), with their labels; equal texts are kept.
 
     Raises:
         InputError: a file cannot be read, a column is missing, fewer than 11 texts, or fewer than two labels that occur
             twice.
     """
-    rows = list(read_columns(source, (column, label), ("column", "label")))
+    rows = list(read_columns(source, (column, label), ("column", "label"), reading))
     whole = [(text, name) for text, name in rows if text and name]
     file = source_name(source)
     if len(whole) <= NEIGHBOURS:
