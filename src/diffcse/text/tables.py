@@ -141,6 +141,13 @@ def check_columns(where: str, columns: Sequence[str], options: dict[str, str], d
             raise InputError(f"{where}: {columns.count(column)} columns are called {column!r}. Rename all but one.")
 
 
+def _guessed_names(cells: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Names for the columns of a row: the longest cells that are no numbers are taken for the wanted ones."""
+    by_length = sorted(range(len(cells)), key=lambda i: (cells[i].replace(".", "").isdigit(), -len(cells[i])))
+    names = dict(zip(sorted(by_length[: len(wanted)]), wanted, strict=False))
+    return [names.get(i, f"column{i}") for i in range(len(cells))]
+
+
 def missing_column(column: str, columns: Sequence[str], options: dict[str, str], delimiter: str | None = None) -> str:
     """What is wrong and what to do if `columns` has no `column`; the other arguments as for `check_columns`."""
     near = difflib.get_close_matches(column, columns, 1) or [c for c in columns if c.lower() == column.lower()]
@@ -153,7 +160,7 @@ def missing_column(column: str, columns: Sequence[str], options: dict[str, str],
         fix = "Name the file .tsv" if others[0] == "\t" else "Save it with commas, or as .tsv with tabs"
         return f"{problem} Its cells seem to be separated by {shown}. {fix}."
     if delimiter and any(len(name.split()) > 2 or name.replace(".", "").isdigit() for name in columns):
-        names = ",".join([*options, *(f"column{i}" for i in range(len(options), len(columns)))][: len(columns)])
+        names = ",".join(_guessed_names(columns, list(options)))
         return (
             f"{problem} This line looks like a row: the table seems to have no header. Then name all its columns: "
             f'text.columns = "{names}" (--columns {names}).'
