@@ -7,8 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pyarrow import parquet
 
+import diffcse
+import diffcse.encoder.similarity  # before a test replaces what it imports
 from diffcse.encoder.load import load
+from diffcse.encoder.outputs import Form
+from diffcse.errors import InputError
 from tests.models import SENTENCES, save_tiny
 from tests.test_cli import run
 
@@ -40,8 +45,9 @@ def test_embed_writes_a_row_for_each_line(capsys, tiny, text, tmp_path, monkeypa
     np.testing.assert_allclose(np.load(tmp_path / "rows.npy"), load(tiny, pooling="mean")(lines), atol=1e-5)
 
 
-def test_embed_normalised(capsys, tiny, text, tmp_path):
-    assert run(capsys, "embed", tiny, text, "--output", tmp_path / "o.npy", "--pooling", "top2", "--normalise")[0] == 0
+@pytest.mark.parametrize("spelling", ["--normalize", "--normalise"])
+def test_embed_normalised(capsys, tiny, text, tmp_path, spelling):
+    assert run(capsys, "embed", tiny, text, "--output", tmp_path / "o.npy", "--pooling", "top2", spelling)[0] == 0
     np.testing.assert_allclose(np.linalg.norm(np.load(tmp_path / "o.npy"), axis=1), 1, atol=1e-5)
 
 
@@ -83,11 +89,76 @@ def test_embed_mistakes(capsys, tiny, text, tmp_path):
         ((tiny, text, "--output", out, "--column", "text"), "has no columns"),
         ((tiny, text, "--output", out, "--batch-tokens", 0), "--batch-tokens 0"),
         ((tiny, text, "--output", out, "--workers", 0), "--workers 0"),
+        ((tiny, text, "--output", out, "--keep", "id"), "--keep id"),
+        ((tiny, text, "--output", tmp_path / "o.parquet", "--keep", "id"), "is plain text"),
+        ((tiny, text, "--output", out, "--shard", "1/2"), "--shard: needs a folder"),
+        ((tiny, text, "--output", out, "--check"), "--check: needs a folder"),
+        ((tiny, text, "--output", tmp_path / "parts", "--check"), "manifest.json"),
+        ((tiny, text, "--output", tmp_path / "parts", "--shard", "9/8"), "--shard 9/8"),
+        ((tiny, "-", "--output", tmp_path / "parts"), "Write the text to a file"),
+        ((tiny, text, "--output", out, "--pooling", "mean", "--prompt", "query"), "--prompt query"),
+        ((tiny, text, "--output", out, "--pooling", "mean", "--truncate-dim", 33), "--truncate-dim 33"),
         ((tmp_path / "no", text, "--output", out), "no such folder"),
     ):
         code, _, err = run(capsys, "embed", *arguments)
         assert (code, err.count("\n"), says in err) == (2, 1, True), err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt"]
+
+
+def test_embed_keeps_columns_and_what_is_there(capsys, tiny, tmp_path):
+    (tmp_path / "a.csv").write_text("title,id\nthe cat,7\nthe dog,8\n")
+    command = ("embed", tiny, tmp_path / "a.csv", "--column", "title", "--keep", "id,title", "--pooling", "mean")
+    out = tmp_path / "o.parquet"
+    options = ("--output", out, "--prompt", "the ", "--truncate-dim", 8, "--precision", "fp32")
+    assert run(capsys, *command, *options)[0] == 0
+    table = parquet.read_table(out)
+    assert table.drop_columns("embedding").to_pylist() == [
+        {"id": "7", "title": "the cat", "text": "the cat"},
+        {"id": "8", "title": "the dog", "text": "the dog"},
+    ]
+    expected = load(tiny, pooling="mean")(["the the cat", "the the dog"])[:, :8]
+    np.testing.assert_allclose(np.array(table["embedding"].to_pylist()), expected, atol=1e-5)
+    code, _, err = run(capsys, *command, "--output", out)
+    assert (code, "--overwrite" in err) == (2, True)
+    assert run(capsys, *command, "--output", out, "--overwrite")[0] == 0
+    assert len(parquet.read_table(out)["embedding"][0]) == 32
+
+
+@pytest.mark.parametrize(("store", "columns"), [("int8", 32), ("binary", 4)])
+def test_embed_stores_fewer_bits_and_says_what_they_cost(capsys, tiny, tmp_path, store, columns):
+    (tmp_path / "a.txt").write_text("\n".join(SENTENCES))
+    options = ("--store", store, "--pooling", "mean", "--precision", "fp32")
+    code, out, _ = run(capsys, "embed", tiny, tmp_path / "a.txt", "--output", tmp_path / "o.npy", *options)
+    rows = np.load(tmp_path / "o.npy")
+    assert (code, rows.dtype, rows.shape) == (0, np.int8, (80, columns))
+    exact = load(tiny, pooling="mean")(SENTENCES)
+    form = Form(32, store=store).calibrated(exact)
+    np.testing.assert_array_equal(rows, form.stored(exact))
+    assert f"{store} gives {form.recall(exact):.1%}" in out
+    assert (tmp_path / "o.ranges.npy").exists() == (store == "int8")
+
+
+def test_embed_writes_a_folder_of_parts_and_resumes_it(capsys, tiny, text, tmp_path):
+    command = ("embed", tiny, text, "--output", tmp_path / "parts", "--rows-per-part", 2, "--pooling", "mean")
+    code, out, _ = run(capsys, *command, "--shard", "1/2")
+    assert (code, "2 parts are missing" in out) == (0, True)
+    code, out, _ = run(capsys, *command)
+    assert (code, "2 parts; 2 were there already" in out, "complete" in out) == (0, True, True)
+    assert "7 rows in 4 parts, each row once" in run(capsys, *command, "--check")[1]
+    (tmp_path / "parts/part-00003.parquet").unlink()
+    code, _, err = run(capsys, *command, "--check")
+    assert (code, "part-00003.parquet: missing" in err) == (2, True)
+
+
+def test_embed_in_python(tiny, text, tmp_path):
+    options = {"pooling": "mean", "normalize": True}
+    assert diffcse.embed(tiny, text, tmp_path / "parts", rows_per_part=3, **options) == 7
+    assert diffcse.embed(tiny, str(text), tmp_path / "parts", rows_per_part=3, **options) == 0
+    assert diffcse.embed(tiny, SENTENCES, tmp_path / "o.npy", **options) == 80
+    with pytest.raises(InputError, match="go with files"):
+        diffcse.embed(tiny, SENTENCES, tmp_path / "p.npy", column="text")
+    with pytest.raises(InputError, match="Give the name of a file"):
+        diffcse.embed(tiny, SENTENCES, tmp_path / "other", **options)
 
 
 def test_two_sentences_give_one_number_that_can_be_piped_on(capsys, tiny):

@@ -187,12 +187,12 @@ def test_counts_on_a_terminal_show_what_is_left_and_leave_nothing_behind(monkeyp
     monkeypatch.setattr("diffcse.terminal.time.monotonic", lambda: clock[0])
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     view = CountView(console, "sentences")
-    view(0, 0.0)
+    view(0, 4000)
     clock[0] = 10.0
-    view(1000, 0.25)
+    view(1000, 4000)
     view.close()
     text = console.file.getvalue()
-    assert "1,000 sentences  0:30 left  100 sentences/s" in text
+    assert "1,000 of 4,000 sentences  0:30 left  100 sentences/s" in text
     assert text.rstrip().endswith("\x1b[2K")  # the live line is wiped
 
 

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 from diffcse import machine as machine  # counts the cores before torch can bind this thread to one
 
 if TYPE_CHECKING:
-    from diffcse.api import train
+    from diffcse.api import embed, train
     from diffcse.config import Config, Method, Text, Training, load_recipe
     from diffcse.encoder.encode import Encoder
     from diffcse.encoder.load import load
     from diffcse.encoder.save import save
     from diffcse.encoder.similarity import encode, similarity
-    from diffcse.encoder.stream import embed
     from diffcse.errors import InputError
     from diffcse.evaluation.data import find_data
     from diffcse.evaluation.report import evaluate
@@ -64,7 +63,7 @@ _HOMES = {
     "save": "encoder.save",
     "encode": "encoder.similarity",
     "similarity": "encoder.similarity",
-    "embed": "encoder.stream",
+    "embed": "api",
     "dedup": "grouping.duplicates",
     "cluster": "grouping.clusters",
     "evaluate": "evaluation.report",

@@ -1,4 +1,4 @@
-"""`diffcse.train` as people write it in Python: texts in any shape, a recipe by name, settings as keywords."""
+"""`diffcse.train` and `diffcse.embed` as people write them in Python: texts in any shape, choices as keywords."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffcse.config import Config, load_recipe
+from diffcse.config import Config, EncoderPooling, Precision, load_recipe
 from diffcse.errors import InputError
 
 if TYPE_CHECKING:
+    from diffcse.encoder.encode import Encoder
     from diffcse.training.run import Trained
 
 _SECTIONS = ("method", "text", "training")
@@ -70,6 +71,79 @@ def train(
 
     with TrainingView(Console()) as view:
         return run(config, source, output, resume=resume, report=view, callbacks=callbacks)
+
+
+def embed(
+    model: Encoder | str | Path,
+    texts: Any,
+    output: str | Path,
+    *,
+    column: str | None = None,
+    keep: Sequence[str] = (),
+    pooling: EncoderPooling | None = None,
+    prompt: str | None = None,
+    truncate_dim: int | None = None,
+    normalize: bool = False,
+    precision: Precision = "fp32",
+    shard: str | None = None,
+    rows_per_part: int = 50_000,
+    **options: Any,
+) -> int:
+    """Write an embedding for each text to a file or a folder of parts; return the number of rows that were embedded.
+
+    Args:
+        model: an encoder, or what `load` takes.
+        texts: any iterable of strings; or a file, a glob, or a list of `Path`s. A folder of parts needs files.
+        output: FILE.npy, FILE.parquet, or a folder of .parquet parts (a name without suffix), which is resumed.
+        column: the texts' column in files that have columns.
+        keep: more columns of the files that go to .parquet.
+        pooling: as in `load`, if `model` is not an encoder.
+        prompt: the name of a prompt of the model, or a text that ends with a space or a colon.
+        truncate_dim: keep only so many numbers of each embedding, the first ones.
+        normalize: scale each embedding to length 1.
+        precision: the arithmetic, as in `encode`.
+        shard: "i/n": write every n-th part of the folder.
+        rows_per_part: rows in a part of the folder.
+        options: as in `encoder.stream.embed`: store, overwrite, batch_tokens, workers, report, note.
+
+    Raises:
+        InputError: unusable texts, settings, model or output; see also `encoder.stream.embed` and `encoder.parts`.
+    """
+    from diffcse.encoder.encode import use_bf16
+    from diffcse.encoder.inputs import Sentences
+    from diffcse.encoder.outputs import is_folder
+    from diffcse.encoder.similarity import as_encoder
+    from diffcse.encoder.stream import adjusted
+    from diffcse.encoder.stream import embed as embed_file
+
+    is_name = isinstance(texts, str | Path)
+    are_files = is_name or (isinstance(texts, list) and bool(texts) and isinstance(texts[0], Path))
+    if are_files:
+        texts = Sentences([texts] if is_name else texts, column, keep=keep)
+    elif column is not None or keep:
+        raise InputError("column, keep: go with files. Give the file's name in place of the texts")
+    elif is_folder(Path(output)):
+        raise InputError(f"{output}: a folder of parts is resumed by reading the input again. Give the name of a file")
+    encoder = adjusted(as_encoder(model, pooling), prompt, truncate_dim)
+    options = {"normalise": normalize, "bf16": use_bf16(precision), **options}
+    if not is_folder(Path(output)):
+        return embed_file(encoder, texts, output, **options)
+    return _embed_parts(
+        encoder, texts, output, str(model) if isinstance(model, str | Path) else "", shard, rows_per_part, options
+    )
+
+
+def _embed_parts(
+    encoder: Encoder, texts: Any, output: str | Path, name: str, shard: str | None, rows: int, options: dict[str, Any]
+) -> int:
+    from diffcse.encoder.manifest import Shard
+    from diffcse.encoder.parts import embed_parts
+
+    report = options.pop("report", lambda done: None)
+    return embed_parts(
+        encoder, texts, output, name=name, shard=Shard.of(shard), rows_per_part=rows,
+        report=lambda done, total: report(done), **options,
+    ).rows  # fmt: skip
 
 
 def _with_settings(config: Config, settings: Mapping[str, Any]) -> Config:

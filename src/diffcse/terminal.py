@@ -186,10 +186,12 @@ class CountView(LiveLine):
         super().__init__(console, pause=30.0)
         self.what, self._start, self._done = what, time.monotonic(), 0
 
-    def __call__(self, done: int, share: float | None) -> None:
-        """`done` items so far, which are `share` of all (0 to 1, or None where the total is unknown)."""
+    def __call__(self, done: int, total: int | None) -> None:
+        """`done` items so far, of `total`; None: the total is unknown."""
         self._done = done
-        self.show(share, [f"{done:,} {self.what}"], [self.rate()])
+        share = None if total is None else min(1.0, done / max(total, 1))
+        of = "" if total is None else f" of {total:,}"
+        self.show(share, [f"{done:,}{of} {self.what}"], [self.rate()])
 
     def rate(self) -> str:
         """Items a second so far."""

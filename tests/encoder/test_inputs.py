@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffcse.encoder import inputs
-from diffcse.encoder.inputs import Sentences
+from diffcse.encoder.inputs import Sentences, batches
 from diffcse.errors import InputError
 
 PACK = {".txt": bytes, ".txt.gz": gzip.compress, ".txt.xz": lzma.compress, "": bytes}
@@ -81,24 +81,78 @@ def test_standard_input(monkeypatch, tmp_path):
         Sentences(["-", "-"])
 
 
-@pytest.mark.parametrize("suffix", [".txt"])
-def test_the_share_that_was_given(tmp_path, suffix):
-    file = tmp_path / f"text{suffix}"
-    file.write_bytes(PACK[suffix](b"a line\n" * 100_000))
-    sentences = Sentences([file, file])
-    assert sentences.share == 0
-    shares = []
-    for index, _ in enumerate(sentences, 1):
-        if index % 50_000 == 0:
-            shares.append(sentences.share)
-    assert shares == sorted(shares)
-    assert shares[1] == pytest.approx(0.5)
-    assert shares[-1] == 1
-    if suffix == ".txt":
-        assert shares == pytest.approx([0.25, 0.5, 0.75, 1], abs=0.01)
-    assert sentences.share_of(50_000) == pytest.approx(0.25, abs=0.01)
-    assert Sentences(["-"]).share is None
-    assert Sentences(["-"]).share_of(1) is None
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_total_is_counted_and_in_much_text_estimated(tmp_path, monkeypatch, exact):
+    lines = [f"line {number % 1000:03d}" for number in range(300_000)]
+    frame = pandas.DataFrame({"text": lines[:5000]})
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress("\n".join(lines[:5000]).encode() + b"\n"))
+    frame.to_csv(tmp_path / "c.csv", index=False)
+    frame.to_parquet(tmp_path / "d.parquet")
+    (tmp_path / "e.txt").write_bytes(b"")
+    (tmp_path / "f.txt").write_bytes(b"one\rtwo\r")
+    if not exact:
+        monkeypatch.setattr(inputs, "_COUNTED_BYTES", 1000)
+        monkeypatch.setattr(inputs, "_SAMPLE_BYTES", 1 << 21)
+    totals = {name[0]: Sentences([tmp_path / name]).total for name in ("a.txt", "b.txt.gz", "c.csv", "d.parquet")}
+    assert totals == {"a": pytest.approx(300_000, rel=0 if exact else 1e-2), "b": 5000, "c": 5000, "d": 5000}
+    assert [Sentences([tmp_path / name]).total for name in ("e.txt", "f.txt")] == [0, 2]
+    assert Sentences(["-"]).total is None
+
+
+def numbered(folder, kind, rows):
+    """A file of `rows` texts t0, t1, ... with the column n, in small row groups."""
+    file = folder / f"numbered{kind}"
+    frame = pandas.DataFrame({"text": [f"t{i}" for i in range(rows)], "n": range(rows)})
+    if kind == ".parquet":
+        frame.to_parquet(file, row_group_size=7)
+    elif kind == ".jsonl":
+        frame.to_json(file, orient="records", lines=True)
+        file.write_text(file.read_text().replace('{"text":"t20"', '\n  \n{"text":"t20"'))
+    elif kind == ".csv":
+        frame.to_csv(file, index=False)
+    else:
+        file.write_text("".join(f"{text}\n" for text in frame["text"]))
+    return file
+
+
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".csv", ".parquet"])
+@given(st.integers(1, 9), st.sets(st.integers(0, 12)))
+def test_rows_that_are_not_needed_are_left_out_and_the_others_keep_their_numbers(tmp_path_factory, kind, size, parts):
+    folder = tmp_path_factory.mktemp("numbered")
+
+    def is_needed(first, rows):
+        return any(part in parts for part in range(first // size, (first + rows - 1) // size + 1))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffcse.text.lines.BLOCK_BYTES", 40)
+        patch.setattr("diffcse.text.formats.ROWS", 5)
+        sentences = Sentences([numbered(folder, kind, 30)])
+        taken = [batch for batch in batches(sentences.chunks(is_needed), size) if batch.first // size in parts]
+    rows = [(batch.first + i, text) for batch in taken for i, text in enumerate(batch.texts)]
+    assert rows == [(i, f"t{i}") for i in range(30) if i // size in parts]
+    assert sentences.count == 30
+    assert all(batch.first // size == (batch.first + len(batch.texts) - 1) // size for batch in taken)
+
+
+@pytest.mark.parametrize(("kind", "value"), [(".parquet", 4), (".csv", "4"), (".jsonl", "4")])
+def test_kept_columns_keep_their_type_from_parquet_and_are_text_from_other_files(tmp_path, kind, value):
+    sentences = Sentences([numbered(tmp_path, kind, 9)], keep=["n", "text", "n"])
+    assert sentences.keep == ("n",)
+    assert [row["n"] for batch in batches(sentences.chunks(), 4) for row in batch.kept.to_pylist()][4] == value
+
+
+def test_kept_columns_that_do_not_fit(tmp_path):
+    parquet, csv, text = (numbered(tmp_path, kind, 9) for kind in (".parquet", ".csv", ".txt"))
+    for files, keep, says in (
+        ([text], "n", "numbered.txt is plain text"),
+        ([csv], "embedding", "--keep embedding"),
+        ([parquet, csv], "n", "numbered.csv, column 'n': holds string, but int64"),
+        ([parquet], "m", r"no column 'm'.*\(--keep\)"),
+        ([csv], "m", r"no column 'm'.*\(--keep\)"),
+    ):
+        with pytest.raises(InputError, match=says):
+            list(Sentences(files, keep=[keep]).chunks())
 
 
 BAD = {

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from diffcse.encoder import stream
+from diffcse.encoder import inputs
 from diffcse.encoder.encode import Encoder
 from diffcse.encoder.stream import embed
 from diffcse.errors import InputError
@@ -37,7 +37,7 @@ def read(path):
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
 @pytest.mark.parametrize("block", [1, 7, 1000])
 def test_rows_are_the_sentences_in_order_empty_and_repeated_ones_too(encoder, tmp_path, monkeypatch, suffix, block):
-    monkeypatch.setattr(stream, "BLOCK", block)
+    monkeypatch.setattr(inputs, "BLOCK", block)
     told, path = [], tmp_path / f"out{suffix}"
     assert embed(encoder, iter(TEXTS), path, report=told.append) == len(TEXTS)
     rows, texts = read(path)
@@ -69,7 +69,7 @@ def test_the_pooling_stands_in_the_parquet_file(encoder, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
 def test_what_goes_wrong_on_the_way_leaves_the_older_file(encoder, tmp_path, monkeypatch, suffix):
-    monkeypatch.setattr(stream, "BLOCK", 2)
+    monkeypatch.setattr(inputs, "BLOCK", 2)
     path = tmp_path / f"out{suffix}"
     path.write_bytes(b"old")
 
@@ -79,7 +79,7 @@ def test_what_goes_wrong_on_the_way_leaves_the_older_file(encoder, tmp_path, mon
 
     for error in (InputError("line 6"), KeyboardInterrupt(), OSError(28, "No space left on device")):
         with pytest.raises(InputError if isinstance(error, OSError) else type(error)):
-            embed(encoder, sentences(error), path)
+            embed(encoder, sentences(error), path, overwrite=True)
         assert path.read_bytes() == b"old"
         assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
@@ -105,7 +105,7 @@ class Quick:
 
 @pytest.mark.parametrize("place", [1, 4, 6])
 def test_an_embedding_that_is_not_finite_is_named_and_nothing_is_written(tmp_path, monkeypatch, place):
-    monkeypatch.setattr(stream, "BLOCK", 2)
+    monkeypatch.setattr(inputs, "BLOCK", 2)
     encoder = Quick()
     numbers = ["1"] * 7
     numbers[place - 1] = "7"
@@ -114,12 +114,12 @@ def test_an_embedding_that_is_not_finite_is_named_and_nothing_is_written(tmp_pat
     )
     (tmp_path / "out.npy").write_bytes(b"old")
     with pytest.raises(InputError, match=f"sentence {place} "):
-        embed(encoder, numbers, tmp_path / "out.npy")
+        embed(encoder, numbers, tmp_path / "out.npy", overwrite=True)
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("out.npy", b"old")]
 
 
 def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "BLOCK", 1024)
+    monkeypatch.setattr(inputs, "BLOCK", 1024)
     taken, ahead = [0], []
 
     def sentences():
@@ -140,17 +140,17 @@ def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
 def test_any_blocks_keep_the_order(tmp_path_factory, count, block, characters):
     path = tmp_path_factory.getbasetemp() / "blocks.npy"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "BLOCK", block)
-        patch.setattr(stream, "_BLOCK_CHARACTERS", characters)
+        patch.setattr(inputs, "BLOCK", block)
+        patch.setattr(inputs, "_BLOCK_CHARACTERS", characters)
         told = []
-        assert embed(Quick(), map(str, range(count)), path, report=told.append) == count
+        assert embed(Quick(), map(str, range(count)), path, report=told.append, overwrite=True) == count
     assert np.load(path)[:, 0].tolist() == [*range(count)]
     assert told == sorted(set(told))
     assert all(after - before <= block for before, after in pairwise([0, *told]))
 
 
 def test_a_wrong_sentence_is_told_by_its_number_among_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "BLOCK", 2)
+    monkeypatch.setattr(inputs, "BLOCK", 2)
     with pytest.raises(InputError, match=r"sentences\[5\] is a missing value"):
         embed(Quick(), [*"01234", None], tmp_path / "out.npy")
     with pytest.raises(InputError, match="workers = 0: must be at least 1"):

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from rich.console import Console
 from tyro.conf import Positional, arg
 
 from diffcse.cli.paths import check_model
-from diffcse.config import EncoderPooling, Precision, Quoting
+from diffcse.config import EncoderPooling, Precision, Quoting, Store
 from diffcse.errors import InputError
 from diffcse.machine import tune
+
+if TYPE_CHECKING:
+    from diffcse.encoder.inputs import Sentences
+    from diffcse.encoder.manifest import Shard
 
 
 @dataclass(frozen=True)
 class Embed:
-    """Write an embedding for every line of text files to one file: row i is line i, also if it is blank or repeated."""
+    """Write an embedding for every line of text files: row i is line i, also if it is blank or repeated. The output is
+    one file, or a folder of parts that can be resumed and shared by many processes.
+    """
 
     model: Annotated[Positional[str], arg(metavar="MODEL", help_behavior_hint="")]
     """Model folder, run of `diffcse train`, hub id, or "mini"."""
@@ -25,9 +32,14 @@ class Embed:
     """Files or globs: .txt, .csv, .tsv, .jsonl, .json, .parquet, hub data sets, also packed; "-" for lines of
     standard input."""
     output: Path | None = None
-    """File to write: .npy (an array, rows x dimensions, float32) or .parquet (columns text and embedding)."""
+    """FILE.npy (an array, rows x dimensions), FILE.parquet (columns text and embedding), or a folder of .parquet parts
+    (a name without suffix). A folder is resumed: the same command again writes what is missing."""
     column: str | None = None
     """Column with the sentences, in files that have columns. Unset: "text"."""
+    keep: str | None = None
+    """More columns for .parquet, with commas between them, such as id,title."""
+    overwrite: bool = False
+    """Replace an existing file, or begin a folder of parts again."""
     encoding: str | None = None
     """Encoding of text files, such as windows-1252; bytes outside it become U+FFFD. Unset: UTF-8, or what a byte order
     mark says."""
@@ -38,65 +50,144 @@ class Embed:
     """Names of all columns, with commas between them, for .csv and .tsv files without a header."""
     pooling: EncoderPooling | None = None
     """Overrides the folder's pooling; required for a plain checkpoint."""
-    normalise: bool = False
+    prompt: str | None = None
+    """Put before each sentence: the name of a prompt of the model, such as query, or a text that ends with a space or
+    colon. Unset: the model's default prompt, if it has one."""
+    truncate_dim: int | None = None
+    """Keep only so many numbers of each embedding, the first ones."""
+    normalize: bool = False
     """Scale every embedding to length 1, so that dot products are cosines."""
+    store: Store = "float32"
+    """Type of the stored numbers: int8 takes a quarter of the space, binary 1/32. Prints how many of the 10 nearest
+    neighbours stay the same."""
     precision: Precision = "auto"
-    """auto: bf16 on hardware that computes in bf16 (cosines to the exact embeddings above 0.9999), else fp32."""
+    """Arithmetic. auto: bf16 on hardware that computes in bf16 (cosines to the exact embeddings above 0.9999), else
+    fp32."""
     batch_tokens: int = 4096
     """Most tokens in one forward pass; padding counts only for models that cannot run without it."""
     workers: int | None = None
     """Processes that embed; they share the CPU's cores or use a GPU each. Unset: one for each GPU. On two cores, a
     second process saves 5 % of the time (20 % with a tiny model) and takes seconds to start."""
+    shard: str | None = None
+    """i/n: write every n-th part of the folder, for n jobs that share it; i from 1 to n, or from 0 to n - 1."""
+    rows_per_part: int = 50_000
+    """Rows in a part of the folder; a kill loses at most one part."""
+    check: bool = False
+    """Embed nothing: check that the folder has every row of the input once, unchanged."""
+
+    COMMON: ClassVar[tuple[str, ...]] = (
+        "output", "column", "keep", "overwrite", "pooling", "prompt", "truncate_dim", "normalize", "store",
+        "precision", "workers", "shard", "check",
+    )  # fmt: skip
+    RENAMED: ClassVar[Mapping[str, str]] = {"--normalise": "--normalize", "--no-normalise": "--no-normalize"}
+    ON_STOP: ClassVar[str] = " A folder of parts keeps what is complete: the same command continues."
 
     def __call__(self, console: Console) -> None:
-        if not self.files:
-            raise InputError("no file: give one or more, e.g. diffcse embed out/model sentences.txt --output out.npy")
-        if self.output is None:
-            raise InputError("no output: give --output FILE.npy or FILE.parquet")
-        if self.batch_tokens < 1:
-            raise InputError(f"--batch-tokens {self.batch_tokens}: must be at least 1")
-        if self.workers is not None and self.workers < 1:
-            raise InputError(f"--workers {self.workers}: must be at least 1")
-        check_model(self.model, "model")
-        from diffcse.encoder.inputs import Sentences
-        from diffcse.text.lines import Reading
+        from diffcse.encoder.manifest import Shard, check, check_folder
+        from diffcse.encoder.outputs import check_output, is_folder
 
-        reading = Reading.of(self.encoding, self.quoting, self.columns)
-        sentences = Sentences(self.files, self.column, reading=reading)
-        if any(source.path.resolve() == self.output.resolve() for source in sentences.sources):
-            raise InputError(f"{self.output}: is also an input: give another --output")
+        sentences, output = self._checked()
+        shard = Shard.of(self.shard)
+        if is_folder(output):
+            check_folder(output, sentences, self.rows_per_part, shard, overwrite=self.overwrite)
+        else:
+            check_output(output, overwrite=self.overwrite)
         from diffcse.terminal import CountView, loading, say
 
+        if self.check:
+            with CountView(console, "sentences") as view:
+                parts, rows = check(output, sentences, lambda done: view(done, sentences.total))
+            say(console, f"complete {output}  ({rows:,} rows in {parts:,} parts, each row once)")
+            return
         with loading(console):
             from diffcse.encoder.encode import use_bf16
             from diffcse.encoder.load import load
-            from diffcse.encoder.stream import check_output, embed
+            from diffcse.encoder.stream import adjusted
 
         tune()
-        check_output(self.output)
-        encoder = load(self.model, pooling=self.pooling)
+        encoder = adjusted(load(self.model, pooling=self.pooling), self.prompt, self.truncate_dim)
         bf16 = use_bf16(self.precision)
         say(
             console,
             f"encoder  {self.model}: pooling {encoder.pooling} ({encoder.note}), up to {encoder.max_tokens} tokens, "
             f"on {encoder.model.device.type} in {'bf16' if bf16 else 'fp32'}",
         )
+        options: dict[str, Any] = {
+            "normalise": self.normalize, "store": self.store, "overwrite": self.overwrite, "bf16": bf16,
+            "batch_tokens": self.batch_tokens, "workers": self.workers, "note": lambda line: say(console, line),
+        }  # fmt: skip
         view = CountView(console, "sentences")
-        try:
-            view(0, sentences.share_of(0))
-            rows = embed(
-                encoder,
-                sentences,
-                self.output,
-                normalise=self.normalise,
-                batch_tokens=self.batch_tokens,
-                bf16=bf16,
-                workers=self.workers,
-                report=lambda done: view(done, sentences.share_of(done)),
-                place=sentences.place,
-            )
-        finally:
-            view.close()
-        for note in sentences.notes.values():
-            say(console, f"note     {note}")
-        say(console, f"written  {self.output}  ({rows:,} rows of {encoder.width} float32; {view.rate()})")
+        if is_folder(output):
+            lines = self._write_parts(view, encoder, sentences, output, shard, options)
+        else:
+            lines = _write_file(view, encoder, sentences, output, options)
+        for line in [*(f"note     {note}" for note in sentences.notes.values()), *lines]:
+            say(console, line)
+
+    def _checked(self) -> tuple[Sentences, Path]:
+        """The input and the output, after every check that needs no model."""
+        from diffcse.encoder.outputs import is_folder
+
+        if not self.files:
+            raise InputError("no file: give one or more, e.g. diffcse embed out/model sentences.txt --output out.npy")
+        if self.output is None:
+            raise InputError("no output: give --output FILE.npy, FILE.parquet or FOLDER")
+        if self.batch_tokens < 1:
+            raise InputError(f"--batch-tokens {self.batch_tokens}: must be at least 1")
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"--workers {self.workers}: must be at least 1")
+        if self.output.suffix == ".npy" and self.keep:
+            raise InputError(f"--keep {self.keep}: {self.output} is an array alone. Give --output FILE.parquet")
+        if not is_folder(self.output) and (self.shard or self.check):
+            option = "--shard" if self.shard else "--check"
+            raise InputError(f"{option}: needs a folder of parts: give --output a name without suffix")
+        check_model(self.model, "model")
+        from diffcse.encoder.inputs import STDIN, Sentences
+        from diffcse.text.lines import Reading
+
+        reading = Reading.of(self.encoding, self.quoting, self.columns)
+        keep = [name.strip() for name in self.keep.split(",") if name.strip()] if self.keep else []
+        sentences = Sentences(self.files, self.column, keep=keep, reading=reading)
+        if any(source.path.resolve() == self.output.resolve() for source in sentences.sources):
+            raise InputError(f"{self.output}: is also an input: give another --output")
+        if STDIN not in self.files:  # a wrong column is known before a model is loaded
+            next(Sentences(self.files[:1], self.column, keep=keep, reading=reading).chunks(), None)
+        _ = sentences.kept_schema
+        return sentences, self.output
+
+    def _write_parts(
+        self, view: Any, encoder: Any, sentences: Sentences, output: Path, shard: Shard, options: dict[str, Any]
+    ) -> list[str]:
+        """Write the missing parts; return lines on what was written."""
+        from diffcse.encoder.outputs import Form
+        from diffcse.encoder.parts import embed_parts
+
+        with view:
+            done = embed_parts(
+                encoder, sentences, output, name=self.model, rows_per_part=self.rows_per_part, shard=shard,
+                report=view, **options,
+            )  # fmt: skip
+        form = Form(encoder.width, self.normalize, self.store)
+        before = f"; {done.present:,} were there already" if done.present else ""
+        lines = [
+            f"written  {output}  ({done.written:,} parts{before}; {done.rows:,} rows of {form.label}; {view.rate()})"
+        ]
+        if not done.missing:
+            return [*lines, f"complete {output}  ({done.total:,} rows)"]
+        hint = "other shards, or the same command without --shard, write them"
+        return [*lines, f"note     {done.missing:,} parts are missing: {hint}"]
+
+
+def _write_file(view: Any, encoder: Any, sentences: Sentences, output: Path, options: dict[str, Any]) -> list[str]:
+    """Write one file; return a line on what was written."""
+    from diffcse.encoder.outputs import Form
+    from diffcse.encoder.stream import embed
+
+    total = sentences.total
+    with view:
+        view(0, total)
+        rows = embed(
+            encoder, sentences, output, report=lambda done: view(done, total), place=sentences.place, **options
+        )  # fmt: skip
+    form = Form(encoder.width, options["normalise"], options["store"])
+    return [f"written  {output}  ({rows:,} rows of {form.label}; {view.rate()})"]

@@ -178,8 +178,10 @@ def prepare(verb: type, name: str, arguments: Sequence[str]) -> list[str]:
     options = options_of(verb)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     plain, sets = [], []
+    renamed = getattr(verb, "RENAMED", {})
     rest = iter(arguments[:end])
     for argument in rest:
+        argument = renamed.get(argument, argument)
         if not _takes_set(verb, options) or argument.partition("=")[0] != "--set":
             plain.append(argument)
         elif "=" in argument:

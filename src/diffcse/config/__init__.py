@@ -28,6 +28,7 @@ from diffcse.config.run import Config as Config
 from diffcse.config.run import PlainText as PlainText
 from diffcse.config.run import Precision as Precision
 from diffcse.config.run import Quoting as Quoting
+from diffcse.config.run import Store as Store
 from diffcse.config.run import Text as Text
 from diffcse.config.run import Training as Training
 from diffcse.config.run import apply_preset as apply_preset

@@ -31,6 +31,8 @@ from diffcse.errors import InputError
 
 Precision = Literal["auto", "fp32", "bf16"]
 Quoting = Literal["auto", "csv", "none"]
+Store = Literal["float32", "int8", "binary"]
+"""Type of stored embeddings; `Precision` is the arithmetic that makes them."""
 Select = Literal["auto", "labels", "label_free", "last"]
 Tracker = Literal["none", "tensorboard", "trackio", "wandb", "mlflow"]
 

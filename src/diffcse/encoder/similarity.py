@@ -12,6 +12,7 @@ import numpy as np
 from diffcse.config import EncoderPooling, Precision
 from diffcse.encoder.encode import BATCH_TOKENS, Encoder, check_finite, use_bf16
 from diffcse.encoder.load import load
+from diffcse.encoder.outputs import to_unit
 from diffcse.errors import InputError
 
 
@@ -113,9 +114,3 @@ def as_encoder(model: Encoder | str | Path, pooling: EncoderPooling | None = Non
     raise InputError(
         f"pooling {pooling!r}: this encoder pools by {model.pooling!r}. Load it again with the other pooling"
     )
-
-
-def to_unit(rows: np.ndarray) -> np.ndarray:
-    """Each row scaled to length 1; a row of zeros stays as it is."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(length > 0, length, 1)

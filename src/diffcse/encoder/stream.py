@@ -1,7 +1,7 @@
-"""Any number of sentences -> a file of embeddings, in memory that does not grow with them.
+"""Any number of sentences -> embeddings on disk, in memory that does not grow with them.
 
-Sentences are taken a block at a time, embedded and written; the file appears under its name when it is complete. Row i
-belongs to sentence i: nothing is left out or reordered.
+Sentences are taken a batch at a time, embedded and written. Row i belongs to sentence i: nothing is left out or
+reordered. One file appears under its name when it is complete; `parts` writes a folder of files.
 """
 
 from __future__ import annotations
@@ -9,93 +9,180 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from diffcse.config import Store
 from diffcse.encoder.encode import BATCH_TOKENS, Encoder, check_finite, sentence_number
-from diffcse.encoder.similarity import to_unit
+from diffcse.encoder.inputs import Batch, Sentences, batches, string_chunks
+from diffcse.encoder.outputs import SAMPLE, Form, Writer, check_output, write_ranges
 from diffcse.encoder.workers import rows_by_workers
 from diffcse.errors import InputError
 from diffcse.files import staged_file
 from diffcse.machine import release_memory
-from diffcse.text.strings import iter_strings
-
-BLOCK = 4096
-"""Sentences embedded and written at once: enough for batches of even length, few enough for frequent progress."""
-_BLOCK_CHARACTERS = 1 << 22
-"""A block of long sentences has fewer."""
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-class _Writer(Protocol):
-    def write(self, sentences: list[str], rows: np.ndarray) -> None: ...
-    def close(self) -> None: ...
-
-
 def embed(
     encoder: Encoder,
-    sentences: Iterable[str],
+    sentences: Iterable[str] | Sentences,
     output: str | Path,
     *,
     normalise: bool = False,
+    store: Store = "float32",
+    overwrite: bool = False,
     batch_tokens: int = BATCH_TOKENS,
     bf16: bool = False,
     workers: int | None = None,
     report: Callable[[int], None] = lambda done: None,
+    note: Callable[[str], None] = lambda line: None,
     place: Callable[[int], str] = sentence_number,
 ) -> int:
     """Write one embedding for each sentence to `output`, in one indivisible step; return their number.
 
-    One thread tokenises ahead of the model, another writes rows behind it. Rows do not depend on blocks or workers
+    One thread tokenises ahead of the model, another writes rows behind it. Rows do not depend on batches or workers
     beyond rounding (1e-6 of a row's length in float32).
 
     Args:
-        sentences: any iterable of strings, as `text.strings.iter_strings` takes it.
-        output: a name ending in ".npy": an array (N, H) float32, for `numpy.load(output, mmap_mode="r")`. In
-            ".parquet": columns `text` and `embedding` (a list of H float32), with a row group for each block.
+        sentences: any iterable of strings, as `text.strings.iter_strings` takes it; or `Sentences`, whose kept columns
+            go to .parquet.
+        output: a name ending in ".npy": an array (N, H), for `numpy.load(output, mmap_mode="r")`. In ".parquet": kept
+            columns, `text` and `embedding` (a list of H numbers), with a row group for each batch.
         normalise: scale each embedding to length 1.
+        store: type of the stored numbers, see `outputs.Form`.
+        overwrite: replace an existing file.
         workers: processes that embed; they share the CPU's cores or use a GPU each. 1: this process. None: one process
             for each GPU, or this process if there are fewer than two.
-        report: called with the number of finished sentences after each block.
+        report: called with the number of finished sentences after each batch.
+        note: called with a line on the recall of int8 or binary.
         place: names sentence i in messages.
 
     Raises:
         InputError: another suffix, an item that is not a Unicode string, an embedding that is not finite, a file that
-            cannot be written, or a worker that was killed.
+            exists or cannot be written, or a worker that was killed.
     """
     output = Path(output)
-    number = _worker_count(workers)
-    open_writer = check_output(output)
-    blocks = _blocks(iter_strings(sentences))
-    done = received = 0
+    open_writer = check_output(output, overwrite=overwrite)
+    kept = sentences.kept_schema if isinstance(sentences, Sentences) else None
+    chunks = sentences.chunks() if isinstance(sentences, Sentences) else string_chunks(sentences)
+    form = Form(encoder.width, normalise, store)
+    if store != "float32":
+        sample, chunks = _sample(chunks)
+        form = calibrate(encoder, sample, form, bf16=bf16, note=note)
     with staged_file(output) as staging:
-        writer = open_writer(staging, encoder)
-
-        def write(embedded: tuple[list[str], np.ndarray]) -> int:
-            nonlocal received
-            block, rows = embedded
-            check_finite(rows, block, lambda i: place(received + i), bf16=bf16)
-            received += len(block)
-            writer.write(block, to_unit(rows) if normalise else rows)
-            return len(block)
-
-        if number == 1:
-            rows = _rows_here(encoder, blocks, batch_tokens, bf16)
-        else:
-            rows = rows_by_workers(encoder, blocks, number, batch_tokens=batch_tokens, bf16=bf16)
+        writer = open_writer(staging, form, facts_of(encoder), kept)
         try:
-            with closing(rows), closing(_ahead(write, rows)) as written:
-                for count in written:
-                    done += count
-                    release_memory()  # batches of many shapes fragment the memory
-                    report(done)
+            done = write_rows(
+                encoder, batches(chunks), writer, form, batch_tokens=batch_tokens, bf16=bf16, workers=workers,
+                report=report, place=place,
+            )  # fmt: skip
         finally:
             writer.close()
+        write_ranges(output, form)
+    return done
+
+
+def adjusted(encoder: Encoder, prompt: str | None = None, truncate_dim: int | None = None) -> Encoder:
+    """`encoder` with another prompt before each sentence, and with only the first numbers of each embedding.
+
+    Args:
+        prompt: the name of one of the encoder's prompts, or the text itself if it ends with a space or a colon.
+        truncate_dim: how many numbers are kept.
+
+    Raises:
+        InputError: no prompt has this name, or the embedding has fewer numbers.
+    """
+    settings = encoder.settings
+    if prompt is not None:
+        if prompt not in settings.prompts and not prompt.endswith((" ", ":")):
+            names = ", ".join(map(repr, settings.prompts)) or "none"
+            raise InputError(
+                f"--prompt {prompt}: the model has no prompt of this name (it has: {names}). A text to put before each "
+                "sentence must end with a space or a colon, such as 'query: '"
+            )
+        prompts = {prompt: prompt, **settings.prompts}
+        settings = replace(settings, prompts=prompts, default_prompt=prompt)
+    if truncate_dim is not None:
+        if not 1 <= truncate_dim <= encoder.width:
+            raise InputError(f"--truncate-dim {truncate_dim}: must be from 1 to {encoder.width}, the embedding's size")
+        settings = replace(settings, truncate_dim=truncate_dim)
+    return replace(encoder, settings=settings)
+
+
+def facts_of(encoder: Encoder) -> dict[str, str]:
+    """What a .parquet file says about its encoder."""
+    return {"diffcse.pooling": str(encoder.pooling), "diffcse.max_tokens": str(encoder.max_tokens)}
+
+
+def _sample(chunks: Iterator[Batch]) -> tuple[list[str], Iterator[Batch]]:
+    """(the first sentences, all chunks)"""
+    taken: list[Batch] = []
+    texts: list[str] = []
+    for chunk in chunks:
+        taken.append(chunk)
+        texts += chunk.texts
+        if len(texts) >= SAMPLE:
+            break
+    return texts[:SAMPLE], chain(taken, chunks)
+
+
+def calibrate(encoder: Encoder, sample: list[str], form: Form, *, bf16: bool, note: Callable[[str], None]) -> Form:
+    """`form` with the ranges that int8 needs; `note` gets the measured recall of its stored embeddings."""
+    rows = encoder(sample, bf16=bf16)
+    form = form.calibrated(rows)
+    recall = form.recall(rows)
+    if recall is not None:
+        note(
+            f"recall   {form.store} gives {recall:.1%} of the 10 nearest neighbours by float32 "
+            f"({min(1000, len(rows)):,} queries among the first {len(rows):,} rows)"
+        )
+    return form
+
+
+def write_rows(
+    encoder: Encoder,
+    rows_in: Iterator[Batch],
+    writer: Writer,
+    form: Form,
+    *,
+    batch_tokens: int,
+    bf16: bool,
+    workers: int | None,
+    report: Callable[[int], None],
+    place: Callable[[int], str],
+) -> int:
+    """Embed batches and hand them to `writer` in their order; return the number of rows. Arguments as in `embed`."""
+    done = 0
+    has_failed = False
+    number = _worker_count(workers)
+
+    def write(embedded: tuple[Batch, np.ndarray]) -> int:
+        nonlocal has_failed
+        batch, rows = embedded
+        if has_failed:  # the batch before, and its error is not raised yet
+            return 0
+        has_failed = True
+        check_finite(rows, batch.texts, lambda i: place(batch.first + i), bf16=bf16)
+        writer.write(batch, form.stored(rows))
+        has_failed = False
+        return len(rows)
+
+    if number == 1:
+        rows = _rows_here(encoder, rows_in, batch_tokens, bf16)
+    else:
+        rows = rows_by_workers(encoder, rows_in, number, batch_tokens=batch_tokens, bf16=bf16)
+    with closing(rows), closing(_ahead(write, rows)) as written:
+        for count in written:
+            done += count
+            release_memory()  # batches of many shapes fragment the memory
+            report(done)
     return done
 
 
@@ -106,14 +193,14 @@ def _worker_count(asked: int | None) -> int:
 
 
 def _rows_here(
-    encoder: Encoder, blocks: Iterator[list[str]], batch_tokens: int, bf16: bool
-) -> Generator[tuple[list[str], np.ndarray], None, None]:
-    def tokenise(block: list[str]) -> tuple[list[str], list[np.ndarray]]:
-        return block, encoder.tokens(block)
+    encoder: Encoder, rows_in: Iterator[Batch], batch_tokens: int, bf16: bool
+) -> Generator[tuple[Batch, np.ndarray], None, None]:
+    def tokenise(batch: Batch) -> tuple[Batch, list[np.ndarray]]:
+        return batch, encoder.tokens(batch.texts)
 
-    with encoder.ready(bf16) as run, closing(_ahead(tokenise, blocks)) as prepared:
-        for block, tokens in prepared:
-            yield block, run(tokens, batch_tokens)
+    with encoder.ready(bf16) as run, closing(_ahead(tokenise, rows_in)) as prepared:
+        for batch, tokens in prepared:
+            yield batch, run(tokens, batch_tokens)
 
 
 def _ahead(function: Callable[[In], Out], items: Iterable[In]) -> Generator[Out, None, None]:
@@ -127,77 +214,3 @@ def _ahead(function: Callable[[In], Out], items: Iterable[In]) -> Generator[Out,
             before = now
         if before is not None:
             yield before.result()
-
-
-def _blocks(sentences: Iterable[str]) -> Iterator[list[str]]:
-    block: list[str] = []
-    characters = 0
-    for sentence in sentences:
-        block.append(sentence)
-        characters += len(sentence)
-        if len(block) == BLOCK or characters >= _BLOCK_CHARACTERS:
-            yield block
-            block, characters = [], 0
-    if block:
-        yield block
-
-
-def check_output(output: Path) -> Callable[[Path, Encoder], _Writer]:
-    """The writer for the format that the suffix of `output` names.
-
-    Raises:
-        InputError: there is no such format.
-    """
-    if output.is_dir():
-        raise InputError(f"{output}: is a folder. Give --output a file that ends in .npy or .parquet")
-    if output.suffix == ".npy":
-        return _Npy
-    if output.suffix == ".parquet":
-        return _Parquet
-    raise InputError(f"{output}: the output must end in .npy or .parquet")
-
-
-class _Npy:
-    """NumPy's format, written row by row. The header holds the number of rows and is written again at the end."""
-
-    def __init__(self, path: Path, encoder: Encoder) -> None:
-        self.file = path.open("wb")
-        self.rows, self.width = 0, encoder.width
-        self._header()
-        self.begins = self.file.tell()
-
-    def write(self, sentences: list[str], rows: np.ndarray) -> None:
-        self.file.write(np.ascontiguousarray(rows, dtype="<f4").data)
-        self.rows += len(rows)
-
-    def close(self) -> None:
-        with self.file:
-            self.file.seek(0)
-            self._header()
-            assert self.file.tell() == self.begins  # NumPy leaves room for a longer number
-
-    def _header(self) -> None:
-        shape = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, self.width)}
-        np.lib.format.write_array_header_1_0(self.file, shape)
-
-
-class _Parquet:
-    """Columns text and embedding; the schema's metadata names pooling and limit."""
-
-    def __init__(self, path: Path, encoder: Encoder) -> None:
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        self.pa: Any = pa
-        self.vector = pa.list_(pa.float32(), encoder.width)
-        facts = {"diffcse.pooling": str(encoder.pooling), "diffcse.max_tokens": str(encoder.max_tokens)}
-        schema = pa.schema([("text", pa.string()), ("embedding", self.vector)], metadata=facts)
-        self.file = parquet.ParquetWriter(path, schema)
-
-    def write(self, sentences: list[str], rows: np.ndarray) -> None:
-        flat = self.pa.array(np.ascontiguousarray(rows, dtype=np.float32).reshape(-1))
-        vectors = self.pa.FixedSizeListArray.from_arrays(flat, type=self.vector)
-        self.file.write_table(self.pa.Table.from_arrays([self.pa.array(sentences), vectors], schema=self.file.schema))
-
-    def close(self) -> None:
-        self.file.close()

@@ -1,6 +1,6 @@
 """One encoder in several processes.
 
-Each process gets a block of sentences and returns their rows; blocks come back in their order. The encoder is saved to
+Each process gets a batch of sentences and returns their rows; batches come back in their order. The encoder is saved to
 a temporary folder, and all processes map its weights into memory.
 """
 
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from diffcse.encoder.encode import Encoder
+from diffcse.encoder.inputs import Batch
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
@@ -33,9 +34,9 @@ _AHEAD = 2
 
 
 def rows_by_workers(
-    encoder: Encoder, blocks: Iterator[list[str]], workers: int, *, batch_tokens: int, bf16: bool
-) -> Generator[tuple[list[str], np.ndarray], None, None]:
-    """Each block with its embeddings, from `workers` processes that share the CPU's cores or use a GPU each.
+    encoder: Encoder, batches: Iterator[Batch], workers: int, *, batch_tokens: int, bf16: bool
+) -> Generator[tuple[Batch, np.ndarray], None, None]:
+    """Each batch with its embeddings, from `workers` processes that share the CPU's cores or use a GPU each.
 
     Raises:
         InputError: another program ended a process.
@@ -45,7 +46,7 @@ def rows_by_workers(
 
     threads = max(1, len(cores()) // workers)
     env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads}
-    waiting: deque[tuple[list[str], Any]] = deque()
+    waiting: deque[tuple[Batch, Any]] = deque()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="diffcse-")))
         save(encoder, folder / _NAME, "")
@@ -58,8 +59,8 @@ def rows_by_workers(
         )
         stack.callback(pool.shutdown, kill_workers=True)  # they are idle after the last row
         try:
-            for block in blocks:
-                waiting.append((block, pool.submit(_rows, block)))
+            for batch in batches:
+                waiting.append((batch, pool.submit(_rows, batch.texts)))
                 if len(waiting) > _AHEAD * workers:
                     done, future = waiting.popleft()
                     yield done, future.result()
@@ -68,8 +69,8 @@ def rows_by_workers(
                 yield done, future.result()
         except TerminatedWorkerError as error:
             raise InputError(
-                f"one of {workers} worker processes was killed, perhaps because memory ran out. Nothing was written: "
-                "try again with fewer workers"
+                f"one of {workers} worker processes was killed, perhaps because memory ran out. Only what "
+                "was complete is kept: try again with fewer workers"
             ) from error
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,8 @@ from diffcse.text.tables import (
 
 ROWS = 2048
 """Rows in a block of the formats that are not cut by bytes."""
+Needed = Callable[[int, int], bool]
+"""Whether any of some rows of a file is needed: (number of the first, from 1; how many)."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,28 @@ class Wanted:
     is_prose: bool = False
     """Cells are split into sentences later: then `max_bytes` limits the sentences, not the cells."""
     reading: Reading = STRICT
+    kept: tuple[str, ...] = ()
+    """Columns that are handed on as they are; their cells need not be text."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All columns that are read; the document's comes last."""
-        return (*self.columns, *([self.document] if self.document else []))
+        """All columns that are read: the texts', those that are kept, and the document's."""
+        return (*self.columns, *self.kept, *([self.document] if self.document else []))
+
+    @property
+    def kept_range(self) -> range:
+        """The places of `kept` in `names`."""
+        return range(len(self.columns), len(self.columns) + len(self.kept))
 
     @property
     def options(self) -> dict[str, str]:
         """Column -> the option that names it."""
         roles = ("anchor", "positive", "hard_negative") if len(self.columns) > 1 else ("column",)
-        return dict(zip(self.columns, roles, strict=False)) | ({self.document: "document"} if self.document else {})
+        return (
+            dict.fromkeys(self.kept, "keep")
+            | dict(zip(self.columns, roles, strict=False))
+            | ({self.document: "document"} if self.document else {})
+        )
 
     @property
     def longest(self) -> int:
@@ -77,6 +90,8 @@ class Rows:
     cells: list[list[str]]
     documents: list[str] | None = None
     """The name of each row's document; "" for a row that stands alone."""
+    kept: Sequence[Any] = ()
+    """The kept columns: Arrow arrays from .parquet, lists of text or None from other files."""
     numbers: Sequence[int] = ()
     """Line (or row) of each row in the file, from 1."""
     lines: int = 0
@@ -102,8 +117,8 @@ class Block:
     notes: Notes = field(default_factory=dict)
 
 
-def read(source: Source, wanted: Wanted) -> Iterator[Block]:
-    """The blocks of a source.
+def read(source: Source, wanted: Wanted, needed: Needed | None = None) -> Iterator[Block]:
+    """The blocks of a source. In a .parquet file, row groups that are not `needed` are left out.
 
     Raises:
         InputError: the source cannot be read, a column is missing, or a row is malformed.
@@ -117,7 +132,11 @@ def read(source: Source, wanted: Wanted) -> Iterator[Block]:
             notes.clear()
             opens = False
         return
-    readers = {"csv": _read_table, "tsv": _read_table, "json": _read_list, "parquet": _read_parquet, "hub": _read_hub}
+    if source.format == "parquet":
+        for rows in _read_parquet(source, wanted, needed):
+            yield Block(source, rows, rows.numbers[0])
+        return
+    readers = {"csv": _read_table, "tsv": _read_table, "json": _read_list, "hub": _read_hub}
     for rows in readers[source.format](source, wanted):
         yield Block(source, rows, rows.numbers[0])
 
@@ -163,7 +182,7 @@ def _parse_text(block: Block, data: bytes, wanted: Wanted) -> Rows:
     notes: Notes = {}
     encoding = wanted.reading.encoding
     lines = decode_lines(block.source.name, data, block.first, wanted.longest, wanted.advice, notes, encoding)
-    return Rows([lines], None, range(block.first, block.first + len(lines)), len(lines), len(data), notes)
+    return Rows([lines], None, (), range(block.first, block.first + len(lines)), len(lines), len(data), notes)
 
 
 # JSON
@@ -226,7 +245,15 @@ def _rows_of_objects(
         span = f"{source.unit}s {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"{source.unit} {numbers[0]}"
         problem = missing_column(missing[0], keys, wanted.options)
         raise InputError(f"{source.name}, {span}: {problem}")
-    return _rows_of(source, wanted, [[value.get(name) for value in objects] for name in wanted.names], numbers)
+    values = [[value.get(name) for value in objects] for name in wanted.names]
+    for index in wanted.kept_range:
+        values[index] = [_as_text(value) for value in values[index]]
+    return _rows_of(source, wanted, values, numbers)
+
+
+def _as_text(value: Any) -> str | None:
+    """A cell that is kept: text as it is, null as None, anything else as JSON."""
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _rows_of(source: Source, wanted: Wanted, values: Sequence[Sequence[Any]], numbers: Sequence[int]) -> Rows:
@@ -239,7 +266,7 @@ def _rows_of(source: Source, wanted: Wanted, values: Sequence[Sequence[Any]], nu
     if wanted.document:
         pairs = zip(values[-1], numbers, strict=True)
         documents = [_document(value, source, number, wanted.document) for value, number in pairs]
-    return Rows(cells, documents, numbers)
+    return Rows(cells, documents, [values[index] for index in wanted.kept_range], numbers)
 
 
 def _cell(value: Any, source: Source, number: int, column: str) -> str:
@@ -314,7 +341,8 @@ def _wanted_cells(source: Source, wanted: Wanted, notes: Notes) -> Iterator[Row]
 def _table_block(batch: Sequence[Row], wanted: Wanted, notes: Notes) -> Rows:
     columns = [list(column) for column in zip(*(cells for _, cells in batch), strict=True)]
     documents = columns.pop() if wanted.document else None
-    rows = Rows(columns, documents, [number for number, _ in batch], notes=dict(notes))
+    texts = len(wanted.columns)
+    rows = Rows(columns[:texts], documents, columns[texts:], [number for number, _ in batch], notes=dict(notes))
     notes.clear()
     return rows
 
@@ -322,7 +350,7 @@ def _table_block(batch: Sequence[Row], wanted: Wanted, notes: Notes) -> Rows:
 # .parquet and hub data sets
 
 
-def _read_parquet(source: Source, wanted: Wanted) -> Iterator[Rows]:
+def _read_parquet(source: Source, wanted: Wanted, needed: Needed | None) -> Iterator[Rows]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -339,10 +367,16 @@ def _read_parquet(source: Source, wanted: Wanted) -> Iterator[Rows]:
             for column in wanted.columns:
                 _check_type(source.name, column, schema.field(column).type)
             number = 1
-            for batch in parquet.iter_batches(batch_size=ROWS, columns=list(wanted.names), use_threads=False):
-                values = [batch.column(column).to_pylist() for column in wanted.names]
-                yield _rows_of(source, wanted, values, range(number, number + batch.num_rows))
-                number += batch.num_rows
+            for groups, rows in _row_groups(parquet, whole=needed is None):
+                if needed and not needed(number, rows):
+                    number += rows
+                    continue
+                names = list(dict.fromkeys(wanted.names))
+                for batch in parquet.iter_batches(ROWS, groups, names, use_threads=False):
+                    arrays = [batch.column(column) for column in wanted.names]
+                    values = [x if i in wanted.kept_range else x.to_pylist() for i, x in enumerate(arrays)]
+                    yield _rows_of(source, wanted, values, range(number, number + batch.num_rows))
+                    number += batch.num_rows
         except InputError:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -350,6 +384,12 @@ def _read_parquet(source: Source, wanted: Wanted) -> Iterator[Rows]:
             raise InputError(
                 f"{source.name}: not a whole .parquet file ({reason}). Copy, download or write the file again."
             ) from error
+
+
+def _row_groups(parquet: Any, *, whole: bool) -> list[tuple[list[int], int]]:
+    """(row groups that are read together, their rows)"""
+    sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+    return [(list(range(len(sizes))), sum(sizes))] if whole else [([group], rows) for group, rows in enumerate(sizes)]
 
 
 def _check_type(name: str, column: str, kind: Any) -> None:
@@ -367,5 +407,7 @@ def _read_hub(source: Source, wanted: Wanted) -> Iterator[Rows]:
     check_columns(source.name, columns, wanted.options)
     number = 1
     for values in hub.stream(dataset, data, wanted.names, ROWS):
+        for index in wanted.kept_range:
+            values[index] = [_as_text(value) for value in values[index]]
         yield _rows_of(source, wanted, values, range(number, number + len(values[0])))
         number += len(values[0])

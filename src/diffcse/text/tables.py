@@ -166,4 +166,6 @@ def missing_column(column: str, columns: Sequence[str], options: dict[str, str],
             f'text.columns = "{names}" (--columns {names}).'
         )
     option = options[column]
+    if option == "keep":
+        return f"{problem} Choose among them with --keep."
     return f"{problem} Set text.{option} (--{option.replace('_', '-')})."
