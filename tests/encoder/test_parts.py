@@ -100,7 +100,9 @@ def test_two_processes_that_write_the_same_parts(encoder, text, tmp_path):
     def close(self):
         if not other.is_set():
             other.set()
-            write(encoder, text, tmp_path / "out")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("diffcse.files.os.getpid", lambda: 1)  # names the other process's unfinished files
+                write(encoder, text, tmp_path / "out")
         slow(self)
 
     with pytest.MonkeyPatch.context() as patch:
