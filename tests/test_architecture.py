@@ -11,7 +11,7 @@ import pytest
 import diffcse
 
 SOURCE = Path(diffcse.__file__).parent
-GROUND = {"errors", "figures", "files", "machine", "network", "record", "stops", "streams"}
+GROUND = {"errors", "figures", "files", "machine", "network", "record", "stops", "streams", "values"}
 """What every room may import."""
 SETTINGS = GROUND | {"config"}
 DATA = SETTINGS | {"text"}
@@ -23,10 +23,11 @@ RULE = {
     "files": {"errors"},
     "figures": set(),
     "machine": {"errors"},
-    "record": {"errors", "files", "machine"},
+    "record": {"errors", "files", "machine", "values"},
     "network": set(),
     "stops": set(),
     "streams": set(),
+    "values": {"errors"},
     "config": GROUND,
     "text": SETTINGS,
     "method": SETTINGS,

@@ -6,19 +6,19 @@ reading a thousand records is fast.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 from diffcse.errors import InputError
 from diffcse.files import write_json
 from diffcse.machine import cores
+from diffcse.values import as_type, read_json
 
 SCHEMA = 1
 """Raised when a field is added, removed, or changes its meaning."""
@@ -46,10 +46,10 @@ class Record:
     seed: int
     data: dict[str, Any] = field(default_factory=dict)
     """The text: files, counts, content hash."""
-    log: list[dict[str, float]] = field(default_factory=list)
+    log: list[dict[str, Any]] = field(default_factory=list)
     """Each logged step: loss terms and metrics, as means over the steps since the previous entry."""
     scores: dict[str, Any] = field(default_factory=dict)
-    timing: dict[str, float] = field(default_factory=dict)
+    timing: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=lambda: versions())
     hardware: dict[str, Any] = field(default_factory=lambda: hardware())
@@ -78,12 +78,14 @@ def verdict(scores: dict[str, Any]) -> str | None:
     """Whether what was learned is better than the start, as a clause; None if nothing judged it."""
     for name, label in JUDGES.items():
         judged = scores.get(name) or {}
-        if judged.get("helped") in _HELPED and scores.get("shipped") == "start":
+        if any(judged.get(key) is None for key in ("helped", "difference", "low", "high")):
+            continue
+        if judged["helped"] in _HELPED and scores.get("shipped") == "start":
             return (
                 f"model/ is the start, unchanged: by {label}, what was learned is {judged['difference']:+.2f} points "
                 f"from it (95 % interval {judged['low']:+.2f} to {judged['high']:+.2f})"
             )
-        if judged.get("helped") in _HELPED:
+        if judged["helped"] in _HELPED:
             return (
                 f"{_HELPED[judged['helped']]}: by {label}, model/ is {judged['difference']:+.2f} points from the "
                 f"start (95 % interval {judged['low']:+.2f} to {judged['high']:+.2f}, wider for every look)"
@@ -92,27 +94,82 @@ def verdict(scores: dict[str, Any]) -> str | None:
     return None
 
 
+class _Judged(TypedDict):
+    """What one judge measured. None where a number was not finite."""
+
+    start: float | None
+    best: float | None
+    last: float | None
+    selects: NotRequired[bool]
+    helped: NotRequired[bool | Literal["unclear"] | None]
+    difference: NotRequired[float | None]
+    low: NotRequired[float | None]
+    high: NotRequired[float | None]
+
+
+class _Graded(_Judged):
+    file: str
+
+
+class _Scores(TypedDict, total=False):
+    """Those of `Record.scores` that are read again."""
+
+    steps: int
+    shipped: str
+    dev: _Graded | None
+    label_free: _Judged | None
+    neighbours: list[dict[str, str]]
+    columns: list[str]
+    rows: list[list[Any]]
+    verdicts: list[dict[str, Any]]
+    conditional_gain: dict[str, Any]
+    edited: list[list[dict[str, Any]]]
+
+
+class _Data(TypedDict, total=False):
+    """Those of `Record.data` that are read again."""
+
+    sha256: str
+    following_sha256: str | None
+    dev_sha256: str
+    start_model_sha256: str | None
+    models_sha256: dict[str, str]
+    truncated: int
+    text: dict[str, Any]
+
+
+class _Config(TypedDict, total=False):
+    method: dict[str, Any]
+    text: dict[str, Any]
+    training: dict[str, Any]
+
+
+_READ_AGAIN: dict[str, Any] = {
+    "config": _Config,
+    "data": _Data,
+    "log": list[dict[str, float | None]],
+    "scores": _Scores,
+    "timing": dict[str, float | None],
+}
+"""Field of a record -> what a reader relies on, beyond the field's own type. A command may write more keys."""
+
+
 def read_record(path: Path) -> Record:
     """The record in `path`.
 
     Raises:
-        InputError: the file is missing, not JSON, or of another schema.
+        InputError: the file is missing, not JSON, of another schema, or has values of other types; names file and key.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
-    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+    values = read_json(path)
+    if values.get("schema") != SCHEMA:
         raise InputError(f"{path}: not a run record of schema {SCHEMA}: run it again with this version")
-    known = {item.name for item in fields(Record)}
-    if set(values) != known:
-        wrong = sorted(set(values) ^ known)[0]
-        raise InputError(
-            f"{path}: not a complete run record: {wrong!r} is {'missing' if wrong in known else 'unknown'}"
-        )
-    return Record(**values)
+    try:
+        record: Record = as_type(values, Record, "")
+        for name, kind in _READ_AGAIN.items():
+            as_type(values[name], kind, name)
+    except InputError as error:
+        raise InputError(f"{path}: not a run record: {error}") from None
+    return record
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,10 @@
 """`diffcse compare` as a user meets it: by runs, with data and without, and by JSON files."""
 
 import json
+import random
 import re
+import shutil
+from collections import Counter
 
 import pytest
 
@@ -9,6 +12,7 @@ from diffcse.encoder.load import load
 from diffcse.evaluation.sts import read_pairs, score_sts
 from tests.cli.runs import command, make_run
 from tests.evaluation import folders
+from tests.mutations import json_mutations
 
 
 @pytest.fixture(autouse=True)
@@ -257,3 +261,24 @@ def test_options_without_effect_are_one_warning(capsys, runs):
     assert [line for line in out.splitlines() if "--" in line] == [
         "note     --resamples, --no-cache: no effect without --data"
     ]
+
+
+def test_damaged_files_are_one_line_that_names_them(capsys, tmp_path):
+    """Both kinds of input: run.json, and what `evaluate --json` writes."""
+    rng = random.Random(24)
+    facts = {"recipe": "r", "method_sha256": "m", "seed": 1, "train_sha256": None}
+    good = scores(tmp_path / "good.json", sts_pets=60.0, run=facts | {"seed": 2}, name="f")
+    bad = scores(tmp_path / "bad.json", sts_pets=61.0, transfer_MR={"value": 70, "probe": "adam"}, run=facts)
+    run, other = make_run(tmp_path / "run", 1), make_run(tmp_path / "other", 2)
+    shutil.rmtree(run / "model")  # scores of run.json are compared, nothing is loaded
+    codes = Counter()
+    for file, arguments in ((bad, (bad, good)), (run / "run.json", (run, other))):
+        value = json.loads(file.read_text())
+        for text in json_mutations(value, rng, 80):
+            file.write_text(text)
+            code, _, err = command(capsys, "compare", *arguments)
+            codes[code] += 1
+            assert code in (0, 2), text
+            assert code == 0 or err.startswith("error: "), text
+            assert err.count("\n") <= 3
+    assert codes[2] > 60

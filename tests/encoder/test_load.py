@@ -705,3 +705,22 @@ def test_weights_that_are_not_finite_are_named(plain, value):
 def test_a_limit_without_room_for_a_token(plain, limit):
     edit_json(plain / "tokenizer_config.json", model_max_length=limit)
     refused(plain, "model_max_length", pooling="mean")
+
+
+def test_a_tokenizer_without_its_unknown_token(plain):
+    def drop(table):
+        table["model"]["vocab"].pop("[UNK]")
+        table["added_tokens"] = [token for token in table["added_tokens"] if token["content"] != "[UNK]"]
+
+    table = json.loads((plain / "tokenizer.json").read_text())
+    drop(table)
+    (plain / "tokenizer.json").write_text(json.dumps(table))
+    refused(plain, "[UNK]", pooling="mean")
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a/" * 2500, "\0", 5, None, "\ud800"])
+def test_a_module_whose_path_is_none(folder, path):
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["path"] = path
+    (folder / "modules.json").write_text(json.dumps(modules))
+    refused(folder, "modules.json", "path")

@@ -82,7 +82,7 @@ class Train:
         for line in judged(trained.record.scores):
             say(console, line)
         neighbours = trained.record.scores.get("neighbours")
-        if neighbours and trained.record.scores["shipped"] == "adapted":
+        if neighbours and trained.record.scores.get("shipped") == "adapted":
             console.print(neighbour_table(neighbours))
         say(console, f"model    {self.output / 'model'}  (a sentence-transformers folder)")
         say(console, f"record   {self.output / 'run.json'}")

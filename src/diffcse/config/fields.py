@@ -14,9 +14,10 @@ import json
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from diffcse.errors import InputError
+from diffcse.values import QUOTES, as_type, shown
 
 Effect = Literal["nothing", "score", "weights"]
 """What a field affects. nothing: neither a weight nor a score (speed, memory, logs, descriptions). score: which step
@@ -162,7 +163,7 @@ def check_values(config: Any, prefix: str = "") -> None:
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
         key = f"{prefix}{field.name}"
-        value = _as_type(getattr(config, field.name), hints[field.name], key)
+        value = as_type(getattr(config, field.name), hints[field.name], key)
         object.__setattr__(config, field.name, value)
         limits: Mapping[str, float] = field.metadata.get("limits", {})
         if value is not None and not all(_WITHIN[name](value, limit) for name, limit in limits.items()):
@@ -181,63 +182,6 @@ def non_default(section: Any, names: Collection[str]) -> list[str]:
     """Those of the fields `names` that have another value than their default, in the order of the fields."""
     fields = dataclasses.fields(section)
     return [f.name for f in fields if f.name in names and getattr(section, f.name) != f.default]
-
-
-def _as_type(value: Any, kind: Any, key: str) -> Any:
-    """`value` as `kind`; an integer serves as a float and a list as a tuple, nothing else is converted."""
-    if get_origin(kind) is Literal:
-        return _choice(value, get_args(kind), key)
-    if get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise InputError(f"{key} = {_shown(value)}: must be a list, such as [{_shown(value)}]")
-        return tuple(_as_type(item, get_args(kind)[0], key) for item in value)
-    options = get_args(kind) or (kind,)
-    if value is None and type(None) in options:
-        return None
-    wanted = next(option for option in options if option is not type(None))
-    if get_origin(wanted) is Literal:
-        return _choice(value, get_args(wanted), key)
-    if not _fits(value, wanted):
-        name = _TYPE_NAMES.get(wanted) or f"a {wanted.__name__}"
-        raise InputError(f"{key} = {_shown(value)}: must be {name}")
-    return float(value) if wanted is float else value
-
-
-def _choice(value: Any, choices: Sequence[Any], key: str) -> Any:
-    if value in choices:
-        return value
-    near = difflib.get_close_matches(_shown(value).strip(_QUOTES), choices, 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise InputError(f"{key} = {_shown(value)}: must be one of {', '.join(map(repr, choices))}.{hint}")
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    fits = type(value) is wanted
-    if isinstance(value, int):
-        return (fits or (wanted is float and type(value) is int)) and abs(value) < 2**63
-    if isinstance(value, float):
-        return fits and abs(value) < float("inf")
-    if isinstance(value, str):
-        return fits and value.encode(errors="ignore").decode() == value
-    return fits
-
-
-_QUOTES = "\"'"
-_TYPE_NAMES = {
-    int: "a whole number below 2^63",
-    float: "a finite number",
-    bool: "true or false",
-    str: "text in quotes, of Unicode characters",
-}
-
-
-def _shown(value: object) -> str:
-    """`value` as it appears in a message: short, whatever the file holds."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits, tables in tables in tables
-        return f"a very long {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
 # ---- TOML --------------------------------------------------------------------------------------------------------
@@ -301,9 +245,9 @@ def read_fields(
         name = ".".join([*path, key])
         if key not in kinds:
             hint = _near_miss(key, kind, path, root)
-            raise InputError(f"{source}: unknown key {_shown(name).strip(_QUOTES)}: {hint}")
+            raise InputError(f"{source}: unknown key {shown(name).strip(QUOTES)}: {hint}")
         with _named(source):
-            read[key] = _as_type(value, kinds[key], name)
+            read[key] = as_type(value, kinds[key], name)
     return read
 
 
@@ -314,7 +258,7 @@ def preset(kind: Any, name: object, where: str) -> Mapping[str, Any]:
         InputError: no such preset.
     """
     if not isinstance(name, str) or name not in kind.PRESETS:
-        raise InputError(f"{where} {_shown(name)}: must be one of {', '.join(map(repr, kind.PRESETS))}")
+        raise InputError(f"{where} {shown(name)}: must be one of {', '.join(map(repr, kind.PRESETS))}")
     chosen: Mapping[str, Any] = kind.PRESETS[name]
     return chosen
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from diffcse.encoder.save import LIMITS, MODULES, POOLING_FLAGS, POOLING_MODES, 
 from diffcse.encoder.settings import Settings
 from diffcse.errors import InputError
 from diffcse.method.tail import ACTIVATIONS, Dense, Normalize
+from diffcse.values import read_json, shown
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,40 @@ class Layout:
 
 
 _PLAIN = ["Transformer", "Pooling"]
-_SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+_LONGEST_PATH, _MOST_LAYERS = 200, 1000
 _AFTER = {"Dense", "Normalize"}
 """The modules that may follow the pooling, in any order."""
+
+
+class _Module(TypedDict):
+    type: str
+    path: str
+
+
+class _Limits(TypedDict, total=False):
+    max_seq_length: int | None
+    do_lower_case: bool | None
+
+
+class _Stated(TypedDict, total=False):
+    prompts: dict[str, str] | None
+    default_prompt_name: str | None
+    truncate_dim: int | None
+    similarity_fn_name: Literal["cosine", "dot", "euclidean", "manhattan"] | None
+
+
+class _Layers(TypedDict):
+    layer_start: int
+
+
+class _Dense(TypedDict, total=False):
+    in_features: int
+    out_features: int
+    bias: bool
+    activation_function: str
+    module_input_name: str | None
+    module_output_name: str | None
+    use_residual: bool | None
 
 
 def read_layout(folder: Path) -> Layout:
@@ -53,10 +84,8 @@ def read_layout(folder: Path) -> Layout:
     kinds, paths = _read_modules(folder)
     pooled = kinds.index("Pooling") + 1
     normalised = kinds[-1] == "Normalize"
-    limits = read_table(paths[0] / LIMITS)
-    limit = limits.get("max_seq_length")
-    if limit is not None and not (type(limit) is int and limit > 0):
-        raise InputError(f"{paths[0] / LIMITS}: max_seq_length = {limit!r}: must be a whole number above 0")
+    limits = read_table(paths[0] / LIMITS, _Limits)
+    limit = _above_0(limits, "max_seq_length", paths[0] / LIMITS)
     pooling: EncoderPooling = _read_pooling(paths[pooled - 1] / "config.json")
     depth = pooler = None
     if pooled == 3:
@@ -83,17 +112,19 @@ def read_layout(folder: Path) -> Layout:
 
 def _read_modules(folder: Path) -> tuple[list[str], list[Path]]:
     """Kinds and folders of the modules: Transformer, perhaps WeightedLayerPooling, Pooling, and any of `_AFTER`."""
-    modules = _read_json(folder / MODULES)
-    try:
-        kinds = [module["type"].rpartition(".")[2] for module in modules]
-        paths = [folder / module["path"] for module in modules]
-        ours = all(module["type"].startswith("sentence_transformers.") for module in modules)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{folder / MODULES}: not a sentence-transformers list of modules") from error
+    file = folder / MODULES
+    modules = read_json(file, list[_Module])
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    ours = all(module["type"].startswith("sentence_transformers.") for module in modules)
+    for module in modules:
+        path = module["path"]
+        if "\0" in path or len(path) > _LONGEST_PATH:
+            raise InputError(f"{file}: path = {shown(path)}: cannot be a folder. Copy the model's folder again")
+    paths = [folder / module["path"] for module in modules]
     before = ["Transformer", "WeightedLayerPooling", "Pooling"] if "WeightedLayerPooling" in kinds else _PLAIN
     if not ours or kinds[: len(before)] != before or not set(kinds[len(before) :]) <= _AFTER:
         raise InputError(
-            f"{folder / MODULES}: modules {', '.join(module['type'] for module in modules) or 'none'}; supported is a "
+            f"{file}: modules {', '.join(module['type'] for module in modules) or 'none'}; supported is a "
             "Transformer with one Pooling, with two layers averaged before it, and Dense and Normalize layers after. "
             "Load other layouts with SentenceTransformer"
         )
@@ -102,27 +133,27 @@ def _read_modules(folder: Path) -> tuple[list[str], list[Path]]:
 
 def _read_settings(file: Path, limit: int | None) -> Settings:
     """Prompts, truncation and similarity of a folder; a missing file has the library's defaults."""
-    table = read_table(file)
+    table = read_table(file, _Stated)
     prompts, default = table.get("prompts") or {}, table.get("default_prompt_name")
-    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
-        raise InputError(f"{file}: prompts must be a table of texts")
-    if default is not None and not (isinstance(default, str) and default in prompts):
+    if default is not None and default not in prompts:
         raise InputError(f"{file}: default_prompt_name = {default!r}: prompts has no such name")
-    dim = table.get("truncate_dim")
-    if dim is not None and not (type(dim) is int and dim > 0):
-        raise InputError(f"{file}: truncate_dim = {dim!r}: must be a whole number above 0")
     similarity = table.get("similarity_fn_name") or "cosine"
-    if similarity not in _SIMILARITIES:
-        raise InputError(f"{file}: similarity_fn_name = {similarity!r}: must be one of {', '.join(_SIMILARITIES)}")
-    return Settings(prompts, default, dim, similarity, limit)
+    return Settings(prompts, default, _above_0(table, "truncate_dim", file), similarity, limit)
+
+
+def _above_0(table: Mapping[str, Any], key: str, file: Path) -> int | None:
+    value: int | None = table.get(key)
+    if value is not None and value < 1:
+        raise InputError(f"{file}: {key} = {value}: must be a whole number above 0")
+    return value
 
 
 def _read_layers(folder: Path) -> tuple[EncoderPooling, int]:
     """(first_last or top2, number of layers) from a WeightedLayerPooling."""
-    start = read_table(folder / "config.json").get("layer_start")
+    start = read_json(folder / "config.json", _Layers)["layer_start"]
     given = _read_weights(folder, "layer_weights")["layer_weights"].flatten().tolist()
-    if type(start) is not int or start < 0:
-        raise InputError(f"{folder / 'config.json'}: layer_start = {start!r}: must be a whole number, 0 or above")
+    if not 0 <= start <= _MOST_LAYERS:
+        raise InputError(f"{folder / 'config.json'}: layer_start = {start}: must be from 0 to {_MOST_LAYERS}")
     weights, depth = [0.0] * start + given, start + len(given) - 1
     # With two layers both poolings are the same; `save` starts them at different layers.
     names: list[EncoderPooling] = ["top2", "first_last"] if start else ["first_last", "top2"]
@@ -138,7 +169,7 @@ def _read_layers(folder: Path) -> tuple[EncoderPooling, int]:
 
 def _is_pooler(folder: Path) -> bool:
     """Whether a Dense module has the shape of a checkpoint's own head: with a bias and tanh, as wide as the encoder."""
-    config = read_table(folder / "config.json")
+    config = read_table(folder / "config.json", _Dense)
     square = config.get("in_features") == config.get("out_features")
     return square and config.get("bias", True) and config.get("activation_function", TANH) == TANH
 
@@ -150,14 +181,14 @@ def _read_dense(folder: Path) -> Dense:
         InputError: it has an unknown activation, a residual connection, or other inputs than the embedding.
     """
     file = folder / "config.json"
-    config = read_table(file)
+    config = read_table(file, _Dense)
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in ("sentence_embedding", None):
             raise InputError(f"{file}: {key} = {config[key]!r}; supported is 'sentence_embedding'")
     if config.get("use_residual"):
         raise InputError(f"{file}: use_residual = true is not supported. Load such a folder with SentenceTransformer")
     activation = config.get("activation_function", TANH)
-    if str(activation) not in ACTIVATIONS:
+    if activation not in ACTIVATIONS:
         raise InputError(f"{file}: activation_function = {activation!r}: must be one of {', '.join(ACTIVATIONS)}")
     names = ["linear.weight", *(["linear.bias"] if config.get("bias", True) else [])]
     weights = _read_weights(folder, *names)
@@ -201,18 +232,6 @@ def _read_pooling(file: Path) -> EncoderPooling:
     return names[on[0]]
 
 
-def read_table(file: Path) -> dict[str, Any]:
-    """A JSON object; empty if the file is missing."""
-    table = _read_json(file) if file.is_file() else {}
-    if not isinstance(table, dict):
-        raise InputError(f"{file}: not a JSON object")
-    return table
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not JSON: {error}") from error
+def read_table(file: Path, kind: Any = dict[str, Any]) -> dict[str, Any]:
+    """A JSON object, as `kind` (see `values`); empty if the file is missing."""
+    return read_json(file, kind) if file.is_file() else {}

@@ -5,11 +5,10 @@ Each source gets a method's name. Seeds of one method share it, so that `seeds.c
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NotRequired, TypeAlias, TypedDict
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from diffcse.errors import InputError
 from diffcse.evaluation.data import Data
 from diffcse.evaluation.seeds import AVERAGE, Run, compare_methods
 from diffcse.record import Record, chosen_by, finite, read_record, versions
+from diffcse.values import as_type, read_json
 
 SCHEMA = "diffcse-comparison/1"
 CHECKPOINTS = {"best": "best step by dev score", "held_out": "best step by held-out text", "last": "last step"}
@@ -180,7 +180,7 @@ def _add_dev_scores(source: Source, sets: Sequence[str], scores: _Scores) -> Non
     name = Path(dev["file"]).stem
     if {*sets} - {name}:
         raise InputError(f"{source.label}: its dev score is on {name}; give --data DIR for other sets")
-    scores.add_measure(name, ("STS", (source.record.data["dev_sha256"],)), source)
+    scores.add_measure(name, ("STS", (source.record.data.get("dev_sha256"),)), source)
     # Where the dev score did not choose the step, no model has the best one.
     chose = chosen_by(source.record.scores) == "dev"
     if chose:
@@ -247,16 +247,54 @@ def read_source(text: str) -> Source:
     return Source(str(path), path, named, result=results[0], seed=run.get("seed"))
 
 
+class _Data(TypedDict):
+    sha256: str
+
+
+class _Task(TypedDict):
+    group: str
+    name: str
+    value: float
+    data: _Data
+    metric: NotRequired[str]
+    split: NotRequired[str]
+    probe: NotRequired[str]
+
+
+class _Run(TypedDict):
+    recipe: str | None
+    method_sha256: str
+    seed: int
+    train_sha256: str | None
+
+
+class _Encoder(TypedDict):
+    name: str
+    kind: str
+    fingerprint: str | None
+    pooling: NotRequired[str]
+    run: NotRequired[_Run | None]
+
+
+class _Result(TypedDict):
+    encoder: _Encoder
+    tasks: dict[str, _Task]
+
+
+class _Report(TypedDict):
+    """What is compared of the file that `diffcse evaluate --json` writes; evaluation.schema.json has all of it."""
+
+    results: list[_Result]
+
+
 def _read_report(path: Path) -> Any:
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}. Give a run folder or a JSON file") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
-    if not isinstance(report, dict) or report.get("schema") != "diffcse-evaluation/1":
+    report = read_json(path, hint=". Give a run folder, or a JSON file of diffcse evaluate")
+    if report.get("schema") != "diffcse-evaluation/1":
         raise InputError(f"{path}: not what diffcse evaluate --json of this version writes")
-    return report
+    try:
+        return as_type(report, _Report, "")
+    except InputError as error:
+        raise InputError(f"{path}: not what diffcse evaluate --json writes: {error}") from None
 
 
 def check_sources(sources: Sequence[Source], *, with_data: bool) -> None:
@@ -307,7 +345,7 @@ def kind_of(config: Mapping[str, Any]) -> str:
     difference, positives = _get(config, "method.difference"), _get(config, "method.positives")
     plain = positives in (None, "dropout")
     # SimCSE is the contrast of two dropout views.
-    name = {"none": "SimCSE" if plain else "contrast", "rtd": "DiffCSE"}.get(difference, f"DiffCSE ({difference})")
+    name = {"none": "SimCSE" if plain else "contrast", "rtd": "DiffCSE"}.get(str(difference), f"DiffCSE ({difference})")
     role = _get(config, "method.edit_role")
     if role not in (None, "difference"):
         return f"{name} (an edited copy as one more {role})"

@@ -174,7 +174,7 @@ def _check(method: Method, pooling: Pooling, steps: int | None) -> None:
         )
     if method.rtd_schedule != "constant" and not steps:
         raise InputError(f'method.rtd_schedule = "{method.rtd_schedule}" needs steps=, the run\'s forward passes')
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
         raise InputError(
             "several processes are not supported: this trainer would not synchronise the loss's own weights. "
             "Start one process"

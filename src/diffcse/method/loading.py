@@ -50,11 +50,15 @@ Source = str | Path | PreTrainedModel
 # ---- tokenizers and vocabularies -------------------------------------------------------------------------------------
 
 
+_UNUSUAL = "\ua66e \U00012000"
+"""Letters of scripts that hardly any vocabulary has."""
+
+
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id.
 
     Raises:
-        InputError: it cannot be loaded, or pads on the left.
+        InputError: it cannot be loaded, pads on the left, or has no token for an unknown character.
     """
     tokenizer = _load(AutoTokenizer, source, "tokenizer")
     if tokenizer.padding_side != "right":
@@ -62,6 +66,13 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
             f"{source}: the tokenizer pads on the {tokenizer.padding_side}, but position 0 must hold the first token. "
             'Set "padding_side": "right" in its tokenizer_config.json'
         )
+    try:
+        tokenizer(_UNUSUAL, truncation=True, max_length=8)  # without a length, the limit of its folder would count
+    except Exception as error:  # the library raises plain exceptions
+        raise InputError(
+            f"{source}: the tokenizer fails at a character it does not know ({error}). Its unk_token, such as [UNK], "
+            "must be in its vocabulary: restore tokenizer.json"
+        ) from error
     return tokenizer
 
 

@@ -16,13 +16,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from diffcse.config import Config, Method, Text, identity, to_dict, to_toml
+from diffcse.errors import InputError
 from diffcse.files import model_sha256
 from diffcse.tables.columns import column_jobs, dev_pairs, jobs_hash
 from diffcse.tables.grids import Grid, Row
 from diffcse.tables.source import source_hash
+from diffcse.values import read_json
 
 if TYPE_CHECKING:
     from diffcse.evaluation.jobs import Job
@@ -166,13 +168,26 @@ def _identity(config: Config, data: list[str]) -> str:
 # ---- outcomes --------------------------------------------------------------------------------------------------------
 
 
+class _Score(TypedDict):
+    value: float | None
+    data: str
+
+
+class _Outcome(TypedDict):
+    identity: str
+    status: str
+    scores: NotRequired[dict[str, _Score] | None]
+    message: NotRequired[str | None]
+    seconds: NotRequired[float | None]
+
+
 def outcome_of(cell: Cell) -> dict[str, Any] | None:
     """The outcome on disk of exactly this cell: identity, status, scores, message, seconds. None without one."""
     try:
-        outcome: dict[str, Any] = json.loads(cell.record.read_text(encoding="utf-8"))
-        return outcome if outcome["identity"] == cell.identity else None
-    except (OSError, ValueError, KeyError, TypeError):
+        outcome: dict[str, Any] = read_json(cell.record, _Outcome)
+    except InputError:  # missing or damaged
         return None
+    return outcome if outcome["identity"] == cell.identity else None
 
 
 def score_of(outcome: Mapping[str, Any] | None, column: str, jobs: Sequence[Job]) -> dict[str, Any] | None:

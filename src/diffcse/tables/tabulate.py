@@ -80,7 +80,8 @@ def _run(cell: Cell, outcome: Mapping[str, Any]) -> dict[str, Any]:
             record = read_record(Path(cell.folder) / "run.json")
         except InputError:
             return run  # the scores are in the outcome; only the curve is lost
-        run["curve"] = [[entry["step"], entry["dev"]] for entry in record.log if "dev" in entry]
+        points = ([entry.get("step"), entry.get("dev")] for entry in record.log)
+        run["curve"] = [point for point in points if None not in point]
         run |= {"steps": record.scores.get("steps"), "hardware": record.hardware, "warnings": record.warnings}
     return run
 

@@ -39,9 +39,12 @@ def one_process() -> None:
     """Refuse to be one of several processes.
 
     Raises:
-        InputError: torchrun, or a similar launcher, started more than one.
+        InputError: torchrun, or a similar launcher, started more than one; or WORLD_SIZE is not a number.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    size = os.environ.get("WORLD_SIZE") or "1"
+    if not size.isdecimal():
+        raise InputError(f"WORLD_SIZE = {size}: must be the number of processes. Unset this environment variable.")
+    if int(size) > 1:
         raise InputError(
             "WORLD_SIZE: training in several processes (torchrun) is not supported, because a divided batch has "
             "another loss. Start one process."

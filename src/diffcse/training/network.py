@@ -58,7 +58,7 @@ def with_pooling(config: Config, begun: Record | None = None) -> Config:
     """
     if config.method.pooling is not None:
         return config
-    if begun is not None:
+    if begun is not None and begun.config.get("method", {}).get("pooling"):
         pooling = begun.config["method"]["pooling"]
     else:
         stated = start_layout(config.method.model).pooling

@@ -131,16 +131,17 @@ def _adapt(
 def _begun(config: Config, output: Path, data: dict[str, Any]) -> Record:
     """The record of the run in `output`, which must be the one that is asked for."""
     begun, wanted = read_record(output / RECORD), to_dict(config)
-    if config.method.generator is None and begun.kind == "train":
-        wanted["method"]["generator"] = begun.config["method"]["generator"]  # the default when the run began
-    if config.method.pooling is None and begun.kind == "train":
-        wanted["method"]["pooling"] = begun.config["method"].get("pooling")
+    if begun.kind == "train":
+        method = begun.config.get("method", {})
+        for name in ("generator", "pooling"):
+            if getattr(config.method, name) is None:
+                wanted["method"][name] = method.get(name)  # the default when the run began
     folder.check_same_run(output, begun, "train", wanted, Config, data)
     return begun
 
 
 def _check_models(config: Config, output: Path, begun: Record, now: dict[str, str]) -> None:
-    for name, before in begun.data["models_sha256"].items():
+    for name, before in begun.data.get("models_sha256", {}).items():
         folder.check_same_weights(output / RECORD, begun, str(getattr(config.method, name)), before, now.get(name))
 
 
