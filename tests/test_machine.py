@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffcse import machine
+from diffcse.errors import InputError
 
 GLIBC = platform.libc_ver()[0] == "glibc"
 
@@ -192,3 +193,10 @@ def test_refused_cores_change_nothing(monkeypatch):
     before = machine.cores()
     machine.use_cores({5000})
     assert machine.cores() == before
+
+
+@pytest.mark.parametrize("size", ["x", "-1", "1.5"])
+def test_a_number_of_processes_that_is_none(monkeypatch, size):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    with pytest.raises(InputError, match=f"WORLD_SIZE = {size}"):
+        machine.one_process("x", "y")

@@ -25,6 +25,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from diffcse.errors import InputError
+
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 _NEVER = 2**31 - 1
 
@@ -33,6 +35,33 @@ _BINDERS = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 
 UNBOUND = {"OMP_PROC_BIND": "false", "KMP_AFFINITY": "disabled"}
 """Environment variables for a process that shares the machine: they switch every kind of binding off."""
+
+
+def processes() -> int:
+    """How many processes a launcher such as torchrun started for one job.
+
+    Raises:
+        InputError: its environment variable WORLD_SIZE is not a number.
+    """
+    text = os.environ.get("WORLD_SIZE") or "1"
+    if not text.isdecimal():
+        raise InputError(f"WORLD_SIZE = {text}: must be the number of processes. Unset this environment variable.")
+    return max(int(text), 1)
+
+
+def first_process() -> bool:
+    """Whether this process is the only one or, of several, the one that prints."""
+    return processes() == 1 or os.environ.get("RANK", "0") == "0"
+
+
+def one_process(what: str, why: str) -> None:
+    """Refuse to do `what` as one of several processes, and say `why`.
+
+    Raises:
+        InputError: there are several.
+    """
+    if processes() > 1:
+        raise InputError(f"{what}: {why}. Start one process, without torchrun (WORLD_SIZE = {processes()})")
 
 
 def _allowed() -> frozenset[int]:

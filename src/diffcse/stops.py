@@ -70,11 +70,14 @@ def say_at_once(line: str) -> None:
 
 
 @contextmanager
-def stop_between_steps() -> Iterator[Stop]:
+def stop_between_steps(*, quiet: bool = False) -> Iterator[Stop]:
     """Inside the block a signal only sets `asked`, so that a loop can save a checkpoint first. A second ends at once.
 
     It takes the signals of `Stops`, and Ctrl-C from Python's own handler. Other handlers stay, and so does everything
     outside the main thread.
+
+    Args:
+        quiet: another process of the same run says that it stops.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -93,7 +96,8 @@ def stop_between_steps() -> Iterator[Stop]:
         if isinstance(handler := ours[signal.Signals(number)], Stops):
             handler.note(number)
         again = "Ctrl-C once more" if number == signal.SIGINT else "a second signal"
-        say_at_once(f"{signal.Signals(number).name}: stopping after this step; {again} stops at once")
+        if not quiet:
+            say_at_once(f"{signal.Signals(number).name}: stopping after this step; {again} stops at once")
 
     for number in ours:
         signal.signal(number, handle)

@@ -241,6 +241,7 @@ class TrainingView(LiveLine):
             f"training {_count(facts['trained'])} weights{ships} for {facts['steps']:,} steps "
             f"({_few(facts['passes'])} passes over the text) on {facts['device']} in "
             f"{'bf16' if facts['bf16'] else 'fp32'}"
+            + (f" by {facts['processes']} processes" if facts.get("processes", 1) > 1 else "")
             + (f", resumed from {facts['resumed']}" if facts["resumed"] else ""),
         )
         self.warned = len(facts["warnings"])

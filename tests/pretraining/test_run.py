@@ -172,13 +172,6 @@ def test_a_folder_takes_one_run_at_a_time(tmp_path):
     ]
 
 
-def test_several_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="torchrun"):
-        pretrain(TINY, CORPUS, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_model_that_learned_nothing_says_so(tmp_path, share):
     save_tiny(tmp_path / "first", "bert", hidden=16)

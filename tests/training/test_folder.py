@@ -9,7 +9,6 @@ import pytest
 from diffcse.errors import InputError
 from diffcse.record import read_record
 from diffcse.text.corpus import Corpus
-from diffcse.training.folder import one_process
 from diffcse.training.run import run
 from tests.models import SENTENCES, save_tiny
 from tests.training.runs import CORPUS, begin, config, refuse
@@ -121,11 +120,6 @@ def test_a_name_that_is_not_utf8_is_refused(tiny, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_several_processes_are_refused(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    refuse("WORLD_SIZE", config(tiny), tmp_path / "out")
-
-
 @pytest.mark.parametrize("complete", [True, False])
 def test_other_documents_are_another_run(tiny, tmp_path, complete):
     one, out = tmp_path / "one.txt", tmp_path / "out"
@@ -143,10 +137,3 @@ def test_documents_are_nothing_to_a_run_that_reads_none(tiny, tmp_path):
     run(config(tiny, max_steps=1), CORPUS, tmp_path / "out")
     assert "following_sha256" not in read_record(tmp_path / "out" / "run.json").data
     run(config(tiny, max_steps=1), documents, tmp_path / "out", resume=True)
-
-
-@pytest.mark.parametrize("size", ["x", "-1", "1.5"])
-def test_a_number_of_processes_that_is_none(monkeypatch, size):
-    monkeypatch.setenv("WORLD_SIZE", size)
-    with pytest.raises(InputError, match=f"WORLD_SIZE = {size}"):
-        one_process()

@@ -37,6 +37,7 @@ from diffcse.cli.quickstart import Quickstart
 from diffcse.cli.similarity import Similarity
 from diffcse.cli.train import Train
 from diffcse.errors import InputError
+from diffcse.machine import first_process
 from diffcse.stops import Stops
 from diffcse.streams import safe_streams
 
@@ -66,6 +67,8 @@ VERBS: dict[str, Any] = {name: verb for group in GROUPS.values() for name, (verb
 _READER_GONE = 141
 """Exit code of a program that SIGPIPE ends."""
 _HELP = frozenset({"-h", "--help", "--help-all"})
+_SHARED = frozenset({"train", "pretrain"})
+"""Verbs that several processes run together: the first of them prints."""
 _INTRODUCTION = """\
 diffcse: sentence embeddings from plain text, without labels
 
@@ -102,14 +105,31 @@ def _code(verb: str, rest: list[str], stops: Stops) -> int:
     try:
         _prepare_process()
         # 160 columns where output goes to a file, so that lines are not folded at the width of some terminal.
-        _run(verb, rest, Console(width=None if sys.stdout.isatty() else 160))
+        width = None if sys.stdout.isatty() else 160
+        _run(verb, rest, Console(width=width, quiet=not _prints(verb)))
     except InputError as error:
-        print(_folded(f"error: {error}"), file=sys.stderr)
+        if _reports(verb):
+            print(_folded(f"error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        _print_stop(verb, stop)
+        if _prints(verb):
+            _print_stop(verb, stop)
         return 128 + (stops.first or signal.SIGINT)
     return 0
+
+
+def _prints(verb: str) -> bool:
+    """Whether this process prints what `verb` does."""
+    return verb not in _SHARED or first_process()
+
+
+def _reports(verb: str) -> bool:
+    """Whether this process prints the error that ended it: of several, the first that has one."""
+    if verb not in _SHARED or os.environ.get("WORLD_SIZE", "") in ("", "0", "1"):
+        return True
+    from diffcse.training.ranks import speaks
+
+    return speaks()
 
 
 def _prepare_process() -> None:

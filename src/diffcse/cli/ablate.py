@@ -12,6 +12,7 @@ from rich.console import Console
 from tyro.conf import Positional, UseAppendAction, arg
 
 from diffcse.errors import InputError
+from diffcse.machine import one_process
 
 if TYPE_CHECKING:
     from diffcse.tables.plan import Plan, Request
@@ -64,6 +65,7 @@ class Ablate:
             return
         if not self.arguments:
             raise InputError("no grid: diffcse ablate --list shows the bundled ones; or give a .toml file")
+        one_process("ablate", "its runs go on side by side with --parallel N")
         request = self._request()
         if request.text and request.output is not None and not self.dry_run:
             _run(request, request.output, self.parallel, console)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from diffcse.cli.paths import check_output
 from diffcse.errors import InputError
+from diffcse.machine import one_process
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Quickstart:
     def __call__(self, console: Console) -> None:
         if self.steps is not None and self.steps < 1:
             raise InputError(f"--steps {self.steps}: must be at least 1")
+        one_process("quickstart", "its runs follow one another in one process")
         check_output(self.output, resume=self.resume)
         from diffcse.terminal import loading
 

@@ -17,6 +17,7 @@ from tyro.conf import Positional, arg
 from diffcse.cli.paths import check_data, check_files, check_model, check_output
 from diffcse.config import Config, Method, Text, Training, apply_preset, changed_fields, load_recipe, to_dict, to_toml
 from diffcse.errors import InputError
+from diffcse.machine import first_process
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Train:
             raise InputError("no corpus: give one or more text files, e.g. diffcse train sentences.txt --output out")
         if self.output is None:
             raise InputError("no output folder: give --output DIR")
-        check_output(self.output, resume=self.resume)
+        if first_process():
+            check_output(self.output, resume=self.resume)
         check_files(self.corpus)
         for name in ("model", "generator", "discriminator", "causal_generator"):
             check_model(getattr(self.method, name), f"--{name.replace('_', '-')}")

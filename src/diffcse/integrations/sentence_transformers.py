@@ -18,7 +18,6 @@ optimizer, but it
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -32,6 +31,7 @@ from transformers import PreTrainedModel
 
 from diffcse.config import Config, Method, Pooling
 from diffcse.errors import InputError
+from diffcse.machine import one_process
 from diffcse.method.build import build
 from diffcse.method.loading import check_same_vocabulary, load_tokenizer
 from diffcse.method.tasks import rtd_weight
@@ -174,8 +174,8 @@ def _check(method: Method, pooling: Pooling, steps: int | None) -> None:
         )
     if method.rtd_schedule != "constant" and not steps:
         raise InputError(f'method.rtd_schedule = "{method.rtd_schedule}" needs steps=, the run\'s forward passes')
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
-        raise InputError(
-            "several processes are not supported: this trainer would not synchronise the loss's own weights. "
-            "Start one process"
-        )
+    one_process(
+        "DiffCSELoss",
+        "SentenceTransformerTrainer does not synchronise the loss's own weights between processes. torchrun "
+        "--nproc-per-node N --no-python diffcse train ... does",
+    )

@@ -154,14 +154,21 @@ def edit(ids_RT: Tensor, attention_RT: Tensor, editors: Sequence[str], tools: To
             order.append(rows_N)
     back_R = torch.cat(order).argsort()
     width = max(part.ids.shape[1] for part in parts)
-    empty = {"ids": tools.vocabulary.pad, "masked": tools.vocabulary.pad, "original": -1}
+    wide = [widened(part, width, tools.vocabulary) for part in parts]
+    names = [field.name for field in fields(Edited)]
+    return Edited(**{name: torch.cat([getattr(part, name) for part in wide])[back_R] for name in names})
 
-    def together(name: str) -> Tensor:
-        columns = [getattr(part, name) for part in parts]
-        wide = [F.pad(c, (0, width - c.shape[1]), value=empty.get(name, 0)) for c in columns]
-        return torch.cat(wide)[back_R]
 
-    return Edited(**{field.name: together(field.name) for field in fields(Edited)})
+def widened(copy: Edited, width: int, vocabulary: Vocabulary) -> Edited:
+    """`copy` with padding on the right up to `width` tokens."""
+    added = width - copy.ids.shape[1]
+    empty = {"ids": vocabulary.pad, "masked": vocabulary.pad, "original": -1}
+    return Edited(
+        **{
+            field.name: F.pad(getattr(copy, field.name), (0, added), value=empty.get(field.name, 0))
+            for field in fields(Edited)
+        }
+    )
 
 
 # ---- the editors -----------------------------------------------------------------------------------------------------

@@ -21,8 +21,9 @@ from diffcse.config import GeneratorKind, Method
 from diffcse.errors import InputError
 from diffcse.method import draws, heads
 from diffcse.method.conditioning import first_layer, sentence_at_position_0
-from diffcse.method.edits import Draw, Edited, Tools, Vocabulary, edit
+from diffcse.method.edits import Draw, Edited, Tools, Vocabulary, edit, widened
 from diffcse.method.fast import ability, checkpoint_layers, in_chunks, make_cheap, vectors_at
+from diffcse.method.gather import ALONE, Ranks
 from diffcse.method.heads import at_least_float
 from diffcse.method.tail import out_width
 
@@ -71,6 +72,8 @@ class Networks(nn.Module):
         self.seed = seed
         self.packed = packed
         self.mini_batch_size = mini_batch_size
+        self.ranks: Ranks = ALONE
+        """Processes that share each batch; the trainer sets it."""
         width = encoder.config.hidden_size
         self.encoder = encoder
         self.tail = nn.Sequential() if tail is None else tail.requires_grad_(False)
@@ -162,7 +165,10 @@ class Networks(nn.Module):
             packed=self.packed,
             rows=self.mini_batch_size,
         )
-        return edit(x_RT, attention_RT, choices.edits, tools, Draw((self.seed, step), rows_R))
+        copy = edit(x_RT, attention_RT, choices.edits, tools, Draw((self.seed, step), rows_R))
+        if choices.rtd_padding == "ignore":
+            return copy
+        return widened(copy, self.ranks.largest(copy.ids.shape[1]), self.vocabulary)  # padding counts
 
     def condition(self, h_RH: Tensor, z_RH: Tensor) -> Tensor | None:
         """What D is given of the sentence: (R, H), or None for plain ELECTRA."""
@@ -186,7 +192,9 @@ class Networks(nn.Module):
 
         if not len(edited_RW):  # encoders fail on zero rows
             width = self.discriminator.config.hidden_size
-            return self.head(self.head.weight.new_zeros(*edited_RW.shape, width))
+            logits_RW2 = self.head(self.head.weight.new_zeros(*edited_RW.shape, width))
+            # A gradient of 0 for z: the other processes wait for its backward pass.
+            return logits_RW2 if condition_RH is None else logits_RW2 + 0 * condition_RH.sum()
         return in_chunks(run, self.mini_batch_size, edited_RW, attention_RW, condition_RH)
 
     @contextmanager

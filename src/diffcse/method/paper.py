@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffcse.method.gather import ALONE, Ranks
 from diffcse.method.heads import at_least_float
 from diffcse.method.metrics import cosine_metrics, rtd_metrics
 from diffcse.method.networks import Networks
@@ -87,15 +88,15 @@ def symmetric_contrastive_loss(
     return (one_way + other_way) / 2
 
 
-def rtd_loss(logits_NW2: Tensor, labels_NW: Tensor, counted_NW: Tensor) -> Tensor:
-    """L_rtd, equation 3: mean cross-entropy over the counted positions of all rows together, in nats; 0 over none.
+def rtd_loss(logits_NW2: Tensor, labels_NW: Tensor, counted_NW: Tensor, ranks: Ranks = ALONE) -> Tensor:
+    """L_rtd, equation 3: mean cross-entropy over all counted positions in nats, 0 over none; for `ranks` see `gather`.
 
     >>> logits = torch.zeros(1, 3, 2)
     >>> round(rtd_loss(logits, torch.tensor([[0, 1, 0]]), torch.tensor([[True, True, False]])).item(), 4)  # log 2
     0.6931
     """
     logits_M2, labels_M = at_least_float(logits_NW2[counted_NW]), labels_NW[counted_NW]
-    return F.cross_entropy(logits_M2, labels_M, reduction="sum") / max(len(labels_M), 1)
+    return F.cross_entropy(logits_M2, labels_M, reduction="sum") / ranks.per_process(len(labels_M))
 
 
 class DiffCSE(Networks):
@@ -106,9 +107,8 @@ class DiffCSE(Networks):
 
         Args:
             batch: `input_ids` and `attention_mask`, (B, T), padded on the right. Pairs add `positive_...` and perhaps
-                `hard_negative_...` of both, and `anchor_key`, `positive_key`, `hard_negative_key`: (B,) int64, equal
-                where two sentences are. `pairing` and `positives` need `next_...` of both, `has_next` (B,) bool, and
-                `anchor_key`, `next_key`.
+                `hard_negative_...` of both. `pairing` and `positives` need `next_...` of both, and `has_next` (B,).
+                All these need `anchor_key` and the others' `..._key`: (B,) int64, equal where two sentences are.
             step: the batch's number in the run; with seed and row it decides masks and samples.
             first_row: number of this batch's first sentence in the global batch.
             progress: share of the run that is done, 0 to 1, for `rtd_schedule`.
@@ -118,10 +118,10 @@ class DiffCSE(Networks):
         metrics: dict[str, Tensor] = {}
         views = make_views(self, batch, step=step, first_row=first_row)  # x; dropout makes two views differ
         h_RH = self.embed(views.ids_RT, views.attention_RT)  # h = f(x)
-        z_RH = self.projector(h_RH)  # z = g(h)
+        z_RH = self.projector(self.ranks.gather(h_RH, views.size))  # z = g(h), of the whole batch
         total = z_RH.new_zeros(())
         if config.contrast:
-            z_BH = z_RH.split(views.size)
+            z_BH = z_RH.split(views.size * self.ranks.count)
             losses = [  # equation 1
                 contrastive_loss(
                     z_BH[0],
@@ -135,13 +135,13 @@ class DiffCSE(Networks):
             ]
             contrastive = torch.stack([loss for loss, _ in losses]).mean()
             total = total + contrastive
-            metrics |= cosine_metrics(losses[0][1][:, : views.size]) | views.metrics
+            metrics |= cosine_metrics(losses[0][1][:, : len(z_BH[0])]) | views.metrics
         if config.difference != "none":
-            x = judged_rows(self, batch, views, self.condition(h_RH, z_RH), first_row)
+            x = judged_rows(self, batch, views, self.condition(h_RH, self.ranks.own(z_RH, views.size)), first_row)
             if config.difference == "rtd":
                 edited = self.edit(x.ids_NT, x.attention_NT, step=step, rows_R=x.rows_N)  # equation 2
                 logits_NW2 = self.discriminate(edited.ids, edited.attention, x.condition_NH)  # D(x″, z)
-                difference = rtd_loss(logits_NW2, edited.labels, self.counted(edited.attention))  # equation 3
+                difference = rtd_loss(logits_NW2, edited.labels, self.counted(edited.attention), self.ranks)  # (3)
                 task_metrics = rtd_metrics(logits_NW2, edited)
             else:
                 difference, task_metrics = LANGUAGE_MODEL_TASKS[config.difference](self, x, step)

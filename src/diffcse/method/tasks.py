@@ -108,7 +108,7 @@ def restore(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """D's mean cross-entropy on the tokens at `where_NW` (bool), in nats, with metrics.
 
-    Over no positions it is 0, with a gradient of 0.
+    Over no positions it is 0, with a gradient of 0. With several processes, see `gather`: the own share times N.
     """
 
     def run(
@@ -127,7 +127,8 @@ def restore(
         sums_2 = in_chunks(run, model.mini_batch_size, *columns).sum(0)
     else:  # encoders fail on zero rows
         weight = model.discriminator.get_output_embeddings().weight
-        sums_2 = weight.sum() * weight.new_zeros(2)
+        unused = weight.sum() if condition_NH is None else weight.sum() + condition_NH.sum()
+        sums_2 = unused * weight.new_zeros(2)
     count = where_NW.sum()
-    loss = sums_2[0] / count.clamp(min=1)
-    return loss, lm_metrics(loss, sums_2[1], count)
+    loss = sums_2[0] / model.ranks.per_process(count)
+    return loss, lm_metrics(sums_2[0] / count.clamp(min=1), sums_2[1], count)

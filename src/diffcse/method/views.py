@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffcse.method.draws import row_numbers
+from diffcse.method.gather import Ranks
 from diffcse.method.networks import Networks
 
 Batch = Mapping[str, Tensor]
@@ -31,7 +32,7 @@ class Target:
     negative: int | None = None
     """A block of hard negatives: every first view is pushed away from all of them."""
     left_out: Tensor | None = None
-    """Columns that are no negatives of a row: bool, (B, B), or (B, 2B) with hard negatives."""
+    """Columns that are no negatives of a row: bool, (B, B), or (B, 2B) with hard negatives; B of the whole batch."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Views:
     ids_RT: Tensor
     attention_RT: Tensor
     size: int
-    """B."""
+    """B of this process."""
     targets: tuple[Target, ...] = (Target(),)
     """L_contrast is the mean of one loss per target."""
     metrics: dict[str, Tensor] = field(default_factory=dict)
@@ -65,7 +66,7 @@ def _pairs(model: Networks, batch: Batch) -> Views:
     if "hard_negative_input_ids" in batch:
         blocks.append(tokens(batch, "hard_negative_"))
         negative = 2
-    same = same_meaning(batch["anchor_key"], batch["positive_key"], batch.get("hard_negative_key"))
+    same = same_meaning(*_keys(model, batch, "anchor_key", "positive_key", "hard_negative_key"))
     target = Target(negative=negative, left_out=_unless_kept(model, same))
     return _views(model, blocks, target, false_negatives=same.sum())
 
@@ -73,7 +74,7 @@ def _pairs(model: Networks, batch: Batch) -> Views:
 def _next_sentences(model: Networks, batch: Batch) -> Views:
     """The next sentence of the document as the positive, alone or beside the second dropout view."""
     own, after = tokens(batch), _next_or_own(model, batch)
-    same = same_meaning(batch["anchor_key"], batch["next_key"])
+    same = same_meaning(*_keys(model, batch, "anchor_key", "next_key"))
     left_out = _unless_kept(model, same)
     if model.choices.positives == "next":
         return _views(model, [own, after], Target(left_out=left_out), false_negatives=same.sum())
@@ -92,7 +93,7 @@ def _edited_copies(model: Networks, batch: Batch, step: int, first_row: int) -> 
     blocks = [(ids_BT, attention_BT), (ids_BT, attention_BT), (copy.ids, copy.attention)]
     if model.choices.edit_role == "positive":
         return _views(model, blocks, Target(), Target(positive=2))
-    unchanged_BB = torch.diag((copy.labels == 0).all(1))
+    unchanged_BB = torch.diag(model.ranks.gather((copy.labels == 0).all(1), len(ids_BT)))
     left_out = torch.cat([torch.zeros_like(unchanged_BB), unchanged_BB], 1)
     return _views(model, blocks, Target(negative=2, left_out=left_out), false_negatives=left_out.sum())
 
@@ -125,6 +126,11 @@ def same_meaning(anchor_B: Tensor, positive_B: Tensor, negative_B: Tensor | None
     return torch.cat([others_BB, equals(positive_B, negative_B) | equals(anchor_B, negative_B)], 1)
 
 
+def _keys(model: Networks, batch: Batch, *names: str) -> list[Tensor]:
+    """Keys of the whole batch, those of the other processes included."""
+    return [model.ranks.gather(batch[name], len(batch[name])) for name in names if name in batch]
+
+
 def _unless_kept(model: Networks, same: Tensor) -> Tensor | None:
     return None if model.choices.false_negatives == "keep" else same
 
@@ -141,6 +147,16 @@ def _next_or_own(model: Networks, batch: Batch) -> Block:
 def tokens(batch: Batch, column: str = "") -> Block:
     """(token ids, attention) of one column of a batch, such as "next_"."""
     return batch[f"{column}input_ids"], batch[f"{column}attention_mask"]
+
+
+def same_width(batch: Batch, pad: int, ranks: Ranks) -> dict[str, Tensor]:
+    """`batch` with every column padded to its greatest width on any process, for losses that count padding."""
+    wide = dict(batch)
+    for name in [name for name in batch if name.endswith("input_ids")]:
+        attention = name.replace("input_ids", "attention_mask")
+        added = ranks.largest(batch[name].shape[1]) - batch[name].shape[1]
+        wide[name], wide[attention] = F.pad(batch[name], (0, added), value=pad), F.pad(batch[attention], (0, added))
+    return wide
 
 
 def stack(blocks: Sequence[Block], pad: int) -> Block:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from diffcse.config import Pooling
 from diffcse.method.fast import hidden_states
+from diffcse.method.gather import ALONE, Ranks
 from diffcse.method.heads import at_least_float, pool
 from diffcse.method.paper import symmetric_contrastive_loss
 from diffcse.pretraining.batches import Group
@@ -118,6 +119,7 @@ def backward_with_next(
     *,
     left_out_BB: Tensor | None = None,
     target_RH: Tensor | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Add the gradient of the masked tokens' mean cross-entropy plus `sentence_loss`.
 
@@ -127,27 +129,31 @@ def backward_with_next(
     Args:
         left_out_BB: see `SentenceLoss`.
         target_RH: see `SentenceLoss`.
+        ranks: processes, each of which runs its share of `groups`. Its gradient is that share times their number.
 
     Returns:
-        (summed cross-entropy in nats, contrast in nats, mean of 1 - cosine with `target_RH`).
+        (summed cross-entropy of the own groups in nats, contrast in nats, mean of 1 - cosine with `target_RH`).
     """
     predicted = sum(len(group.targets) for _, group in groups)
     total = torch.zeros((), device=groups[0][1].inputs.device)
     waiting, pooled = [], []
-    for rows_R, group in groups:
+    own = groups[ranks.rank :: ranks.count]
+    for rows_R, group in own:
         assert group.attention is not None
         (hidden_RTH,) = hidden_states(cast(PreTrainedModel, model.base_model), group.inputs, group.attention)
         pooled_RH = pool((at_least_float(hidden_RTH),), group.attention, sentence_loss.pooling)
         hidden_MH = hidden_RTH[group.where]
-        gradient_MH, summed = _through_head(model, hidden_MH, group.targets, 1 / max(predicted, 1))
+        gradient_MH, summed = _through_head(model, hidden_MH, group.targets, ranks.count / max(predicted, 1))
         total += summed
         waiting.append((rows_R, hidden_MH, gradient_MH, pooled_RH))
         pooled.append(pooled_RH.detach())
-    rows = torch.cat([rows_R for rows_R, _ in groups])
-    h_RH = torch.empty_like(torch.cat(pooled)).index_copy_(0, rows, torch.cat(pooled)).requires_grad_()
+    h_RH = torch.zeros(sum(len(rows_R) for rows_R, _ in groups), model.config.hidden_size, device=total.device)
+    for (rows_R, _), pooled_RH in zip(own, pooled, strict=True):
+        h_RH = h_RH.to(pooled_RH.dtype).index_copy_(0, rows_R, pooled_RH)
+    h_RH = ranks.summed(h_RH).requires_grad_()
     with torch.autocast(h_RH.device.type, enabled=False):
         loss, contrast, apart = sentence_loss(h_RH, left_out_BB, target_RH)
         loss.backward()
     for rows_R, hidden_MH, gradient_MH, pooled_RH in waiting:
-        _backward([hidden_MH, pooled_RH], [gradient_MH, cast(Tensor, h_RH.grad)[rows_R]])
+        _backward([hidden_MH, pooled_RH], [gradient_MH, cast(Tensor, h_RH.grad)[rows_R] * ranks.count])
     return total, contrast.detach(), apart.detach()

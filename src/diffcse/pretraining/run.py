@@ -14,12 +14,14 @@ that was killed and resumed ends with the same weights as a run that was not.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -28,11 +30,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diffcse.config import Text
+from diffcse.config import Text, to_dict
 from diffcse.encoder.encode import use_bf16
-from diffcse.files import only_one, staged_folder
+from diffcse.errors import InputError
+from diffcse.files import only_one, staged_folder, write_text
 from diffcse.machine import tuned
-from diffcse.pretraining.batches import Grouping, Pairs
+from diffcse.method.gather import Ranks
+from diffcse.pretraining.batches import GROUP_TOKENS, Grouping, Pairs
 from diffcse.pretraining.config import Pretraining
 from diffcse.pretraining.folder import TOKENIZER, VECTORS, clear_refused, open_record
 from diffcse.pretraining.measure import HeldOut
@@ -48,6 +52,14 @@ from diffcse.training import folder
 from diffcse.training.checkpoints import save_weights
 from diffcse.training.folder import MODEL, RECORD, Report
 from diffcse.training.loop import Loop, Pace
+from diffcse.training.ranks import (
+    array_from_first,
+    check_same_data,
+    check_same_settings,
+    from_first,
+    in_turn,
+    open_ranks,
+)
 
 _ANY_TEXT = Text()
 _WEIGHTS = "words.safetensors"
@@ -90,54 +102,106 @@ def pretrain(
         InputError: unusable text, recipe, tokenizer or folder, or a loss that is not finite.
         KeyboardInterrupt: Ctrl-C. Inside the training loop, a checkpoint is written first.
     """
-    folder.one_process()
     output = Path(output)
-    with only_one(output):
-        clear_refused(output)
-        folder.check_output(output, resume=resume)
-        corpus, data = read(config, corpus, text)
+    with open_ranks() as ranks, only_one(output) if ranks.first else nullcontext():
+        check_same_settings(ranks, to_dict(config))
+        _check_groups(config, ranks)
+        if ranks.first:
+            clear_refused(output)
+            folder.check_output(output, resume=resume)
+        report = report if ranks.first else lambda event, facts: None
+        given = corpus
+        corpus, data = in_turn(ranks, lambda: read(config, given, text))
+        check_same_data(ranks, data)
         report("corpus", {"summary": corpus.summary()})
         check_text(config, corpus)
-        record = open_record(config, output, data, resume=resume)
+        begun = from_first(ranks, lambda: dataclasses.asdict(open_record(config, output, data, resume=resume)))
+        record = Record(**begun)
         if record.status == "complete":
             model, tokenizer = reopen(config, output)
             report("finished", {"output": str(output), "created": record.created})
             return Pretrained(model, tokenizer, record)
-        return _run(config, corpus, output, record, license_note, report)
+        return _run(config, corpus, output, record, license_note, report, ranks)
+
+
+def _check_groups(config: Pretraining, ranks: Ranks) -> None:
+    """Raises `InputError` where the processes cannot have equal shares of an update."""
+    groups = max(1, config.batch_tokens // GROUP_TOKENS)
+    if groups % ranks.count:
+        raise InputError(
+            f"batch_tokens = {config.batch_tokens}: makes {groups} groups of {GROUP_TOKENS} tokens, which cannot be "
+            f"divided by {ranks.count} processes. Give --batch-tokens {GROUP_TOKENS * ranks.count}, or a multiple of it"
+        )
 
 
 def _run(
-    config: Pretraining, corpus: Corpus, output: Path, record: Record, license_note: str, report: Report
+    config: Pretraining,
+    corpus: Corpus,
+    output: Path,
+    record: Record,
+    license_note: str,
+    report: Report,
+    ranks: Ranks,
 ) -> Pretrained:
     """Everything after the record is open: tokenise, build, train, measure, save."""
     phase = partial(_phase, record, report)
-    prepared = prepare(config, corpus, output / TOKENIZER, record, phase)
-    checkpoint = folder.open_checkpoints(output, record)
-    network = _build(config, prepared, output / VECTORS, phase, fresh=checkpoint is None)
-    model, task = network.model, _task(config, prepared, network)
+    prepared = _prepare(config, corpus, output, record, phase, ranks)
+    checkpoint = folder.open_checkpoints(output, record) if ranks.first else None
+    fresh = from_first(ranks, lambda: checkpoint is None)
+    network = _build(config, prepared, output / VECTORS, phase, ranks, fresh=fresh)
+    model, task = network.model, _task(config, prepared, network, ranks)
     report("start", _start_facts(prepared, task, record, checkpoint))
-    record.write(output / RECORD)
+    if ranks.first:
+        record.write(output / RECORD)
 
-    before = {} if config.model is None else task.held_out.measure(model)
+    before = {} if config.model is None else from_first(ranks, lambda: task.held_out.measure(model))
     pace = _pace(config, prepared)
-    loop = Loop(task, pace, output, report=lambda entry: report("log", {**entry, "steps": prepared.steps}))
+    log = partial(_log, report, prepared.steps)
+    loop = Loop(task, pace, output, report=log, ranks=ranks)
     loop.run(checkpoint)
     if loop.stopped:
-        raise folder.stop(record, output, loop.step, prepared.steps)
+        end = from_first(ranks, lambda: folder.stop(record, output, loop.step, prepared.steps).args[0])
+        raise KeyboardInterrupt(end)
     if config.start_share:
         average_with(model, network.start, config.start_share)
     if config.store == "fp16":
         round_to_half(model)
 
-    record.log, record.timing["seconds"] = loop.log, loop.seconds()
-    record.timing["tokens_per_second"] = task.tokens_seen / max(loop.training_seconds, 1e-9)
-    record.scores = _scores(task, before)
-    record.warnings += _judge(config, record.scores)
-    save_model(model, prepared.tokenizer, config, output / MODEL, card(config, corpus, record, license_note))
-    folder.finish(record, output, TOKENIZER, VECTORS)
-    facts = {"truncated": record.data["truncated"], "sentences": len(corpus)}
-    report("done", {"output": str(output), **record.scores, **facts})
+    def finish() -> dict[str, Any]:
+        record.log, record.timing["seconds"] = loop.log, loop.seconds()
+        record.timing["tokens_per_second"] = task.tokens_seen / max(loop.training_seconds, 1e-9)
+        record.scores = _scores(task, before)
+        record.warnings += _judge(config, record.scores)
+        save_model(model, prepared.tokenizer, config, output / MODEL, card(config, corpus, record, license_note))
+        folder.finish(record, output, TOKENIZER, VECTORS)
+        facts = {"truncated": record.data["truncated"], "sentences": len(corpus)}
+        report("done", {"output": str(output), **record.scores, **facts})
+        return record.scores
+
+    scores = from_first(ranks, finish)
+    record.log, record.scores, record.status = loop.log, scores, "complete"
     return Pretrained(model.eval(), prepared.tokenizer, record)
+
+
+def _log(report: Report, steps: int, entry: dict[str, Any]) -> None:
+    report("log", {**entry, "steps": steps})
+
+
+def _prepare(config: Pretraining, corpus: Corpus, output: Path, record: Record, phase: Phase, ranks: Ranks) -> Prepared:
+    """`prepare` on every process. The first trains the tokenizer, if there is none, and sends it to the others."""
+    folder = output / TOKENIZER
+    if ranks.first:
+        prepared = prepare(config, corpus, folder, record, phase)
+    if ranks.count == 1:
+        return prepared
+    made = config.model is None and config.tokenizer is None
+    files = from_first(ranks, lambda: {p.name: p.read_text("utf-8") for p in folder.iterdir()} if made else {})
+    if not ranks.first:
+        with TemporaryDirectory() as place:
+            for name, content in files.items():
+                write_text(Path(place) / TOKENIZER / name, content)
+            prepared = prepare(config, corpus, Path(place) / TOKENIZER, record, phase)
+    return prepared
 
 
 @contextmanager
@@ -158,7 +222,9 @@ class _Network:
     """Token vectors whose sums the embeddings are to point to."""
 
 
-def _build(config: Pretraining, prepared: Prepared, vectors: Path, phase: Phase, *, fresh: bool) -> _Network:
+def _build(
+    config: Pretraining, prepared: Prepared, vectors: Path, phase: Phase, ranks: Ranks, *, fresh: bool
+) -> _Network:
     """The model with its start weights, on the device.
 
     Args:
@@ -172,7 +238,9 @@ def _build(config: Pretraining, prepared: Prepared, vectors: Path, phase: Phase,
         model = new_model(config, tokenizer, prepared.tokens)
     start = [p.detach().clone() for p in model.parameters()] if config.start_share else []
     from_vectors = fresh and config.model is None and config.start_embeddings != "none"
-    words_VH = _kept_vectors(config, prepared, vectors, phase) if from_vectors or config.sums_weight else None
+    words_VH = None
+    if from_vectors or config.sums_weight:
+        words_VH = array_from_first(ranks, lambda: _kept_vectors(config, prepared, vectors, phase))
     if from_vectors and words_VH is not None:
         start_from_vectors(model, config, words_VH)
     sums_VH = None
@@ -196,7 +264,7 @@ def _kept_vectors(config: Pretraining, prepared: Prepared, kept: Path, phase: Ph
     return words
 
 
-def _task(config: Pretraining, prepared: Prepared, network: _Network) -> LanguageTask:
+def _task(config: Pretraining, prepared: Prepared, network: _Network, ranks: Ranks) -> LanguageTask:
     model = network.model
     grouping = Grouping(
         prepared.tokens,
@@ -210,9 +278,9 @@ def _task(config: Pretraining, prepared: Prepared, network: _Network) -> Languag
     held_out = HeldOut(grouping, prepared.held_out, config.seed, bf16=use_bf16(config.precision))
     updates: TokenUpdates | NextUpdates
     if isinstance(prepared.batches, Pairs):
-        updates = NextUpdates(model, prepared.batches, grouping, config, network.sums_VH)
+        updates = NextUpdates(model, prepared.batches, grouping, config, network.sums_VH, ranks)
     else:
-        updates = TokenUpdates(model, prepared.batches, grouping, config.seed)
+        updates = TokenUpdates(model, prepared.batches, grouping, config.seed, ranks)
     return LanguageTask(updates, held_out, config, prepared.steps)
 
 
@@ -237,6 +305,7 @@ def _start_facts(prepared: Prepared, task: LanguageTask, record: Record, checkpo
         "resumed": checkpoint and checkpoint.name,
         "trained": sum(p.numel() for p in task.model.parameters()),
         "device": task.model.device.type,
+        "processes": task.updates.ranks.count,
     }
 
 

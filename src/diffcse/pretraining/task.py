@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from diffcse.method import draws
+from diffcse.method.gather import ALONE, Ranks
 from diffcse.method.views import same_meaning
 from diffcse.pretraining.batches import Batches, Group, Grouping, Numbers, Pairs
 from diffcse.pretraining.config import Pretraining
@@ -32,6 +33,8 @@ class LanguageTask:
         steps: updates of the whole run.
     """
 
+    of_the_batch = frozenset({"updates", "next", "apart"})
+
     def __init__(self, updates: TokenUpdates | NextUpdates, held_out: HeldOut, config: Pretraining, steps: int) -> None:
         self.updates, self.held_out, self.config, self.steps = updates, held_out, config, steps
         self.model, self.bf16 = updates.model, held_out.bf16
@@ -39,8 +42,10 @@ class LanguageTask:
         self.tokens_seen = 0
 
     def backward(self, update: int) -> Values:
-        """Add the gradients of one update. (seed, update) decides masks and dropout."""
-        torch.manual_seed(draws.key(self.config.seed, _TRAIN, update) >> 1)
+        """Add the gradients of one update. (seed, update, rank) decides masks and dropout."""
+        ranks = self.updates.ranks
+        rank = [ranks.rank] * (not ranks.first)  # process 0 draws as a single one does
+        torch.manual_seed(draws.key(self.config.seed, _TRAIN, update, *rank) >> 1)
         # Autocast keeps the weights that it casts to bf16 inside this block: once an update, not once a group.
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16):
             return self.updates.backward(update)
@@ -102,15 +107,19 @@ class TokenUpdates:
 
     Args:
         seed: part of the address of the masks.
+        ranks: processes that share the groups of each update.
     """
 
-    def __init__(self, model: PreTrainedModel, batches: Batches, grouping: Grouping, seed: int) -> None:
-        self.model, self.batches, self.grouping, self.seed = model, batches, grouping, seed
+    def __init__(
+        self, model: PreTrainedModel, batches: Batches, grouping: Grouping, seed: int, ranks: Ranks = ALONE
+    ) -> None:
+        self.model, self.batches, self.grouping, self.seed, self.ranks = model, batches, grouping, seed, ranks
 
     def backward(self, update: int) -> Values:
         """Add the gradients of `update`, counted from 0."""
-        groups = [self.grouping.of_one_length(numbers, (self.seed, _TRAIN, update)) for numbers in self.batches[update]]
-        predicted = sum(len(group.targets) for group in groups)
+        own = self.batches[update][self.ranks.rank :: self.ranks.count]
+        groups = [self.grouping.of_one_length(numbers, (self.seed, _TRAIN, update)) for numbers in own]
+        predicted = self.ranks.per_process(sum(len(group.targets) for group in groups))
         losses = [backward(self.model, group, 1 / predicted) for group in groups if len(group.targets)]
         return {"loss": sum(losses), **_counts(groups)}
 
@@ -120,11 +129,19 @@ class NextUpdates:
 
     Args:
         sums_VH: token vectors whose sums the embeddings point to; None: they do not.
+        ranks: processes that share the groups of each update.
     """
 
     def __init__(
-        self, model: PreTrainedModel, batches: Pairs, grouping: Grouping, config: Pretraining, sums_VH: Tensor | None
+        self,
+        model: PreTrainedModel,
+        batches: Pairs,
+        grouping: Grouping,
+        config: Pretraining,
+        sums_VH: Tensor | None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.model, self.batches, self.grouping, self.seed = model, batches, grouping, config.seed
         self.sentence_loss = SentenceLoss(config.pooling, config.next_weight, config.sums_weight)
         self._sums_VH = sums_VH
@@ -143,8 +160,10 @@ class NextUpdates:
             self.sentence_loss,
             left_out_BB=same_meaning(*torch.from_numpy(numbers_R).to(device).chunk(2)),
             target_RH=None if self._sums_VH is None else sums_of(_visible(placed), self._sums_VH).to(device),
+            ranks=self.ranks,
         )
-        return {"loss": loss, "next": contrast, "apart": apart, **_counts([group for _, group in placed])}
+        own = placed[self.ranks.rank :: self.ranks.count]
+        return {"loss": loss, "next": contrast, "apart": apart, **_counts([group for _, group in own])}
 
 
 def _counts(groups: Sequence[Group]) -> Values:

@@ -29,6 +29,9 @@ class Callbacks:
         self._callbacks, self._folder = list(callbacks), folder
         self._control: Any = None
 
+    def __bool__(self) -> bool:
+        return bool(self._callbacks)
+
     def begin(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, log: list[dict[str, Any]], step: int, **arguments: Any
     ) -> None:

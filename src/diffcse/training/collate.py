@@ -13,6 +13,7 @@ import xxhash
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from diffcse.method.gather import ALONE, Ranks
 from diffcse.text.corpus import Corpus
 
 PAIR = ("", "positive_", "hard_negative_")
@@ -47,13 +48,21 @@ class Batches:
     """The batches of each update.
 
     An epoch's last examples are left out if they do not fill a batch. Its last update has fewer batches if
-    `accumulation` does not divide their number.
+    `accumulation` does not divide their number. Each of several processes gets its rows of every batch.
     """
 
     def __init__(
-        self, examples: Sequence[Any], collate: Collate, *, batch_size: int, accumulation: int, seed: int
+        self,
+        examples: Sequence[Any],
+        collate: Collate,
+        *,
+        batch_size: int,
+        accumulation: int,
+        seed: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.examples, self.collate, self.batch_size, self.accumulation = examples, collate, batch_size, accumulation
+        self.ranks = ranks
         self.per_epoch = updates_per_epoch(len(examples), batch_size, accumulation)
         self._seed, self._epoch = seed, -1
 
@@ -67,7 +76,9 @@ class Batches:
             start = (index * self.accumulation + part) * self.batch_size
             rows = self._order[start : start + self.batch_size].tolist()
             if len(rows) == self.batch_size:
-                batch = self.collate([self.examples[row] for row in rows])
+                share = self.batch_size // self.ranks.count
+                own = rows[self.ranks.rank * share : (self.ranks.rank + 1) * share]
+                batch = self.collate([self.examples[row] for row in own])
                 batches.append((update * self.accumulation + part, batch))
         return batches
 

@@ -6,7 +6,6 @@ Training and pretraining share these rules. A run in progress has `run.json`, `r
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,22 +32,6 @@ _DATA = {
     "dev_sha256": "another dev file. Give the same file",
 }
 """Hashes in `Record.data` that must be equal to resume a run."""
-
-
-def one_process() -> None:
-    """Refuse to be one of several processes.
-
-    Raises:
-        InputError: torchrun, or a similar launcher, started more than one; or WORLD_SIZE is not a number.
-    """
-    size = os.environ.get("WORLD_SIZE") or "1"
-    if not size.isdecimal():
-        raise InputError(f"WORLD_SIZE = {size}: must be the number of processes. Unset this environment variable.")
-    if int(size) > 1:
-        raise InputError(
-            "WORLD_SIZE: training in several processes (torchrun) is not supported, because a divided batch has "
-            "another loss. Start one process."
-        )
 
 
 def check_output(output: Path, *, resume: bool, begun: str = RECORD) -> None:

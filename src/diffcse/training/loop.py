@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from diffcse.errors import InputError
 from diffcse.files import write_errors, write_text
 from diffcse.machine import release_memory
+from diffcse.method.gather import ALONE, Ranks
 from diffcse.record import finite
 from diffcse.stops import stop_between_steps
 from diffcse.training.callbacks import Callbacks
 from diffcse.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from diffcse.training.folder import CHECKPOINTS, LOG
 from diffcse.training.meter import Sums
+from diffcse.training.ranks import anywhere, average_gradients, from_first, merged, take_from_first
 
 
 class Task(Protocol):
@@ -34,6 +36,9 @@ class Task(Protocol):
 
     bf16: bool
     """Whether it computes in bf16."""
+
+    of_the_batch: frozenset[str]
+    """Names in the result of `backward` whose mean over the processes counts; of all others it is the sum."""
 
     @property
     def model(self) -> nn.Module:
@@ -44,7 +49,7 @@ class Task(Protocol):
         """Its learning rates before the first update are the peaks of the schedule."""
 
     def backward(self, update: int) -> Mapping[str, Tensor | float | int]:
-        """Add the gradients of one update to the weights.
+        """Add the gradients of one update to the weights, of several processes N times the own share.
 
         Returns:
             Values to sum up until the next log entry, without gradient. "loss" is one of them.
@@ -89,7 +94,8 @@ class Loop:
         pace: how long, and how often to log, evaluate and save.
         folder: gets `log.jsonl`, and `checkpoints/` with the newest two checkpoints.
         report: called with every log entry.
-        callbacks: `TrainerCallback`s of transformers.
+        callbacks: `TrainerCallback`s of transformers. Of several processes the first alone has some.
+        ranks: processes that train together. The first measures, logs and saves; all have the same weights.
 
     Attributes:
         step: updates so far.
@@ -105,7 +111,9 @@ class Loop:
         *,
         report: Callable[[dict[str, Any]], None] = lambda entry: None,
         callbacks: Callbacks | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.task, self.pace, self.folder, self._report = task, pace, folder, report
         self._callbacks = callbacks or Callbacks()
         self.step = 0
@@ -116,6 +124,7 @@ class Loop:
         self._norm = torch.zeros(())
         self._began = self._since = time.perf_counter()
         self._seconds_before = 0.0
+        self._stopped = False
 
     def run(self, checkpoint: Path | None = None) -> None:
         """Train to the last step. Ctrl-C ends training after the step at hand, with a checkpoint of that step.
@@ -124,23 +133,29 @@ class Loop:
             InputError: the loss or a weight is no longer finite, or the disk is full.
         """
         self._began = self._since = time.perf_counter()
-        if checkpoint is not None:
+        self._watched = from_first(self.ranks, lambda: bool(self._callbacks))
+        resumed = from_first(self.ranks, lambda: checkpoint is not None)
+        if resumed:
             self._restore(checkpoint)
-        write_text(self.folder / LOG, "".join(json.dumps(entry) + "\n" for entry in self.log))
-        with stop_between_steps() as self._stop:
+        else:
+            take_from_first(self.ranks, self.task.trained_state().values())
+        if self.ranks.first:
+            write_text(self.folder / LOG, "".join(json.dumps(entry) + "\n" for entry in self.log))
+        with stop_between_steps(quiet=not self.ranks.first) as self._stop:
             self._begin_callbacks()
-            if checkpoint is None:
+            if not resumed:
                 self._evaluate()
             done = self.step >= self.pace.steps
             while not done:
                 self._update()
                 done = self._follow()
             self._callbacks.tell("on_train_end")
+            self._stopped = anywhere(self.ranks, self._stop.asked)
 
     @property
     def stopped(self) -> bool:
-        """Whether Ctrl-C was pressed during `run`."""
-        return self._stop.asked
+        """Whether Ctrl-C ended `run` before the last step."""
+        return self._stopped
 
     def seconds(self) -> float:
         """Time since the run began, that of the processes before a resume included."""
@@ -167,7 +182,9 @@ class Loop:
             group["lr"] = peak * self.pace.rate(self.step)
         self._callbacks.tell("on_step_begin")
         self.task.model.train()
-        self._sums.add(self.task.backward(self.step))
+        values = self.task.backward(self.step)
+        average_gradients(self.ranks, self.task.model)
+        self._sums.add(merged(self.ranks, values, self.task.of_the_batch))
         self._norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), self.pace.max_grad_norm)
         self.task.optimizer.step()
         self.task.optimizer.zero_grad(set_to_none=True)
@@ -176,15 +193,19 @@ class Loop:
 
     def _follow(self) -> bool:
         """Log, evaluate and save, each if it is due after this step. Returns whether to end here."""
-        last, ask = self.step >= self.pace.steps or self._callbacks.stopping, self._callbacks.ask
-        if last or ask("log") or self.step % self.pace.log_every == 0:
+        last = self.step >= self.pace.steps or self._asked(lambda: self._callbacks.stopping)
+        if last or self.step % self.pace.log_every == 0 or self._asked(lambda: self._callbacks.ask("log")):
             self._log_training()
-        if last or ask("evaluate") or self.step % self.pace.evaluate_every == 0:
+        if last or self.step % self.pace.evaluate_every == 0 or self._asked(lambda: self._callbacks.ask("evaluate")):
             self._evaluate()
-        stop = self._stop.asked
-        if last or stop or ask("save") or self.step % self.pace.checkpoint_every == 0:
+        stop = anywhere(self.ranks, self._stop.asked)
+        due = last or stop or self.step % self.pace.checkpoint_every == 0
+        if due or self._asked(lambda: self._callbacks.ask("save")):
             self._save()
         return stop or last
+
+    def _asked(self, by_callback: Callable[[], bool]) -> bool:
+        return self._watched and from_first(self.ranks, by_callback)
 
     # ---- log and evaluation ----
 
@@ -199,7 +220,7 @@ class Loop:
 
     def _evaluate(self) -> None:
         paused = time.perf_counter()
-        scores = self.task.measure(self.step)
+        scores = from_first(self.ranks, lambda: self.task.measure(self.step))
         if scores:
             self._add(scores, prefix="eval_")
             self._callbacks.tell("on_evaluate", metrics={f"eval_{name}": score for name, score in scores.items()})
@@ -209,6 +230,8 @@ class Loop:
         """Keep a log entry, write it, and report it; to callbacks with `prefix` before every name."""
         entry = finite({"step": self.step, **values})
         self.log.append(entry)
+        if not self.ranks.first:
+            return
         path = self.folder / LOG
         with write_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
@@ -244,7 +267,8 @@ class Loop:
             "training_seconds": self.training_seconds,
             "task": self.task.state(),
         }
-        write_checkpoint(self.folder / CHECKPOINTS, Checkpoint(self.step, weights, self._moments(), finite(state)))
+        if self.ranks.first:
+            write_checkpoint(self.folder / CHECKPOINTS, Checkpoint(self.step, weights, self._moments(), finite(state)))
         self._callbacks.tell("on_save")
         self._since += time.perf_counter() - paused
 
@@ -258,19 +282,35 @@ class Loop:
             for key, value in states[weight].items()
         }
 
-    def _restore(self, folder: Path) -> None:
-        """Continue from the checkpoint at `folder`."""
-        checkpoint = read_checkpoint(folder, self.task.trained_state())
+    def _restore(self, folder: Path | None) -> None:
+        """Continue from the checkpoint at `folder`, which process 0 reads and sends to the others."""
         weights = dict(self.task.model.named_parameters())
-        for path, value in checkpoint.moments.items():
-            name, _, key = path.rpartition("/")
-            # The fused optimiser reads all of its state on the device.
-            self.task.optimizer.state.setdefault(weights[name], {})[key] = value.to(weights[name].device)
-        state = checkpoint.state
-        self.step, self.log, self._sums = checkpoint.step, state["log"], Sums(state["sums"])
+        state: dict[str, Any] = {}
+        if folder is not None:
+            checkpoint = read_checkpoint(folder, self.task.trained_state())
+            state = {"step": checkpoint.step, **checkpoint.state}
+            for path, value in checkpoint.moments.items():
+                name, _, key = path.rpartition("/")
+                # The fused optimiser reads all of its state on the device.
+                self.task.optimizer.state.setdefault(weights[name], {})[key] = value.to(weights[name].device)
+        self._take_state(weights)
+        state = from_first(self.ranks, lambda: state)
+        self.step, self.log, self._sums = state["step"], state["log"], Sums(state["sums"])
         self._seconds_before, self.training_seconds = state["seconds"], state["training_seconds"]
         self._since -= state["since"]
         self.task.restore(state["task"])
+
+    def _take_state(self, weights: Mapping[str, nn.Parameter]) -> None:
+        """Weights and moments of process 0."""
+        take_from_first(self.ranks, self.task.trained_state().values())
+        kinds = {path: (str(value.dtype), list(value.shape)) for path, value in self._moments().items()}
+        for path, (dtype, shape) in from_first(self.ranks, lambda: kinds).items():
+            name, _, key = path.rpartition("/")
+            moments = self.task.optimizer.state.setdefault(weights[name], {})
+            if key not in moments:
+                kind = getattr(torch, dtype.removeprefix("torch."))
+                moments[key] = torch.zeros(shape, dtype=kind, device=weights[name].device)
+        take_from_first(self.ranks, self._moments().values())
 
 
 def linear_rate(steps: int, warmup: int) -> Callable[[int], float]:

@@ -28,6 +28,10 @@ _SHARES = {
 """Metrics that are means over tokens, each with the count of those tokens."""
 
 
+OF_THE_BATCH = frozenset({*_MEANS, *_COUNTS, "batches"})
+"""Values that every process knows of the whole batch (or has its share of, times N); the others count its own rows."""
+
+
 class Sums:
     """Sums of named values. Values may be on any device; nothing is read from the device before `take`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.evaluation.sts import PairSet
 from diffcse.files import clear_partials, only_one, staged_folder, write_text
-from diffcse.machine import tuned
+from diffcse.machine import one_process, tuned
+from diffcse.method.gather import Ranks
 from diffcse.method.paper import DiffCSE
 from diffcse.record import Record, read_record, verdict
 from diffcse.text.corpus import Corpus
@@ -32,6 +34,7 @@ from diffcse.training.folder import BEST, LAST, MODEL, PARTS, RECIPE, RECORD, Re
 from diffcse.training.inputs import Inputs, example_name, prepare, read_dev, read_text
 from diffcse.training.loop import Loop, Pace, linear_rate
 from diffcse.training.network import Network, build_network, models_sha256, reload_network, with_generator, with_pooling
+from diffcse.training.ranks import check_same_data, check_same_settings, from_first, in_turn, open_ranks
 from diffcse.training.selection import Panel, make_panel
 from diffcse.training.task import DiffCSETask
 
@@ -70,6 +73,9 @@ def run(
     `recipe.toml`. If a step was chosen, `last/` has the encoder of the last step. While the run lasts, `output` holds
     checkpoints to resume from. A run killed at any moment ends with the same weights as one that was not.
 
+    Several processes, which torchrun starts, share each batch and train as one would. The first alone writes, reports,
+    and calls `callbacks`. Only it needs `output`; each reads the text and models from its own disk.
+
     Args:
         corpus: a corpus, pairs or triplets, or files and globs to read them from, as `config.text` says.
         resume: continue the run in `output`, or begin one there. A complete run is opened, not trained.
@@ -80,28 +86,53 @@ def run(
         KeyboardInterrupt: Ctrl-C. The loop first writes a checkpoint of the step at hand, if it runs in the main thread
             and Ctrl-C has Python's own handler. A second Ctrl-C ends at once.
     """
-    folder.one_process()
     output = Path(output)
-    callbacks = [*trackers(config.training.report_to), *callbacks]
-    with only_one(output):
-        dev = read_dev(config)
-        folder.check_output(output, resume=resume)
-        text = read_text(config, corpus)
+    if config.method.learn == "map":
+        one_process('method.learn = "map"', "is computed in seconds, and not divided. --recipe NAME trains weights")
+    with open_ranks() as ranks, only_one(output) if ranks.first else nullcontext():
+        report = report if ranks.first else lambda event, facts: None
+        callbacks = [*trackers(config.training.report_to), *callbacks] if ranks.first else []
+        check_same_settings(ranks, to_dict(config))
+        _check_batch(config, ranks)
+        if ranks.first:
+            folder.check_output(output, resume=resume)
+        dev, text = in_turn(ranks, lambda: (read_dev(config), read_text(config, corpus)))
         report("corpus", {"summary": text.summary()})
         if config.method.learn == "map":
             return _adapt(config, text, dev, output, resume, report, callbacks)
         inputs = prepare(config, text, dev)
         data = inputs.facts(config)
-        begun = _begun(config, output, data) if resume and (output / RECORD).is_file() else None
+        begun = _begun_by_first(config, output, data, resume, ranks)
         config = with_pooling(with_generator(config, begun), begun)
         if begun is not None and begun.status == "complete":
             return _open(config, output, begun, report)
         data["models_sha256"] = models_sha256(config)
+        check_same_data(ranks, data, {"generator": config.method.generator, "pooling": config.method.pooling})
         if begun is not None:
             _check_models(config, output, begun, data["models_sha256"])
         network = build_network(config)
-        record = _begin(config, inputs, network, output, data, begun)
-        return _train(config, inputs, network, output, record, report, Callbacks(callbacks, output))
+        record = _begin(config, inputs, network, output, data, begun, ranks)
+        return _train(config, inputs, network, output, record, report, Callbacks(callbacks, output), ranks)
+
+
+def _check_batch(config: Config, ranks: Ranks) -> None:
+    """Raises `InputError` where the processes cannot have equal shares of a batch."""
+    size = config.training.batch_size
+    if size % ranks.count:
+        nearest = ranks.count * max(1, round(size / ranks.count))
+        raise InputError(
+            f"training.batch_size = {size}: cannot be divided by {ranks.count} processes. Give --batch-size {nearest}"
+        )
+
+
+def _begun_by_first(config: Config, output: Path, data: dict[str, Any], resume: bool, ranks: Ranks) -> Record | None:
+    """The record of the run to resume, as process 0 reads it; None for a new run."""
+
+    def read() -> dict[str, Any] | None:
+        return dataclasses.asdict(_begun(config, output, data)) if resume and (output / RECORD).is_file() else None
+
+    begun = from_first(ranks, read)
+    return None if begun is None else Record(**begun)
 
 
 def _adapt(
@@ -158,17 +189,31 @@ def _open(config: Config, output: Path, record: Record, report: Report) -> Train
 
 
 def _begin(
-    config: Config, inputs: Inputs, network: Network, output: Path, data: dict[str, Any], begun: Record | None
+    config: Config,
+    inputs: Inputs,
+    network: Network,
+    output: Path,
+    data: dict[str, Any],
+    begun: Record | None,
+    ranks: Ranks,
 ) -> Record:
-    """The record of a run in progress, written."""
+    """The record of a run in progress, written by the first process."""
+    if ranks.count > 1:
+        data["processes"] = ranks.count
     record = Record(kind="train", config=to_dict(config), seed=config.training.seed, data=data)
     if begun is not None:
         record.created = begun.created
     record.scores["steps"] = inputs.steps
     record.warnings += network.warnings + inputs.notes
-    record.write(output / RECORD)
-    write_text(output / RECIPE, to_toml(config))
-    clear_partials(output)
+    if begun is not None and begun.data.get("processes", 1) != ranks.count:
+        record.warnings.append(
+            f"processes: {begun.data.get('processes', 1)} began this run and {ranks.count} continue it. Batches and "
+            "edits are the same; dropout is drawn anew by each process, so the weights are not those of one number"
+        )
+    if ranks.first:
+        record.write(output / RECORD)
+        write_text(output / RECIPE, to_toml(config))
+        clear_partials(output)
     return record
 
 
@@ -180,11 +225,14 @@ def _train(
     record: Record,
     report: Report,
     callbacks: Callbacks,
+    ranks: Ranks,
 ) -> Trained:
-    """Train to the last step, then save the chosen encoder and complete the record."""
-    checkpoint = folder.open_checkpoints(output, record)
-    panel = make_panel(config, inputs.dev, inputs.held_out, network.encoder, network.bf16, output)
-    task = _task(config, inputs, network, panel, output)
+    """Train to the last step; then the first process saves the chosen encoder and completes the record."""
+    checkpoint = panel = None
+    if ranks.first:
+        checkpoint = folder.open_checkpoints(output, record)
+        panel = make_panel(config, inputs.dev, inputs.held_out, network.encoder, network.bf16, output)
+    task = _task(config, inputs, network, panel, output, ranks)
     report("start", _start_facts(inputs, network, task, record, checkpoint))
     loop = Loop(
         task,
@@ -192,10 +240,29 @@ def _train(
         output,
         report=_log_report(inputs.steps, record, report),
         callbacks=callbacks,
+        ranks=ranks,
     )
     loop.run(checkpoint)
     if loop.stopped:
-        raise folder.stop(record, output, loop.step, inputs.steps)
+        end = from_first(ranks, lambda: folder.stop(record, output, loop.step, inputs.steps).args[0])
+        raise KeyboardInterrupt(end)
+    scores = from_first(ranks, lambda: _finish(config, inputs, network, output, record, report, panel, loop))
+    record.log, record.scores, record.status = loop.log, scores, "complete"
+    return Trained(network.model.eval(), network.encoder, record)
+
+
+def _finish(
+    config: Config,
+    inputs: Inputs,
+    network: Network,
+    output: Path,
+    record: Record,
+    report: Report,
+    panel: Panel | None,
+    loop: Loop,
+) -> dict[str, Any]:
+    """Judge and save what ships, and complete the record; returns its scores."""
+    assert panel is not None
     if panel.select is None:
         panel.keep_last()
     record.log, record.timing["seconds"] = loop.log, loop.seconds()
@@ -203,7 +270,7 @@ def _train(
     _save(config, network, output, card(config, inputs, record.scores), chosen=panel.select is not None)
     folder.finish(record, output, BEST)
     report("done", {"output": str(output), "examples": example_name(config), **record.scores})
-    return Trained(network.model.eval(), network.encoder, record)
+    return record.scores
 
 
 _SATURATED = 0.01
@@ -230,10 +297,14 @@ def _log_report(steps: int, record: Record, report: Report) -> Callable[[dict[st
     return log
 
 
-def _task(config: Config, inputs: Inputs, network: Network, panel: Panel, output: Path) -> DiffCSETask:
+def _task(
+    config: Config, inputs: Inputs, network: Network, panel: Panel | None, output: Path, ranks: Ranks
+) -> DiffCSETask:
+    """The task of this process; `panel` judges on the first."""
     training = config.training
 
     def keep() -> None:
+        assert panel is not None
         panel.keep()
         save(network.encoder, output / BEST, "")
 
@@ -248,6 +319,7 @@ def _task(config: Config, inputs: Inputs, network: Network, panel: Panel, output
         batch_size=training.batch_size,
         accumulation=training.accumulation,
         seed=training.seed,
+        ranks=ranks,
     )
     return DiffCSETask(
         network.model,
@@ -255,9 +327,10 @@ def _task(config: Config, inputs: Inputs, network: Network, panel: Panel, output
         batches,
         steps=inputs.steps,
         bf16=network.bf16,
-        judges=panel.measures(),
-        select=panel.select,
+        judges={} if panel is None else panel.measures(),
+        select=None if panel is None else panel.select,
         on_best=keep,
+        ranks=ranks,
     )
 
 
@@ -286,6 +359,7 @@ def _start_facts(
         "trained": sum(p.numel() for p in network.model.parameters() if p.requires_grad),
         "shipped": sum(p.numel() for p in network.encoder.model.parameters()),
         "device": task.device.type,
+        "processes": task.ranks.count,
     }
 
 

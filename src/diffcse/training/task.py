@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from diffcse.config import Training
 from diffcse.method import draws
+from diffcse.method.gather import ALONE, Ranks
 from diffcse.method.paper import DiffCSE, Terms
+from diffcse.method.views import same_width
 from diffcse.training.collate import Batches
-from diffcse.training.meter import Sums, means, summands
+from diffcse.training.meter import OF_THE_BATCH, Sums, means, summands
 
 _NEVER_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 """Names of weights without weight decay, as in transformers' Trainer."""
@@ -29,7 +31,10 @@ class DiffCSETask:
         judges: functions that score the encoder in points, by the names of their scores in the log.
         select: the judge whose best step is kept; None to keep none.
         on_best: called when its score is a new best. The untrained start does not count.
+        ranks: processes that share each batch.
     """
+
+    of_the_batch = OF_THE_BATCH
 
     def __init__(
         self,
@@ -42,7 +47,9 @@ class DiffCSETask:
         judges: Mapping[str, Callable[[], float]] = MappingProxyType({}),
         select: str | None = None,
         on_best: Callable[[], None] = lambda: None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        model.ranks = self.ranks = ranks
         self.model, self.batches, self.steps, self.bf16 = model, batches, steps, bf16
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model.to(self.device)
@@ -60,11 +67,15 @@ class DiffCSETask:
     def run_pass(
         self, batch: Mapping[str, Tensor], number: int, update: int, *, passes: int = 1
     ) -> dict[str, Tensor | float | int]:
-        """One forward and backward pass. (seed, number of the pass) alone decide dropout, masks and samples."""
-        torch.manual_seed(draws.key(self._seed, number) >> 1)
+        """One forward and backward pass. (seed, number of the pass, rank) alone decide dropout, masks and samples."""
+        rank = [self.ranks.rank] * (not self.ranks.first)  # process 0 draws as a single one does
+        torch.manual_seed(draws.key(self._seed, number, *rank) >> 1)
         batch = {name: value.to(self.device) for name, value in batch.items()}
+        if self.model.choices.rtd_padding == "include":
+            batch = same_width(batch, self.model.vocabulary.pad, self.ranks)
+        first_row = self.ranks.rank * len(batch["input_ids"])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            terms: Terms = self.model(batch, step=number, progress=update / max(self.steps - 1, 1))
+            terms: Terms = self.model(batch, step=number, first_row=first_row, progress=update / max(self.steps - 1, 1))
         (terms.total / passes).backward()
         return summands(terms, sentences=len(batch["input_ids"]), truncated=batch["truncated"])
 
