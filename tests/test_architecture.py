@@ -16,7 +16,7 @@ GROUND = {"errors", "figures", "files", "machine", "network", "record", "stops",
 SETTINGS = GROUND | {"config"}
 DATA = SETTINGS | {"text"}
 ENCODER = DATA | {"method", "encoder"}
-TRAINING = ENCODER | {"evaluation", "search", "training"}
+TRAINING = ENCODER | {"evaluation", "searching", "training"}
 
 RULE = {
     "errors": set(),
@@ -34,9 +34,9 @@ RULE = {
     "report": SETTINGS,
     "encoder": DATA | {"method"},
     "evaluation": ENCODER,
-    "search": ENCODER,
+    "searching": ENCODER,
     "grouping": ENCODER,
-    "training": ENCODER | {"evaluation", "search"},
+    "training": ENCODER | {"evaluation", "searching"},
     "pretraining": TRAINING,
     "integrations": TRAINING,
     "tables": TRAINING | {"report"},

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from diffcse.method.paper import DiffCSE, Terms
     from diffcse.pretraining.config import Pretraining, load_pretraining
     from diffcse.pretraining.run import pretrain
+    from diffcse.searching.hits import Hit, search
+    from diffcse.searching.index import Index
     from diffcse.text.corpus import Corpus, read_corpus
     from diffcse.text.examples import Examples, read_examples
     from diffcse.training.run import Trained
@@ -66,6 +68,9 @@ _HOMES = {
     "embed": "api",
     "dedup": "grouping.duplicates",
     "cluster": "grouping.clusters",
+    "Hit": "searching.hits",
+    "Index": "searching.index",
+    "search": "searching.hits",
     "evaluate": "evaluation.report",
     "find_data": "evaluation.data",
     "StsEvaluator": "integrations.evaluators",
@@ -77,6 +82,8 @@ __all__ = [
     "DiffCSE",
     "Encoder",
     "Examples",
+    "Hit",
+    "Index",
     "InputError",
     "Method",
     "Pretraining",
@@ -101,6 +108,7 @@ __all__ = [
     "read_corpus",
     "read_examples",
     "save",
+    "search",
     "similarity",
     "train",
 ]

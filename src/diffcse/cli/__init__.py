@@ -31,9 +31,11 @@ from diffcse.cli.dedup import Dedup
 from diffcse.cli.doctor import Doctor
 from diffcse.cli.embed import Embed
 from diffcse.cli.evaluate import Evaluate
+from diffcse.cli.index import Index
 from diffcse.cli.options import check_sections, help_text, prepare
 from diffcse.cli.pretrain import Pretrain
 from diffcse.cli.quickstart import Quickstart
+from diffcse.cli.search import Search
 from diffcse.cli.similarity import Similarity
 from diffcse.cli.train import Train
 from diffcse.errors import InputError
@@ -57,6 +59,8 @@ GROUPS: dict[str, dict[str, tuple[Any, str]]] = {
     },
     "use": {
         "embed": (Embed, "Write the embedding of each line of a file"),
+        "index": (Index, "Make an index of texts on disk, add to it, delete from it"),
+        "search": (Search, "Search an index: the texts nearest to a query"),
         "similarity": (Similarity, "Print how similar sentences are"),
         "dedup": (Dedup, "Leave out texts that repeat an earlier one"),
         "cluster": (Cluster, "Divide texts into clusters with words for names"),

@@ -13,8 +13,11 @@ import json
 from diffcse.encoder.encode import Encoder
 
 
-def fingerprint(encoder: Encoder) -> str:
-    """SHA-256 (hex) over weights, architecture, tokenizer, pooling, limit and normalisation, as they are in memory."""
+def fingerprint(encoder: Encoder, *, by_device: bool = True) -> str:
+    """SHA-256 (hex) over weights, architecture, tokenizer, pooling, limit and normalisation, as they are in memory.
+
+    Embeddings on a GPU differ from those of the CPU by rounding, so the device counts too, unless `by_device` is False.
+    """
     digest = hashlib.sha256()
     states = {**encoder.model.state_dict(), **encoder.tail.state_dict(prefix="tail.")}
     for name, tensor in sorted(states.items()):
@@ -40,6 +43,7 @@ def fingerprint(encoder: Encoder) -> str:
         for field in dataclasses.fields(encoder)
         if field.name not in ("model", "tokenizer", "note")
     }
-    facts["device"] = str(encoder.model.device.type)
+    if by_device:
+        facts["device"] = str(encoder.model.device.type)
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     return digest.hexdigest()
