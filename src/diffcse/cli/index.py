@@ -40,8 +40,8 @@ class Index:
     ann: bool = False
     """Build an approximate index, and print how much it misses. Pays from some 100,000 rows. Without TEXT: for an
     index that exists."""
-    ann_kind: Literal["ivf-pq", "hnsw"] = "ivf-pq"
-    """Kind of the approximate index: hnsw misses less, and takes longer to build."""
+    ann_kind: Literal["hnsw", "ivf-pq"] = "hnsw"
+    """Kind of the approximate index: hnsw misses less, ivf-pq takes less space."""
     add: bool = False
     """Add TEXT to the index that exists; its columns must have the kept ones."""
     delete: str | None = None

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffcse.errors import InputError
 
-AnnKind = Literal["ivf-pq", "hnsw"]
+AnnKind = Literal["hnsw", "ivf-pq"]
 LEAST_ROWS = 256
 """Fewer rows do not suffice to learn the codes of IVF-PQ, and exact search reads them in a millisecond."""
 QUERIES, NEAREST = 1000, 10
@@ -22,9 +22,9 @@ QUERIES, NEAREST = 1000, 10
 class Ann:
     """An approximate index and how it is asked.
 
-    ivf-pq: rows in some sqrt(N) cells, each vector as codes of 8 bits for every 4 dimensions. A search reads `nprobes`
-    cells by their codes and compares the best `refine_factor` * k rows exactly.
     hnsw: a graph of neighbours in each of some N / 250,000 cells, with a byte a dimension.
+    ivf-pq: rows in some sqrt(N) cells, each vector as codes of 8 bits for every 8 dimensions. A search reads `nprobes`
+    cells. Both compare the best `refine_factor` * k rows exactly.
     """
 
     kind: AnnKind
@@ -49,19 +49,19 @@ class Ann:
             )
         if kind == "ivf-pq":
             partitions = max(1, round(math.sqrt(rows)))
-            return cls(kind, partitions, max(8, math.ceil(partitions / 20)), 10, dimension, rows)
+            return cls(kind, partitions, max(20, math.ceil(partitions / 10)), 20, dimension, rows)
         if kind == "hnsw":
             partitions = max(1, round(rows / 250_000))
             return cls(kind, partitions, partitions, 4, dimension, rows)
-        raise InputError(f"--ann-kind {kind}: must be ivf-pq or hnsw")
+        raise InputError(f"--ann-kind {kind}: must be hnsw or ivf-pq")
 
     def config(self, metric: str) -> Any:
         """For LanceDB's `create_index`."""
         from lancedb.index import HnswSq, IvfPq
 
         if self.kind == "hnsw":
-            return HnswSq(distance_type=metric, num_partitions=self.partitions, m=16, ef_construction=150)
-        codes = next(n for n in (4, 2, 1) if self.dimension % n == 0)
+            return HnswSq(distance_type=metric, num_partitions=self.partitions, m=16, ef_construction=100)
+        codes = next(n for n in (8, 4, 2, 1) if self.dimension % n == 0)
         return IvfPq(
             distance_type=metric,
             num_partitions=self.partitions,

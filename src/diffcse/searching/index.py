@@ -75,7 +75,7 @@ class Index:
             column: the texts' column in a table or file; None: "text".
             keep: further columns, for filters and answers.
             vectors: the texts' vectors by `model`, (N, H); None: they are made.
-            ann: also build an approximate index, "ivf-pq" or "hnsw"; `record.ann` has its recall. Not below 256 rows.
+            ann: also build an approximate index, "hnsw" or "ivf-pq"; `record.ann` has its recall. Not below 256 rows.
             language: whose word stems hybrid search compares; "none": words as they are.
             resume: continue a killed run on the same files.
             pooling: as in `load`, for a plain checkpoint.
