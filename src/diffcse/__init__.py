@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from diffcse.api import embed, train
     from diffcse.config import Config, Method, Text, Training, load_recipe
     from diffcse.encoder.encode import Encoder
+    from diffcse.encoder.export import export
     from diffcse.encoder.load import load
     from diffcse.encoder.save import save
     from diffcse.encoder.similarity import encode, similarity
@@ -71,6 +72,7 @@ _HOMES = {
     "Hit": "searching.hits",
     "Index": "searching.index",
     "search": "searching.hits",
+    "export": "encoder.export",
     "evaluate": "evaluation.report",
     "find_data": "evaluation.data",
     "StsEvaluator": "integrations.evaluators",
@@ -99,6 +101,7 @@ __all__ = [
     "embed",
     "encode",
     "evaluate",
+    "export",
     "find_data",
     "judge",
     "load",

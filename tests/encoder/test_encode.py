@@ -18,7 +18,7 @@ from transformers import AutoModel
 
 from diffcse.config import EncoderPooling
 from diffcse.encoder import encode
-from diffcse.encoder.encode import Encoder, _batches, position_limit
+from diffcse.encoder.encode import Encoder, position_limit, token_batches
 from diffcse.encoder.load import load
 from diffcse.errors import InputError
 from diffcse.method.heads import pool
@@ -83,7 +83,7 @@ def test_batches_are_as_large_as_said(family, monkeypatch):
 
 @given(st.lists(st.integers(1, 50)), st.integers(1, 200), st.booleans())
 def test_each_row_is_in_one_batch(lengths, batch_tokens, packed):
-    batches = _batches(lengths, batch_tokens, packed=packed)
+    batches = token_batches(lengths, batch_tokens, packed=packed)
     assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
 
     def fits(rows):
@@ -116,7 +116,7 @@ def test_shapes_are_few(bf16):
 
 def test_one_long_sentence_among_short_ones_does_not_widen_them():
     lengths = [512] + [6] * 600
-    rows = _batches(lengths, 4096, packed=True)[0]
+    rows = token_batches(lengths, 4096, packed=True)[0]
     assert len(rows) * 512 <= 1.25 * 4096
 
 

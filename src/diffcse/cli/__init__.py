@@ -31,9 +31,11 @@ from diffcse.cli.dedup import Dedup
 from diffcse.cli.doctor import Doctor
 from diffcse.cli.embed import Embed
 from diffcse.cli.evaluate import Evaluate
+from diffcse.cli.export import Export
 from diffcse.cli.index import Index
 from diffcse.cli.options import check_sections, help_text, prepare
 from diffcse.cli.pretrain import Pretrain
+from diffcse.cli.push import Push
 from diffcse.cli.quickstart import Quickstart
 from diffcse.cli.search import Search
 from diffcse.cli.similarity import Similarity
@@ -64,6 +66,8 @@ GROUPS: dict[str, dict[str, tuple[Any, str]]] = {
         "similarity": (Similarity, "Print how similar sentences are"),
         "dedup": (Dedup, "Leave out texts that repeat an earlier one"),
         "cluster": (Cluster, "Divide texts into clusters with words for names"),
+        "export": (Export, "Write an encoder for ONNX Runtime, OpenVINO or model2vec"),
+        "push": (Push, "Upload a model to the Hugging Face hub"),
     },
 }
 """Verbs by what they are for, in the order of the job; each with its line in the overview."""

@@ -118,7 +118,7 @@ class Encoder:
             result = np.zeros((len(tokens), self.width), dtype=np.float32)
             packs = self.pooling != "pooler" and ability(encoder.model).packs
             with torch.inference_mode(), autocast:
-                for rows in _batches([len(ids) for ids in tokens], batch_tokens, packed=packs):
+                for rows in token_batches([len(ids) for ids in tokens], batch_tokens, packed=packs):
                     result[rows] = encoder._embed([tokens[row] for row in rows]).cpu().numpy()
             return result
 
@@ -183,7 +183,7 @@ def use_bf16(precision: Precision) -> bool:
     return any(check is not None and check() for check in checks)
 
 
-def _batches(lengths: list[int], batch_tokens: int, *, packed: bool) -> list[list[int]]:
+def token_batches(lengths: list[int], batch_tokens: int, *, packed: bool) -> list[list[int]]:
     """Row numbers in batches, longest first, of at most `batch_tokens` tokens (a single row can have more).
 
     For packed batches, real tokens count. Attention still computes padding, so much shorter rows begin another batch.

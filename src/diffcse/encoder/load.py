@@ -147,10 +147,11 @@ def start_layout(source: str | Path) -> Layout:
 
 
 def _fetch(hub_id: str) -> Path:
-    """The folder of a hub id in the hub's cache, with settings and safetensors but no code and no pickles."""
+    """The folder of a hub id in the hub's cache, with settings, safetensors and card but no code and no pickles."""
     try:
+        kinds = ["*.json", "*.txt", "*.model", "*.safetensors", "README.md"]
         with hub_or_cache():
-            return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
+            return Path(snapshot_download(hub_id, allow_patterns=kinds))
     except Exception as error:
         raise InputError(f"{hub_id}: there is no such folder here, and as a hub id: {why_not_loaded(error)}") from error
 

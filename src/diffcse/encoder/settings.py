@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+Target = Literal["onnx", "onnx-int8", "openvino", "static", "sentence-transformers"]
+"""What `export` writes an encoder for."""
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def _weighted_mean(layer_RTH: Tensor, mask_RT: Tensor) -> Tensor:
 
 
 def _last_token(layer_RTH: Tensor, mask_RT: Tensor) -> Tensor:
-    return layer_RTH[torch.arange(len(layer_RTH), device=mask_RT.device), mask_RT.sum(1) - 1]
+    return layer_RTH[torch.arange(layer_RTH.shape[0], device=mask_RT.device), mask_RT.sum(1) - 1]
 
 
 POOLINGS: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor], Tensor]]] = {

@@ -285,6 +285,15 @@ def _script(letter: str) -> str:
     return next((name for name in _SCRIPTS if regex.match(rf"\p{{Script={name}}}", letter)), "other")
 
 
+def main_language(sentences: Corpus) -> str | None:
+    """The code of the language of at least nine tenths of 500 sentences; None if none has that or it cannot be told."""
+    if find_spec("py3langid") is None:
+        return None
+    step = max(1, len(sentences) // 500)
+    code, share = next(iter(_languages([sentences[i] for i in range(0, len(sentences), step)]).items()))
+    return code if share >= 0.9 else None
+
+
 def _languages(sentences: Sequence[str]) -> dict[str, float]:
     identify = _identifier()
     return _shares(Counter(identify(sentence)[0] for sentence in sentences))

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCardData, try_to_load_from_cache
+from huggingface_hub.repocard import metadata_load
+
 from diffcse.config import Config, to_toml
+from diffcse.encoder.share import CARD, HUB_ID, forces_licence
 from diffcse.evaluation.sts import OWN_PAIRS
+from diffcse.method.loading import named
 from diffcse.record import verdict
 from diffcse.text.corpus import Corpus
+from diffcse.text.examples import Examples
+from diffcse.text.survey import main_language
 from diffcse.training.inputs import Inputs, example_name
 
 _SOURCES = ("model", "generator", "causal_generator", "discriminator")
@@ -28,43 +36,24 @@ def public_name(source: str | None) -> str | None:
 
 def card(config: Config, inputs: Inputs, scores: dict[str, Any]) -> str:
     """README.md in the format of the Hugging Face hub."""
+    front = front_matter(config, inputs.corpus, scores)
     config = _public(config)
-    training, method = config.training, _method_name(config)
     labels = "on labelled pairs" if config.text.supervised else "without labels"
-    judged = verdict(scores)
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, sentence-similarity, {"simcse" if config.method.difference == "none" else "diffcse"}]
----
-
-# A sentence encoder trained by {method}
-
-Trained {labels} from `{config.method.model}` on {len(inputs.examples):,} {example_name(config)}
+    what = f"""Trained {labels} from `{config.method.model}` on {len(inputs.examples):,} {example_name(config)}
 (SHA-256 of the text `{inputs.corpus.sha256[:16]}…`), {_steps(config, inputs)} cut at
-{training.max_tokens} tokens. Pooling: {config.method.pooling}. Compare embeddings by cosine.
-{f"{chr(10)}{judged[0].upper()}{judged[1:]}.{chr(10)}" if judged else ""}
-```python
-from sentence_transformers import SentenceTransformer
+{config.training.max_tokens} tokens. Pooling: {config.method.pooling}. Compare embeddings by cosine."""
+    after = """The folder holds the encoder only. Projector, generator and discriminator were for training. The encoder
+knows sentences like those of the training text. It inherits the biases of that text and of the checkpoint it started
+from.
 
-model = SentenceTransformer("this folder")
-model.similarity(model.encode(["A sentence."]), model.encode(["Another one."]))
-```
-
-The folder holds the encoder only. Projector, generator and discriminator were for training. The encoder knows sentences
-like those of the training text. It inherits the biases of that text and of the checkpoint it started from.
-
-## Recipe
-
-```toml
-{to_toml(config)}```
 """
+    return _page(front, f"A sentence encoder trained by {_method_name(config)}", what, scores, config, after)
 
 
 def adapt_card(config: Config, corpus: Corpus, used: int, scores: dict[str, Any]) -> str:
     """The card of an encoder with a map, or of a start that nothing improved."""
+    front = front_matter(config, corpus, scores)
     config = _public(config)
-    judged = verdict(scores)
     learned = f"learned without labels from {used:,} of\n{len(corpus):,} texts (SHA-256 `{corpus.sha256[:16]}…`)"
     what = (
         f"`{config.method.model}` with a linear layer behind it. The layer was {learned}.\n"
@@ -72,13 +61,72 @@ def adapt_card(config: Config, corpus: Corpus, used: int, scores: dict[str, Any]
     )
     if scores["shipped"] == "start":
         what = f"`{config.method.model}`, unchanged: a linear layer {learned} made the graded pairs worse."
+    return _page(front, "A sentence encoder adapted to a field", what, scores, config)
+
+
+def front_matter(config: Config, text: Corpus | Examples, scores: dict[str, Any]) -> str:
+    """The card's YAML for the hub: only what is known. A licence is there only if that of the start demands it."""
+    start = start_facts(config.method.model)
+    tag = "simcse" if config.method.difference == "none" else "diffcse"
+    tags = ["sentence-transformers", "sentence-similarity", *([] if config.method.learn == "map" else [tag])]
+    datasets = sorted({name for file in text.counts.files for name in re.findall(r"^hub:([\w.-]+/[\w.-]+)", file.name)})
+    results = _results(scores)
+    data = ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=tags,
+        base_model=start.get("base_model"),
+        license=start.get("license") if forces_licence(start.get("license")) else None,
+        language=main_language(text) if isinstance(text, Corpus) else None,
+        datasets=datasets or None,
+        metrics=sorted({result.metric_type for result in results}) or None,
+        model_name=config.name if results else None,
+        eval_results=results or None,
+    )
+    return data.to_yaml()
+
+
+def start_facts(source: str | None) -> dict[str, Any]:
+    """The front matter of the card that a start has; of a hub id `base_model` is the id itself."""
+    folder = named(source or "")
+    if folder.exists():
+        file = next((path for path in (folder / CARD, folder / "model" / CARD) if path.is_file()), None)
+        facts: dict[str, Any] = {}
+    else:
+        cached = try_to_load_from_cache(str(source), CARD) if source and HUB_ID.fullmatch(source) else None
+        file, facts = Path(cached) if isinstance(cached, str) else None, {"base_model": source}
+    try:
+        return {**((file and metadata_load(file)) or {}), **facts}
+    except Exception:  # YAML's errors are its own; a card that is none says nothing
+        return facts
+
+
+def _results(scores: dict[str, Any]) -> list[EvalResult]:
+    """What judged the encoder that ships, as the hub's results."""
+    results = []
+    for name, metric in (("dev", "spearman_cosine"), ("label_free", "mrr")):
+        judged = scores.get(name) or {}
+        if isinstance(judged.get("best"), float):
+            results.append(
+                EvalResult(
+                    task_type="sentence-similarity",
+                    dataset_name=public_name(judged.get("file")) or "held-out training text",
+                    dataset_type=name,
+                    metric_type=metric,
+                    metric_name=judged.get("metric", metric),
+                    metric_value=round(judged["best"], 2),
+                )
+            )
+    return results
+
+
+def _page(front: str, title: str, what: str, scores: dict[str, Any], config: Config, after: str = "") -> str:
+    judged = verdict(scores)
     return f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, sentence-similarity]
+{front}
 ---
 
-# A sentence encoder adapted to a field
+# {title}
 
 {what}
 {f"{chr(10)}{judged[0].upper()}{judged[1:]}.{chr(10)}" if judged else ""}
@@ -89,7 +137,7 @@ model = SentenceTransformer("this folder")
 model.similarity(model.encode(["A sentence."]), model.encode(["Another one."]))
 ```
 
-## Recipe
+{after}## Recipe
 
 ```toml
 {to_toml(config)}```
