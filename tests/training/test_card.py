@@ -1,7 +1,14 @@
 """The card tells what was trained, and names no folder of this computer."""
 
-import pytest
+import shutil
+from pathlib import Path
 
+import pytest
+from huggingface_hub.repocard import metadata_load
+
+from diffcse.encoder.share import forces_licence
+from diffcse.record import read_record
+from diffcse.training.card import start_facts
 from diffcse.training.run import run
 from tests.models import SENTENCES, save_tiny
 from tests.training.runs import CORPUS, config
@@ -44,3 +51,35 @@ def test_the_card_says_that_edited_copies_were_views(tiny, tmp_path):
         titles.append(next(line for line in card.splitlines() if line.startswith("# ")))
     plain = "# A sentence encoder trained by SimCSE"
     assert titles == [plain, f"{plain}, with an edited copy of each sentence as one more positive"]
+
+
+def front(folder):
+    return metadata_load(folder / "model" / "README.md")
+
+
+def test_front_matter_states_what_is_known(tiny, dev, tmp_path):
+    run(config(tiny, dev=dev, max_steps=1), CORPUS, tmp_path / "out")
+    facts = front(tmp_path / "out")
+    assert (facts["library_name"], facts["metrics"]) == ("sentence-transformers", ["spearman_cosine"])
+    assert {"license", "base_model", "datasets"}.isdisjoint(facts)
+    results = facts["model-index"][0]["results"]
+    record = read_record(tmp_path / "out" / "run.json")
+    assert results[0]["dataset"]["name"] == Path(dev).name
+    assert results[0]["metrics"][0]["value"] == round(record.scores["dev"]["best"], 2)
+
+
+def test_base_model_and_licence_come_from_the_start(tiny, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(tiny, start)
+    (start / "README.md").write_text("---\nlicense: cc-by-sa-3.0\nbase_model: anna/pets\n---\n# Pets\n")
+    run(config(str(start), max_steps=1), CORPUS, tmp_path / "out")
+    assert {"license": "cc-by-sa-3.0", "base_model": "anna/pets"}.items() <= front(tmp_path / "out").items()
+    (start / "README.md").write_text("---\nlicense: mit\n---\n# Pets\n")
+    run(config(str(start), max_steps=1), CORPUS, tmp_path / "other")
+    assert "license" not in front(tmp_path / "other")
+
+
+def test_start_facts():
+    assert start_facts("mini") == {"license": "cc-by-sa-4.0", "language": "en"}
+    assert start_facts("anna/pets") == {"base_model": "anna/pets"}
+    assert (forces_licence("CC-BY-SA-4.0"), forces_licence("cc-by-4.0"), forces_licence(None)) == (True, False, False)

@@ -69,7 +69,7 @@ def front_matter(config: Config, text: Corpus | Examples, scores: dict[str, Any]
     start = start_facts(config.method.model)
     tag = "simcse" if config.method.difference == "none" else "diffcse"
     tags = ["sentence-transformers", "sentence-similarity", *([] if config.method.learn == "map" else [tag])]
-    datasets = sorted({name for file in text.counts.files for name in re.findall(r"^hub:([\w.-]+/[\w.-]+)", file.name)})
+    datasets = sorted({name for file in text.sources for name in re.findall(r"^hub:([\w.-]+/[\w.-]+)", file.name)})
     results = _results(scores)
     data = ModelCardData(
         library_name="sentence-transformers",
