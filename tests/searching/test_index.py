@@ -262,6 +262,8 @@ def test_an_approximate_index_states_its_recall(tiny, tmp_path, kind):
     assert [hit.row for hit in exact] == ranking(tiny, "the cat")[:5]
     assert len({hit.row for hit in exact} & {hit.row for hit in near}) >= 3
     assert len(index.search("the cat", k=5, where="row < 7")) == 5
+    assert len(index.search("the cat", k=250)) == 250
+    assert len(index.search("the cat", k=3, hybrid=True)) == 3
     assert index.add(["a new zebra"]) == 1
     assert index.search("a new zebra", k=1)[0].row == len(TEXTS)
 

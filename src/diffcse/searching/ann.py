@@ -55,7 +55,7 @@ class Ann:
             return cls(kind, partitions, partitions, 4, dimension, rows)
         raise InputError(f"--ann-kind {kind}: must be hnsw or ivf-pq")
 
-    def config(self, metric: str) -> Any:
+    def config(self, metric: Any) -> Any:
         """For LanceDB's `create_index`."""
         from lancedb.index import HnswSq, IvfPq
 
@@ -70,10 +70,10 @@ class Ann:
             sample_rate=64,
         )
 
-    def applied(self, search: Any) -> Any:
-        """A LanceDB query that asks this index."""
+    def applied(self, search: Any, k: int) -> Any:
+        """A LanceDB query for `k` rows that asks this index."""
         search = search.nprobes(self.nprobes).refine_factor(self.refine_factor)
-        return search.ef(150) if self.kind == "hnsw" else search
+        return search.ef(max(150, k * self.refine_factor)) if self.kind == "hnsw" else search
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

@@ -156,7 +156,7 @@ class Table:
     def nearest(self, query_H: np.ndarray, k: int, *, where: str | None, ann: Ann | None) -> Any:
         """The `k` nearest rows as a pyarrow table with the column _distance."""
         search = self._table.search(query_H, vector_column_name=VECTOR).distance_type(METRICS[self.similarity])
-        search = search.bypass_vector_index() if ann is None else ann.applied(search)
+        search = search.bypass_vector_index() if ann is None else ann.applied(search, k)
         if where is not None:
             search = search.where(where)
         with self._filtered(where):
@@ -172,7 +172,7 @@ class Table:
 
         search = self._table.search(query_type="hybrid", vector_column_name=VECTOR, fts_columns="text")
         search = search.vector(query_H).text(MatchQuery(text, "text")).distance_type(METRICS[self.similarity])
-        search = search.bypass_vector_index() if ann is None else ann.applied(search)
+        search = search.bypass_vector_index() if ann is None else ann.applied(search, max(k, _DEPTH))
         if where is not None:
             search = search.where(where)
         with self._filtered(where):
