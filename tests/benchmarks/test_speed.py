@@ -323,5 +323,5 @@ def test_the_page_is_that_of_the_results_in_the_repository():
     page = measure.ROOT / "docs" / render.PAGE
     assert page.exists() == bool(results)
     if results:
-        for path, said in render.render(results).items():
+        for path, said in render.render(results, render.read_search(measure.RESULTS)).items():
             assert (measure.ROOT / "docs" / path).read_text(encoding="utf-8") == said
