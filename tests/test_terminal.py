@@ -4,6 +4,7 @@ import re
 import pytest
 from rich.console import Console
 
+from diffcse.cli.similarity import cosine_table
 from diffcse.tables.cells import Cell
 from diffcse.terminal import (
     CellsView,
@@ -11,7 +12,6 @@ from diffcse.terminal import (
     Figures,
     TrainingView,
     _few,
-    cosine_table,
     judged,
     judged_sentence,
     print_figures,

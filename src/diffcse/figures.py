@@ -13,11 +13,14 @@ from rich.markup import escape
 from rich.table import Table
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "") -> Table:
-    """A table whose first column is text and whose other columns are figures."""
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "", prose: bool = False
+) -> Table:
+    """A table whose first column is text and whose other columns are figures, or text too (`prose`)."""
     view = Table(title=title or None, caption=caption or None, title_justify="left", caption_justify="left")
     for index, column in enumerate(columns):
-        view.add_column(column, justify="right" if index else "left", no_wrap=index > 0)
+        is_figure = index > 0 and not prose
+        view.add_column(column, justify="right" if is_figure else "left", no_wrap=is_figure, overflow="fold")
     for row in rows:
         view.add_row(*(escape(cell) for cell in row))
     return view
@@ -25,12 +28,17 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
 
 @dataclass(frozen=True, repr=False)
 class Figures:
-    """A table with a title above and a caption below; the first column is text, the others are figures."""
+    """A table with a title above and a caption below; the first column is text, the others are figures.
+
+    In a notebook it is an HTML table.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    prose: bool = False
+    """All columns are text, folded to the width."""
 
     def __str__(self) -> str:
         file, width = io.StringIO(), shutil.get_terminal_size((100, 24)).columns
@@ -43,7 +51,9 @@ class Figures:
         """A table for notebooks."""
 
         def row(cells: Sequence[str], tag: str) -> str:
-            side = (f"<{tag} style='text-align:{'right' if i else 'left'}'>" for i in range(len(cells)))
+            side = (
+                f"<{tag} style='text-align:{'right' if i and not self.prose else 'left'}'>" for i in range(len(cells))
+            )
             return "".join(f"{start}{html.escape(cell)}</{tag}>" for start, cell in zip(side, cells, strict=True))
 
         body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in self.rows)
@@ -55,6 +65,9 @@ class Figures:
 def print_figures(console: Console, figures: Figures) -> None:
     """Print a table. Columns that do not fit the console's width follow below, again beside the first column."""
     console.print(f"\n{figures.title}", style="bold", markup=False, highlight=False)
+    if figures.prose:
+        console.print(table("", figures.columns, figures.rows, caption=figures.caption, prose=True))
+        return
     widths = [max(map(len, cells)) + 3 for cells in zip(figures.columns, *figures.rows, strict=True)]
     first = min(widths[0], _FIRST_COLUMN)
     parts: list[list[int]] = [[]]

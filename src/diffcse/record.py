@@ -80,6 +80,8 @@ def verdict(scores: dict[str, Any]) -> str | None:
         judged = scores.get(name) or {}
         if any(judged.get(key) is None for key in ("helped", "difference", "low", "high")):
             continue
+        if name == "dev" and not str(judged.get("metric", "Spearman")).startswith("Spearman"):
+            label = f"dev {judged['metric'].partition(',')[0]}"
         if judged["helped"] in _HELPED and scores.get("shipped") == "start":
             return (
                 f"model/ is the start, unchanged: by {label}, what was learned is {judged['difference']:+.2f} points "

@@ -5,18 +5,19 @@ A terminal shows the live line; a log file gets the same numbers as plain lines.
 
 from __future__ import annotations
 
+import html
 import re
 import sys
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.status import Status
-from rich.table import Table
 from rich.text import Text
 
 from diffcse.figures import Figures as Figures
@@ -80,32 +81,10 @@ def judged_sentence(tokens: Sequence[dict[str, Any]]) -> Text:
     return text
 
 
-def cosine_table(console: Console, sentences: Sequence[str], cosines: Sequence[Sequence[float]]) -> Table:
-    """Cosines of all pairs; where they are too many for the console's width, each sentence's nearest other."""
-    others = [[(value, j) for j, value in enumerate(row) if j != i] for i, row in enumerate(cosines)]
-    if 30 + 8 * len(sentences) > console.width:
-        view = Table(title="Each sentence's nearest among the others", title_justify="left")
-        view.add_column("sentence", overflow="fold")
-        view.add_column("cosine", justify="right", no_wrap=True, min_width=6)
-        view.add_column("nearest", overflow="fold")
-        for sentence, row in zip(sentences, others, strict=True):
-            value, nearest = max(row)
-            view.add_row(escape(sentence), f"{value:.2f}", escape(sentences[nearest]))
-        return view
-    title = "Cosines; each row's highest in bold" if console.is_terminal else "Cosines"
-    view = Table(title=title, title_justify="left")
-    view.add_column("", justify="right", no_wrap=True)
-    view.add_column("sentence", overflow="fold")
-    for i in range(len(sentences)):
-        view.add_column(str(i + 1), justify="right", no_wrap=True, min_width=5)
-    for i, (sentence, row) in enumerate(zip(sentences, others, strict=True)):
-        highest = max(row)[1]
-        shown = {j: f"[bold green]{value:.2f}[/]" if j == highest else f"{value:.2f}" for value, j in row}
-        view.add_row(str(i + 1), escape(sentence), *(shown.get(j, "[dim]1[/]") for j in range(len(sentences))))
-    return view
-
-
 # ---- long work -----------------------------------------------------------------------------------------------------
+
+
+_PAUSE = 0.2  # seconds between two pictures of the line in a notebook
 
 
 class LiveLine:
@@ -114,6 +93,7 @@ class LiveLine:
     def __init__(self, console: Console, label: str = "", *, pause: float = 0.0) -> None:
         self.console, self.label, self.pause = console, label, pause
         self._bar: Progress | None = None
+        self._cell: Any = None
         self._began: tuple[float, float] | None = None
         self._printed = time.monotonic()
 
@@ -126,7 +106,9 @@ class LiveLine:
     def show(self, share: float | None, first: Sequence[str], rest: Sequence[str] = ()) -> None:
         """Show `first`, the time left, then as many of `rest` as fit. `share` of the work is done; None: unknown."""
         parts = [part for part in (*first, self._time_left(share), *rest) if part]
-        if self.console.is_terminal:
+        if self.console.is_jupyter:
+            self._show_in_notebook(share, parts)
+        elif self.console.is_terminal:
             self._draw(share, parts)
         elif time.monotonic() - self._printed >= self.pause:
             self._printed = time.monotonic()
@@ -136,8 +118,27 @@ class LiveLine:
         """Another piece of work begins: it has its own time left."""
         self._began = None
 
+    @property
+    def is_live(self) -> bool:
+        """Whether the line moves: on a terminal and in a notebook."""
+        return self.console.is_terminal or self.console.is_jupyter
+
+    def _show_in_notebook(self, share: float | None, parts: Sequence[str]) -> None:
+        """One line of output that is replaced; the last one stays."""
+        if self._cell is not None and share != 1 and time.monotonic() - self._printed < _PAUSE:
+            return
+        from IPython.display import HTML, display
+
+        self._printed = time.monotonic()
+        bar = "" if share is None else f"<progress value='{share:.4f}' max='1'></progress> "
+        page = HTML(f"<div style='font-family:monospace'>{bar}{html.escape('  '.join((self.label, *parts)))}</div>")
+        if self._cell is None:
+            self._cell = display(page, display_id=True)
+        else:
+            self._cell.update(page)
+
     def close(self) -> None:
-        """Remove the line, also after an error."""
+        """Remove the line, also after an error. In a notebook it stays."""
         if self._bar:
             self._bar.stop()
             self._bar = None
@@ -203,7 +204,7 @@ class EvaluationView(LiveLine):
 
     def __call__(self, encoder: str, action: str, done: int, total: int) -> None:
         """As `evaluation.measuring.Progress`."""
-        if self.console.is_terminal:
+        if self.is_live:
             if not done:
                 self.restart()
             of = f"{done:,} of {total:,} sentences" if total else ""
@@ -215,6 +216,11 @@ class TrainingView(LiveLine):
 
     warned = 0
     """Number of the run's warnings that were shown at its start."""
+
+    def __init__(self, console: Console, label: str = "") -> None:
+        super().__init__(console, label)
+        self._curves: dict[str, list[float]] = {}
+        self._latest: list[str] = []
 
     def __call__(self, event: str, facts: dict[str, Any]) -> None:
         getattr(self, f"_{event}")(facts)
@@ -248,7 +254,16 @@ class TrainingView(LiveLine):
         for warning in facts["warnings"]:
             say(self.console, f"note     {warning}")
 
+    def _step(self, facts: dict[str, Any]) -> None:
+        """The bar moves with every step; a log gets the logged steps only."""
+        if self.is_live:
+            first, *rest = [*self._latest, ""]
+            self.show(facts["step"] / facts["steps"], [f"step {facts['step']:,}/{facts['steps']:,}", first], rest)
+
     def _log(self, entry: dict[str, Any]) -> None:
+        for key in ("loss", *JUDGES):
+            if entry.get(key) is not None:
+                self._curves.setdefault(key, []).append(entry[key])
         scores = [f"{name} {entry[key]:.2f}" for key, name in JUDGES.items() if key in entry]
         if "held_out_loss" in entry:
             scores.append(f"held-out loss {entry['held_out_loss']:.3f}, accuracy {entry['held_out_accuracy']:.1%}")
@@ -256,11 +271,15 @@ class TrainingView(LiveLine):
             say(self.console, f"step {entry['step']:>6,}  {'  '.join(scores)}")
             return
         width = 1 if self.console.is_terminal else 6
-        loss, *terms = loss_parts(entry)
+        self._latest = loss, *terms = loss_parts(entry)
         self.show(entry["step"] / entry["steps"], [f"step {entry['step']:>{width},}/{entry['steps']:,}", loss], terms)
 
     def _done(self, facts: dict[str, Any]) -> None:
         self.close()
+        for key, values in self._curves.items():
+            if self.is_live and len(values) > 2:
+                label = {"loss": "loss", "dev": "dev"}.get(key, "held out")
+                say(self.console, f"{label:<8} {sparkline(values)}  {values[0]:.4g} to {values[-1]:.4g}")
         if "tokens_seen" in facts:
             share = facts["truncated"] / facts["sentences"]
             say(
@@ -280,6 +299,20 @@ class TrainingView(LiveLine):
     def _finished(self, facts: dict[str, Any]) -> None:
         began = facts["created"].replace("T", " ").replace("+00:00", " UTC")
         say(self.console, f"nothing to train: this run, begun {began}, is complete")
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """A curve in one line: means of up to `width` equal parts, from the lowest bar to the highest.
+
+    >>> sparkline([0, 1, 2, 3]), sparkline([4, 4])
+    ('▁▃▆█', '▁▁')
+    """
+    edges = (
+        [round(i * len(values) / width) for i in range(width + 1)] if len(values) > width else range(len(values) + 1)
+    )
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(means), max(means)
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / (high - low or 1))] for value in means)
 
 
 def _count(weights: int) -> str:

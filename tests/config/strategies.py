@@ -46,6 +46,11 @@ RANGES = {
     "weight_decay": st.floats(min_value=0, allow_infinity=False),
     "max_grad_norm": ABOVE_0,
     "eval_every": st.integers(1, 2**40),
+    "patience": st.none() | st.integers(1, 2**40),
+    "crop_share_min": st.floats(0.01, 0.3),
+    "crop_share_max": st.floats(0.3, 0.99),
+    "crop_overlap": st.floats(0, 0.99),
+    "crop_least": st.integers(1, 2**40),
     "checkpoint_every": st.integers(1, 2**40),
     "log_every": st.integers(1, 2**40),
 }
@@ -112,7 +117,16 @@ def readable(choices):
 
 
 TEXTS = st.fixed_dictionaries(fields(Text)).map(readable).map(lambda chosen: Text(**chosen))
-TRAININGS = st.fixed_dictionaries(fields(Training)).map(lambda chosen: Training(**chosen))
+
+
+def judged(choices):
+    """`choices` of the training section with columns of a dev file only beside one."""
+    if choices["dev"] in (None, "pairs") or choices["dev_label"] is None:
+        choices |= {"dev_label": None, "dev_column": None}
+    return choices | {"dev_answer": None}
+
+
+TRAININGS = st.fixed_dictionaries(fields(Training)).map(judged).map(lambda chosen: Training(**chosen))
 
 
 def together(method, text, **others):

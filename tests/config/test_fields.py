@@ -322,7 +322,10 @@ def test_the_identity_leaves_out_what_affects_nothing():
                 *("name", "reproduces", "hardware", "training.log_every", "training.checkpoint_every"),
                 *("training.gradient_checkpointing", "training.keep_training_parts", "training.report_to"),
             },
-            {"training.dev", "training.select", "training.eval_every"},
+            {
+                *("training.dev", "training.dev_column", "training.dev_label", "training.dev_answer"),
+                *("training.select", "training.eval_every", "training.patience"),
+            },
         ),
         (Pretraining, {"name", "purpose", "hardware", "log_every", "eval_every", "checkpoint_every"}, set()),
     ],

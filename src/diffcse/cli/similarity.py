@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 from tyro.conf import Positional, arg
 
 from diffcse.cli.paths import check_model
@@ -50,7 +53,7 @@ class Similarity:
         pairs = None if self.file is None else Sentences([self.file], lines=True, reading=reading)
         from diffcse.encoder.load import load
         from diffcse.encoder.similarity import pair_cosines, similarity
-        from diffcse.terminal import cosine_table, say
+        from diffcse.terminal import say
 
         tune()
         encoder = load(self.model, pooling=self.pooling)
@@ -67,3 +70,28 @@ class Similarity:
             say(console, f"{cosines[0, 1]:.4f}")
             return
         console.print(cosine_table(console, sentences, cosines.tolist()))
+
+
+def cosine_table(console: Console, sentences: Sequence[str], cosines: Sequence[Sequence[float]]) -> Table:
+    """Cosines of all pairs; where they are too many for the console's width, each sentence's nearest other."""
+    others = [[(value, j) for j, value in enumerate(row) if j != i] for i, row in enumerate(cosines)]
+    if 30 + 8 * len(sentences) > console.width:
+        view = Table(title="Each sentence's nearest among the others", title_justify="left")
+        view.add_column("sentence", overflow="fold")
+        view.add_column("cosine", justify="right", no_wrap=True, min_width=6)
+        view.add_column("nearest", overflow="fold")
+        for sentence, row in zip(sentences, others, strict=True):
+            value, nearest = max(row)
+            view.add_row(escape(sentence), f"{value:.2f}", escape(sentences[nearest]))
+        return view
+    title = "Cosines; each row's highest in bold" if console.is_terminal else "Cosines"
+    view = Table(title=title, title_justify="left")
+    view.add_column("", justify="right", no_wrap=True)
+    view.add_column("sentence", overflow="fold")
+    for i in range(len(sentences)):
+        view.add_column(str(i + 1), justify="right", no_wrap=True, min_width=5)
+    for i, (sentence, row) in enumerate(zip(sentences, others, strict=True)):
+        highest = max(row)[1]
+        shown = {j: f"[bold green]{value:.2f}[/]" if j == highest else f"{value:.2f}" for value, j in row}
+        view.add_row(str(i + 1), escape(sentence), *(shown.get(j, "[dim]1[/]") for j in range(len(sentences))))
+    return view

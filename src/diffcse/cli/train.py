@@ -15,9 +15,21 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 from diffcse.cli.paths import check_data, check_files, check_model, check_output
-from diffcse.config import Config, Method, Text, Training, apply_preset, changed_fields, load_recipe, to_dict, to_toml
+from diffcse.config import (
+    Config,
+    Method,
+    Text,
+    Training,
+    apply_preset,
+    changed_fields,
+    check_tracker,
+    load_recipe,
+    to_dict,
+    to_toml,
+)
 from diffcse.errors import InputError
 from diffcse.machine import first_process
+from diffcse.record import verdict
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,15 @@ class Train:
 
     COMMON: ClassVar = (
         *("output", "method.model", "recipe", "text.column", "training.dev", "training.max_steps", "training.epochs"),
-        *("training.batch_size", "training.learning_rate", "training.max_tokens", "training.seed", "resume"),
+        *(
+            "training.batch_size",
+            "training.learning_rate",
+            "training.max_tokens",
+            "training.seed",
+            "training.patience",
+            "training.report_to",
+            "resume",
+        ),
     )
     SETTING: ClassVar = "method.mask_ratio=0.2"
 
@@ -67,6 +87,7 @@ class Train:
         if first_process():
             check_output(self.output, resume=self.resume)
         check_files(self.corpus)
+        check_tracker(self.training.report_to)
         for name in ("model", "generator", "discriminator", "causal_generator"):
             check_model(getattr(self.method, name), f"--{name.replace('_', '-')}")
         if self.training.dev is not None:
@@ -78,11 +99,14 @@ class Train:
             say(console, f"note     nothing to resume in {self.output}: a new run")
         with loading(console):
             from diffcse.training.run import run
+            from diffcse.training.trained import UNJUDGED
 
         with TrainingView(console) as view:
             trained = run(config, self.corpus, self.output, resume=self.resume, report=view)
         for line in judged(trained.record.scores):
             say(console, line)
+        if verdict(trained.record.scores) is None:
+            say(console, f"verdict  {UNJUDGED}")
         neighbours = trained.record.scores.get("neighbours")
         if neighbours and trained.record.scores.get("shipped") == "adapted":
             console.print(neighbour_table(neighbours))

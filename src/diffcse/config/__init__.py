@@ -32,6 +32,7 @@ from diffcse.config.run import Store as Store
 from diffcse.config.run import Text as Text
 from diffcse.config.run import Training as Training
 from diffcse.config.run import apply_preset as apply_preset
+from diffcse.config.run import check_tracker as check_tracker
 from diffcse.config.run import load_recipe as load_recipe
 from diffcse.config.run import method_config as method_config
 from diffcse.config.run import method_identity as method_identity

@@ -16,7 +16,7 @@ Learn = Literal["weights", "map"]
 Projector = Literal["batchnorm", "tanh", "none"]
 Difference = Literal["rtd", "mlm", "corrective_lm", "none"]
 Pairing = Literal["same", "next", "both"]
-Positives = Literal["dropout", "next", "both"]
+Positives = Literal["dropout", "next", "both", "crop"]
 EditRole = Literal["difference", "positive", "negative"]
 EditColumns = Literal["anchor", "positive", "both"]
 FalseNegatives = Literal["mask", "keep"]
@@ -114,7 +114,16 @@ class Method:
     contrast: bool = True
     """Use the contrastive loss."""
     positives: Positives = "dropout"
-    """What a sentence is pulled towards: its second dropout view, the next sentence of its document, or both."""
+    """What a sentence is pulled towards: its second dropout view, the next sentence of its document, both, or (crop)
+    another span of the same text."""
+    crop_share_min: float = setting(0.25, above=0, below=1)
+    """For positives = "crop": least share of a text in a span; each pair of spans draws its share."""
+    crop_share_max: float = setting(0.5, above=0, below=1)
+    """For positives = "crop": greatest share of a text in a span."""
+    crop_overlap: float = setting(0.0, at_least=0, below=1)
+    """For positives = "crop": share of a span that lies in the other span too. Above 0 it teaches to match words."""
+    crop_least: int = setting(3, at_least=1)
+    """For positives = "crop": fewest words of a span. A shorter text is its own positive, as with dropout."""
     dropout: float | None = setting(None, at_least=0, below=1)
     """Dropout probability in encoder and discriminator. Unset: the checkpoint's own."""
     lora_rank: int | None = setting(None, above=0)
@@ -208,6 +217,11 @@ class Method:
             )
 
     def _check_positives(self) -> None:
+        if self.crop_share_min > self.crop_share_max:
+            raise InputError(
+                f"method.crop_share_min = {self.crop_share_min:g}: must be at most crop_share_max = "
+                f"{self.crop_share_max:g}"
+            )
         if not self.contrast:
             raise InputError(
                 f'method.positives = "{self.positives}" with method.contrast = false: no loss uses positives; set '
@@ -223,7 +237,7 @@ class Method:
     @property
     def reads_next(self) -> bool:
         """Whether training needs to know which sentence follows which."""
-        return self.pairing != "same" or self.positives != "dropout"
+        return self.pairing != "same" or self.positives in ("next", "both")
 
     @property
     def edits_sentences(self) -> bool:
@@ -240,6 +254,8 @@ class Method:
             used = {"model", "learn", "pooling", "difference", "map_size", "map_strength", "map_ridge"}
             return non_default(self, {f.name for f in fields(self)} - used)
         idle: set[str] = {"map_size", "map_strength", "map_ridge"}
+        if self.positives != "crop":
+            idle |= {"crop_share_min", "crop_share_max", "crop_overlap", "crop_least"}
         if not self.contrast:
             idle |= {"temperature", "hard_negative_weight", "false_negatives"}
             idle |= {"projector"} if self.condition == "pooled" else set()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib import resources
@@ -125,13 +126,21 @@ class Training:
     packing: bool = True
     """Compute no padding where the architecture allows it: the same numbers, faster."""
     dev: str | None = setting(None, affects="score")
-    """TSV of graded pairs (score, sentence, sentence), or "pairs", the 399 bundled ones. Its Spearman selects the best
-    step."""
+    """Your own judge, which selects the best step: a TSV of graded pairs (score, sentence, sentence), "pairs" (the 399
+    bundled ones), or a table of labelled texts (dev_label) or of questions with answers (dev_answer)."""
+    dev_column: str | None = setting(None, affects="score")
+    """The column of dev's texts or questions. Unset: text.column for texts, "question" for questions."""
+    dev_label: str | None = setting(None, affects="score")
+    """dev has texts with labels, which this column names: precision@10 of their neighbours judges."""
+    dev_answer: str | None = setting(None, affects="score")
+    """dev has questions with answers, which this column names: MRR@10 judges."""
     select: Select = setting("auto", affects="score")
     """What selects the step that ships: the dev file (labels), sentences held out from the text (label_free), or
     nothing (last). auto: the dev file if there is one, otherwise held-out sentences."""
     eval_every: int = setting(125, affects="score", at_least=1)
     """Updates between evaluations on the dev file or the held-out sentences."""
+    patience: int | None = setting(None, affects="score", at_least=1)
+    """Stop after this many evaluations in a row without a new best score of the judge that selects. Unset: never."""
     checkpoint_every: int = setting(500, affects="nothing", at_least=1)
     """Updates between checkpoints that --resume can start from."""
     log_every: int = setting(25, affects="nothing", at_least=1)
@@ -143,9 +152,26 @@ class Training:
 
     def __post_init__(self) -> None:
         check_values(self, "training.")
+        self._check_dev()
         size = self.mini_batch_size
         most = f"must be at most batch_size = {self.batch_size}: a batch is computed in parts of this size"
         require(size is None or size <= self.batch_size, "training.mini_batch_size", size, most)
+
+    def _check_dev(self) -> None:
+        columns = {"dev_label": self.dev_label, "dev_answer": self.dev_answer, "dev_column": self.dev_column}
+        named = [name for name, column in columns.items() if column is not None]
+        if named and self.dev is None:
+            raise InputError(f"training.{named[0]}: names a column of a dev file, and there is none. Set training.dev")
+        if named[:2] == ["dev_label", "dev_answer"]:
+            raise InputError(
+                "training.dev_label, training.dev_answer: a dev file has labels or answers. Set one of them"
+            )
+        if named == ["dev_column"]:
+            raise InputError("training.dev_column: graded pairs have no columns. Set dev_label or dev_answer too")
+        if named and self.dev == "pairs":
+            raise InputError(
+                f'training.{named[0]}: the bundled "pairs" have no columns. Name a table with training.dev'
+            )
 
 
 @dataclass(frozen=True)
@@ -180,7 +206,7 @@ class Config:
         if text.supervised:
             idle_text |= {"column", "document", "split_sentences", "language"}
         else:
-            idle_method |= {"edit_columns"}
+            idle_method |= {"edit_columns"} if method.positives != "crop" else set()
             idle_method |= {"false_negatives"} if method.positives == "dropout" else set()
         if text.hard_negative is None and method.edit_role != "negative":
             idle_method |= {"hard_negative_weight"}
@@ -189,12 +215,22 @@ class Config:
         if method.difference == "none":
             idle_training |= {"discriminator_learning_rate"}
         if method.learn == "map":
-            idle_training |= {f.name for f in fields(Training)} - {"seed", "dev", "select", "precision"}
+            idle_training |= {f.name for f in fields(Training)} - {
+                "seed",
+                "dev",
+                "dev_column",
+                "dev_label",
+                "dev_answer",
+                "select",
+                "precision",
+            }
         idle = {"method": idle_method, "text": idle_text, "training": idle_training}
         return [f"{name}.{key}" for name, keys in idle.items() for key in non_default(getattr(self, name), keys)]
 
 
-_NOT_THE_METHOD = ("training.seed", "training.dev")
+_NOT_THE_METHOD = (
+    *("training.seed", "training.dev", "training.dev_column", "training.dev_label", "training.dev_answer"),
+)
 """Fields that affect the result and are not part of the method: the seed, and the dev file, which is data."""
 
 
@@ -206,6 +242,17 @@ def method_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def method_identity(config: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of `method_config`: equal for runs of one method with different seeds."""
     return identity(config, Config, without=_NOT_THE_METHOD)
+
+
+def check_tracker(report_to: str) -> None:
+    """That the package of a tracker is installed; it is not imported.
+
+    Raises:
+        InputError: it is not; names the line that installs it.
+    """
+    if report_to != "none" and importlib.util.find_spec(report_to) is None:
+        package = '"diffcse[watch]"' if report_to in ("tensorboard", "trackio") else report_to
+        raise InputError(f'training.report_to = "{report_to}": {report_to} is not installed: pip install {package}')
 
 
 # ---- recipe files ------------------------------------------------------------------------------------------------

@@ -92,6 +92,8 @@ class Encoder:
         check_finite(rows, strings, bf16=bf16)
         return rows
 
+    encode = __call__
+
     def tokens(self, sentences: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each sentence, cut to `max_tokens`, special tokens and the default prompt included: int32."""
         if not len(sentences):

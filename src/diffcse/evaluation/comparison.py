@@ -180,7 +180,9 @@ def _add_dev_scores(source: Source, sets: Sequence[str], scores: _Scores) -> Non
     name = Path(dev["file"]).stem
     if {*sets} - {name}:
         raise InputError(f"{source.label}: its dev score is on {name}; give --data DIR for other sets")
-    scores.add_measure(name, ("STS", (source.record.data.get("dev_sha256"),)), source)
+    spearman = str(dev.get("metric", "Spearman")).startswith("Spearman")
+    kind = "STS" if spearman else dev["metric"].partition(",")[0]
+    scores.add_measure(name, (kind, (source.record.data.get("dev_sha256"),)), source)
     # Where the dev score did not choose the step, no model has the best one.
     chose = chosen_by(source.record.scores) == "dev"
     if chose:
@@ -349,7 +351,8 @@ def kind_of(config: Mapping[str, Any]) -> str:
     role = _get(config, "method.edit_role")
     if role not in (None, "difference"):
         return f"{name} (an edited copy as one more {role})"
-    return name if plain else f"{name} ({positives} sentences)" if positives == "next" else f"{name} (both positives)"
+    kinds = {"next": "next sentences", "both": "both positives", "crop": "crops"}
+    return name if plain else f"{name} ({kinds[str(positives)]})"
 
 
 def _get(config: Mapping[str, Any], key: str) -> Any:

@@ -52,7 +52,7 @@ def make_views(model: Networks, batch: Batch, *, step: int, first_row: int) -> V
     """The views of a batch; the keys of `batch` are listed in `DiffCSE.forward`."""
     if "positive_input_ids" in batch:
         return _pairs(model, batch)
-    if model.choices.positives != "dropout":
+    if model.choices.positives in ("next", "both"):
         return _next_sentences(model, batch)
     if model.choices.edit_role != "difference":
         return _edited_copies(model, batch, step, first_row)
@@ -60,7 +60,10 @@ def make_views(model: Networks, batch: Batch, *, step: int, first_row: int) -> V
 
 
 def _pairs(model: Networks, batch: Batch) -> Views:
-    """Anchors, their positives, and perhaps hard negatives (Gao et al., SimCSE, EMNLP 2021, equation 5)."""
+    """Anchors, their positives, and perhaps hard negatives (Gao et al., SimCSE, EMNLP 2021, equation 5).
+
+    Two spans of one text (positives = "crop") are such a pair.
+    """
     blocks = [tokens(batch), tokens(batch, "positive_")]
     negative = None
     if "hard_negative_input_ids" in batch:

@@ -29,6 +29,7 @@ from diffcse.encoder.encode import Encoder, use_bf16
 from diffcse.encoder.load import load, start_layout
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
+from diffcse.evaluation.sts import OWN_PAIRS
 from diffcse.files import write_text
 from diffcse.method.tail import Dense, Normalize
 from diffcse.record import Record
@@ -38,7 +39,7 @@ from diffcse.training.card import adapt_card
 from diffcse.training.folder import LAST, MODEL, RECIPE, RECORD, Report
 from diffcse.training.network import pooling_warnings
 from diffcse.training.own_text import Vectors, own_text_vectors, unit_rows
-from diffcse.training.selection import Graded, compare
+from diffcse.training.selection import compare, dev_judge
 
 MOST_TEXTS = 20_000
 """Of a longer corpus, the seed draws this many texts to learn from."""
@@ -102,7 +103,7 @@ def run_adapt(
         notes: warnings of the caller, for the record.
 
     Returns:
-        (encoder that ships, record). The start ships if graded pairs (`dev`) say that the map made it worse, unless
+        (encoder that ships, record). The start ships if the dev file says that the map made it worse, unless
         `training.select` is "last".
 
     Raises:
@@ -119,6 +120,11 @@ def run_adapt(
     record.warnings += _pooling_warnings(method)
     record.write(output / RECORD)
     write_text(output / RECIPE, to_toml(config))
+    if config.training.dev == OWN_PAIRS.stem:
+        record.warnings.append(
+            'training.dev = "pairs": pairs of program documentation, which do not know your field. They can refuse a '
+            "map that helps it. Give pairs, labels or answers of your own"
+        )
     report("plan", {"lines": _plan(config, start, len(corpus), len(texts)), "warnings": record.warnings})
     bf16 = use_bf16(config.training.precision)
     report("phase", {"label": f"embedding {len(texts):,} texts"})
@@ -167,10 +173,10 @@ def _check_select(config: Config) -> None:
     if training.select == "label_free":
         raise InputError(
             'training.select = "label_free": the recipe adapt holds no text out. Remove training.select, and give '
-            "graded pairs with --dev"
+            "graded pairs, labels or answers with --dev"
         )
     if training.select == "labels" and training.dev is None:
-        raise InputError('training.select = "labels": needs graded pairs. Name their file with training.dev (--dev)')
+        raise InputError('training.select = "labels": needs a dev file. Name it with training.dev (--dev)')
 
 
 def _sample(corpus: Corpus, seed: int) -> list[str]:
@@ -186,8 +192,8 @@ def _sample(corpus: Corpus, seed: int) -> list[str]:
 
 
 def _judge(config: Config, dev: Any, start: Encoder, adapted: Encoder, bf16: bool) -> dict[str, Any]:
-    """Scores of start and map on graded pairs, with the interval of their difference; "best" is that of what ships."""
-    judge = Graded(dev, config.training.dev)
+    """Scores of start and map by the dev file, with the interval of their difference; "best" is that of what ships."""
+    judge = dev_judge(dev, config.training.dev)
     before, after = (judge.values(partial(encoder, bf16=bf16)) for encoder in (start, adapted))
     scores = judge.score(before), judge.score(after)
     selects = config.training.select != "last"
@@ -207,9 +213,10 @@ def _plan(config: Config, start: Encoder, texts: int, used: int) -> list[str]:
     """What will happen and why, each line with the option that changes it."""
     method, training = config.method, config.training
     part = "" if used == texts else f", {used:,} of them drawn by --seed {training.seed}"
-    judge = f"graded pairs of {training.dev}; a map that makes them worse is not shipped (--select last ships it)"
+    kind = "labels" if training.dev_label else "answers" if training.dev_answer else "graded pairs"
+    judge = f"{kind} of {training.dev}; a layer with a lower score there is not shipped (--select last ships it)"
     if training.dev is None:
-        judge = "nothing: the result is not measured. Label some texts and run diffcse evaluate --texts"
+        judge = "nothing: the layer ships unmeasured. --dev FILE with 50 labelled or graded examples measures it"
     return [
         f"text     {texts:,} distinct texts{part}",
         f"start    {method.model}, {start.pooling} pooling, {start.width} numbers; its weights stay as they are",

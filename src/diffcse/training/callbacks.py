@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from diffcse.config import check_tracker
 from diffcse.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def trackers(report_to: str) -> list[TrainerCallback]:
     Raises:
         InputError: its package is not installed.
     """
+    check_tracker(report_to)
     if report_to == "none":
         return []
     from transformers.integrations import get_reporting_integration_callbacks

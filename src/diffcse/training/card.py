@@ -60,7 +60,7 @@ def adapt_card(config: Config, corpus: Corpus, used: int, scores: dict[str, Any]
         "The weights of the encoder are unchanged. Compare embeddings by cosine."
     )
     if scores["shipped"] == "start":
-        what = f"`{config.method.model}`, unchanged: a linear layer {learned} made the graded pairs worse."
+        what = f"`{config.method.model}`, unchanged: a linear layer {learned} lowered the dev score."
     return _page(front, "A sentence encoder adapted to a field", what, scores, config)
 
 

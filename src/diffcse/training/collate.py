@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,11 +60,13 @@ class Batches:
         accumulation: int,
         seed: int,
         ranks: Ranks = ALONE,
+        crop: Callable[[str, int, int], Any] | None = None,
     ) -> None:
+        """`crop`: makes a pair of a text, by the number of the forward pass and of the row in its batch."""
         self.examples, self.collate, self.batch_size, self.accumulation = examples, collate, batch_size, accumulation
         self.ranks = ranks
         self.per_epoch = updates_per_epoch(len(examples), batch_size, accumulation)
-        self._seed, self._epoch = seed, -1
+        self._seed, self._epoch, self._crop = seed, -1, crop
 
     def __getitem__(self, update: int) -> list[tuple[int, dict[str, Tensor]]]:
         """Each batch of `update` (from 0), with the number of its forward pass in the whole run."""
@@ -77,9 +79,11 @@ class Batches:
             rows = self._order[start : start + self.batch_size].tolist()
             if len(rows) == self.batch_size:
                 share = self.batch_size // self.ranks.count
-                own = rows[self.ranks.rank * share : (self.ranks.rank + 1) * share]
-                batch = self.collate([self.examples[row] for row in own])
-                batches.append((update * self.accumulation + part, batch))
+                first, number = self.ranks.rank * share, update * self.accumulation + part
+                examples = [self.examples[row] for row in rows[first : first + share]]
+                if self._crop is not None:
+                    examples = [self._crop(text, number, first + place) for place, text in enumerate(examples)]
+                batches.append((number, self.collate(examples)))
         return batches
 
 

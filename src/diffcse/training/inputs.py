@@ -12,11 +12,16 @@ import numpy as np
 
 from diffcse.config import Config
 from diffcse.errors import InputError
+from diffcse.evaluation.own_pairs import Answers, read_answers
+from diffcse.evaluation.own_texts import LabelledTexts, read_labelled
 from diffcse.evaluation.sts import PairSet, named_pairs, read_pairs
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.text.examples import Examples, read_examples
 from diffcse.training.collate import Neighbours, sentences_seen, updates_per_epoch
 from diffcse.training.selection import HeldOut, Without, hold_out
+
+Dev = PairSet | LabelledTexts | Answers
+"""What `training.dev` names: graded pairs, labelled texts, or questions with answers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Inputs:
     examples: Sequence[Any]
     """Sentences, tuples of columns, or sentences with their next ones; without those held out."""
     held_out: HeldOut | None
-    dev: PairSet | None
+    dev: Dev | None
     notes: list[str]
     """Why nothing is held out."""
     steps: int
@@ -51,13 +56,20 @@ class Inputs:
         return facts
 
 
-def read_dev(config: Config) -> PairSet | None:
-    """The graded pairs that `training.dev` names.
+def read_dev(config: Config) -> Dev | None:
+    """The data that `training.dev` names.
 
     Raises:
         InputError: the file cannot be read.
     """
-    return None if config.training.dev is None else read_pairs(named_pairs(config.training.dev))
+    training = config.training
+    if training.dev is None:
+        return None
+    if training.dev_label is not None:
+        return read_labelled(training.dev, training.dev_column or config.text.column, training.dev_label)
+    if training.dev_answer is not None:
+        return read_answers(training.dev, training.dev_column or "question", training.dev_answer)
+    return read_pairs(named_pairs(training.dev))
 
 
 def read_text(config: Config, corpus: Corpus | Examples | Sequence[str | Path]) -> Corpus | Examples:
@@ -103,7 +115,7 @@ def _check_documents(config: Config, corpus: Corpus) -> None:
         )
 
 
-def prepare(config: Config, corpus: Corpus | Examples, dev: PairSet | None) -> Inputs:
+def prepare(config: Config, corpus: Corpus | Examples, dev: Dev | None) -> Inputs:
     """Hold out text, and count the updates.
 
     Raises:
@@ -111,6 +123,12 @@ def prepare(config: Config, corpus: Corpus | Examples, dev: PairSet | None) -> I
     """
     training = config.training
     held_out, notes = hold_out(config, corpus)
+    by_labels = dev is not None and training.select in ("auto", "labels")
+    if training.patience is not None and held_out is None and not by_labels:
+        raise InputError(
+            f"training.patience = {training.patience}: no judge selects the step of this run. Give a dev file (--dev), "
+            "or remove training.patience"
+        )
     left_out = np.zeros(0, dtype=np.int64) if held_out is None else held_out.left_out
     examples: Any = corpus
     if isinstance(corpus, Corpus) and config.method.reads_next:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,6 +95,8 @@ class Loop:
         folder: gets `log.jsonl`, and `checkpoints/` with the newest two checkpoints.
         report: called with every log entry.
         callbacks: `TrainerCallback`s of transformers. Of several processes the first alone has some.
+        on_step: called with the number of updates after each.
+        gives_up: asked with the log after each evaluation whether to end here.
         ranks: processes that train together. The first measures, logs and saves; all have the same weights.
 
     Attributes:
@@ -111,11 +113,14 @@ class Loop:
         *,
         report: Callable[[dict[str, Any]], None] = lambda entry: None,
         callbacks: Callbacks | None = None,
+        on_step: Callable[[int], None] = lambda step: None,
+        gives_up: Callable[[Sequence[Mapping[str, Any]]], bool] = lambda log: False,
         ranks: Ranks = ALONE,
     ) -> None:
         self.ranks = ranks
         self.task, self.pace, self.folder, self._report = task, pace, folder, report
         self._callbacks = callbacks or Callbacks()
+        self._on_step, self._gives_up = on_step, gives_up
         self.step = 0
         self.log: list[dict[str, Any]] = []
         self.training_seconds = 0.0
@@ -145,9 +150,11 @@ class Loop:
             self._begin_callbacks()
             if not resumed:
                 self._evaluate()
-            done = self.step >= self.pace.steps
+            done = self.step >= self.pace.steps or from_first(self.ranks, lambda: self._gives_up(self.log))
             while not done:
                 self._update()
+                if not self._stop.asked:
+                    self._on_step(self.step)
                 done = self._follow()
             self._callbacks.tell("on_train_end")
             self._stopped = anywhere(self.ranks, self._stop.asked)
@@ -194,10 +201,15 @@ class Loop:
     def _follow(self) -> bool:
         """Log, evaluate and save, each if it is due after this step. Returns whether to end here."""
         last = self.step >= self.pace.steps or self._asked(lambda: self._callbacks.stopping)
-        if last or self.step % self.pace.log_every == 0 or self._asked(lambda: self._callbacks.ask("log")):
+        logs = last or self.step % self.pace.log_every == 0 or self._asked(lambda: self._callbacks.ask("log"))
+        if logs:
             self._log_training()
         if last or self.step % self.pace.evaluate_every == 0 or self._asked(lambda: self._callbacks.ask("evaluate")):
             self._evaluate()
+            if from_first(self.ranks, lambda: self._gives_up(self.log)):
+                last = True
+                if not logs:
+                    self._log_training()
         stop = anywhere(self.ranks, self._stop.asked)
         due = last or stop or self.step % self.pace.checkpoint_every == 0
         if due or self._asked(lambda: self._callbacks.ask("save")):

@@ -107,7 +107,7 @@ def _build(config: Config, start: Layout) -> tuple[DiffCSE, PreTrainedTokenizerB
     return build(
         config.method,
         seed=training.seed,
-        pairs=config.text.supervised,
+        pairs=config.text.supervised or config.method.positives == "crop",
         packed=training.packing,
         tail=start.tail,
     )

@@ -12,16 +12,13 @@ from typing import Any
 from transformers import TrainerCallback
 
 from diffcse.config import Config, to_dict, to_toml
-from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
-from diffcse.evaluation.sts import PairSet
 from diffcse.files import clear_partials, only_one, staged_folder, write_text
 from diffcse.machine import one_process, tuned
 from diffcse.method.gather import Ranks
-from diffcse.method.paper import DiffCSE
-from diffcse.record import Record, read_record, verdict
+from diffcse.record import Record, chosen_by, read_record
 from diffcse.text.corpus import Corpus
 from diffcse.text.examples import Examples
 from diffcse.training import folder
@@ -30,31 +27,15 @@ from diffcse.training.callbacks import Callbacks, trackers
 from diffcse.training.card import card
 from diffcse.training.checkpoints import save_weights
 from diffcse.training.collate import Batches, Collate
+from diffcse.training.crops import cropper
 from diffcse.training.folder import BEST, LAST, MODEL, PARTS, RECIPE, RECORD, Report
-from diffcse.training.inputs import Inputs, example_name, prepare, read_dev, read_text
+from diffcse.training.inputs import Dev, Inputs, example_name, prepare, read_dev, read_text
 from diffcse.training.loop import Loop, Pace, linear_rate
 from diffcse.training.network import Network, build_network, models_sha256, reload_network, with_generator, with_pooling
 from diffcse.training.ranks import check_same_data, check_same_settings, from_first, in_turn, open_ranks
-from diffcse.training.selection import Panel, make_panel
+from diffcse.training.selection import Panel, gives_up, make_panel
 from diffcse.training.task import DiffCSETask
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Trained:
-    """What a run leaves in memory. On disk it leaves only what ships."""
-
-    model: DiffCSE | None
-    """The trained module after the last step; None for a run that was already complete and kept no training parts."""
-    encoder: Encoder
-    record: Record
-
-    def __repr__(self) -> str:
-        config, scores = self.record.config, self.record.scores
-        shipped = "the start, unchanged" if scores.get("shipped") == "start" else f"{self.encoder.width} numbers a text"
-        return (
-            f"Trained by recipe {config['name']} from {config['method']['model']}: {shipped}; "
-            f"{verdict(scores) or 'nothing judged it'}"
-        )
+from diffcse.training.trained import Trained as Trained
 
 
 @tuned()
@@ -105,7 +86,7 @@ def run(
         begun = _begun_by_first(config, output, data, resume, ranks)
         config = with_pooling(with_generator(config, begun), begun)
         if begun is not None and begun.status == "complete":
-            return _open(config, output, begun, report)
+            return _open(config, text, output, begun, report)
         data["models_sha256"] = models_sha256(config)
         check_same_data(ranks, data, {"generator": config.method.generator, "pooling": config.method.pooling})
         if begun is not None:
@@ -138,7 +119,7 @@ def _begun_by_first(config: Config, output: Path, data: dict[str, Any], resume: 
 def _adapt(
     config: Config,
     text: Corpus | Examples,
-    dev: PairSet | None,
+    dev: Dev | None,
     output: Path,
     resume: bool,
     report: Report,
@@ -151,12 +132,12 @@ def _adapt(
     begun = _begun(config, output, data) if resume and (output / RECORD).is_file() else None
     config = with_pooling(config, begun)
     if begun is not None and begun.status == "complete":
-        return _open(config, output, begun, report)
+        return _open(config, text, output, begun, report)
     data["models_sha256"] = models_sha256(config)
     clear_partials(output)
     notes = ["callbacks: are not called, because this recipe makes no steps"] if callbacks else []
     encoder, record = run_adapt(config, text, dev, output, data, report, notes)
-    return Trained(None, encoder, record)
+    return Trained(None, encoder, record, output, text)
 
 
 def _begun(config: Config, output: Path, data: dict[str, Any]) -> Record:
@@ -176,7 +157,7 @@ def _check_models(config: Config, output: Path, begun: Record, now: dict[str, st
         folder.check_same_weights(output / RECORD, begun, str(getattr(config.method, name)), before, now.get(name))
 
 
-def _open(config: Config, output: Path, record: Record, report: Report) -> Trained:
+def _open(config: Config, text: Corpus | Examples, output: Path, record: Record, report: Report) -> Trained:
     """The result of a complete run."""
     folder.clean_up(output, BEST)
     if not (output / MODEL).is_dir():
@@ -185,7 +166,7 @@ def _open(config: Config, output: Path, record: Record, report: Report) -> Train
     if keeps_parts and not (output / PARTS).is_file():
         raise InputError(f"{output / PARTS}: is missing; the complete run did not keep it. Give a new --output.")
     report("finished", {"output": str(output), "created": record.created})
-    return Trained(reload_network(config, output / PARTS), load(output), record)
+    return Trained(reload_network(config, output / PARTS), load(output), record, output, text)
 
 
 def _begin(
@@ -240,6 +221,8 @@ def _train(
         output,
         report=_log_report(inputs.steps, record, report),
         callbacks=callbacks,
+        on_step=lambda step: report("step", {"step": step, "steps": inputs.steps}),
+        gives_up=lambda log: gives_up(log, panel and panel.select, config.training.patience),
         ranks=ranks,
     )
     loop.run(checkpoint)
@@ -248,7 +231,8 @@ def _train(
         raise KeyboardInterrupt(end)
     scores = from_first(ranks, lambda: _finish(config, inputs, network, output, record, report, panel, loop))
     record.log, record.scores, record.status = loop.log, scores, "complete"
-    return Trained(network.model.eval(), network.encoder, record)
+    shipped = load(output) if ranks.first and chosen_by(scores) else network.encoder
+    return Trained(network.model.eval(), shipped, record, output, inputs.corpus)
 
 
 def _finish(
@@ -320,6 +304,7 @@ def _task(
         accumulation=training.accumulation,
         seed=training.seed,
         ranks=ranks,
+        crop=cropper(config),
     )
     return DiffCSETask(
         network.model,

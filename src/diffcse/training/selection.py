@@ -25,6 +25,8 @@ from diffcse.errors import InputError
 from diffcse.evaluation.correlation import spearman
 from diffcse.evaluation.embeddings import Encode, cosines, embed_once
 from diffcse.evaluation.label_free import halves, reciprocal_ranks
+from diffcse.evaluation.own_pairs import Answers
+from diffcse.evaluation.own_texts import LabelledTexts
 from diffcse.evaluation.seeds import bootstrap_difference
 from diffcse.evaluation.sts import PairSet
 from diffcse.files import staged_file
@@ -84,6 +86,41 @@ class Graded:
         """From the paired bootstrap over pairs."""
         draws = bootstrap_difference(self.pairs.scores, kept, start, resamples=RESAMPLES)
         return float(np.std(draws, ddof=1))
+
+
+@dataclass(frozen=True)
+class Own:
+    """The user's own labelled texts, or questions with answers."""
+
+    data: LabelledTexts | Answers
+    file: str | None = None
+    name = "dev"
+
+    @property
+    def metric(self) -> str:
+        """The data's main score."""
+        return f"{self.data.score}, points"
+
+    def source(self) -> dict[str, Any]:
+        """The name of the file."""
+        return {"file": self.file}
+
+    def values(self, encode: Encode) -> np.ndarray:
+        """The main score of each query, in points."""
+        return self.data.values(encode)[self.data.score]
+
+    def score(self, values: np.ndarray) -> float:
+        """Their mean."""
+        return float(values.mean())
+
+    def error(self, start: np.ndarray, kept: np.ndarray) -> float:
+        """Of the mean of paired differences."""
+        return float(np.std(kept - start, ddof=1)) / math.sqrt(len(start))
+
+
+def dev_judge(dev: Any, file: str | None) -> Judge:
+    """The judge by the data of `training.dev`."""
+    return Graded(dev, file) if isinstance(dev, PairSet) else Own(dev, file)
 
 
 @dataclass(frozen=True)
@@ -191,14 +228,25 @@ class Panel:
             np.save(file, self._latest[judge.name])
 
 
-def make_panel(
-    config: Config, dev: PairSet | None, held_out: HeldOut | None, encoder: Encoder, bf16: bool, output: Path
-) -> Panel:
+def gives_up(log: Sequence[Mapping[str, Any]], judge: str | None, patience: int | None) -> bool:
+    """Whether the last `patience` scores of `judge` in `log` are no better than one before them, the start's left out.
+
+    >>> log = [{"step": step, "dev": score} for step, score in enumerate([9, 3, 5, 4, 5])]
+    >>> gives_up(log, "dev", 2), gives_up(log, "dev", 3), gives_up(log[:4], "dev", 2)
+    (True, False, False)
+    """
+    if patience is None or judge is None:
+        return False
+    scores = [entry[judge] for entry in log if judge in entry and entry["step"] > 0]
+    return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
+
+
+def make_panel(config: Config, dev: Any, held_out: HeldOut | None, encoder: Encoder, bf16: bool, output: Path) -> Panel:
     """The judges that `config` and its text give, and which of them chooses the step."""
     by_labels = dev is not None and config.training.select in ("auto", "labels")
     return Panel(
         [
-            *([] if dev is None else [Graded(dev, config.training.dev)]),
+            *([] if dev is None else [dev_judge(dev, config.training.dev)]),
             *([] if held_out is None else [held_out.judge]),
         ],
         lambda sentences: encoder(sentences, bf16=bf16),
