@@ -31,6 +31,7 @@ from diffcse.cli.dedup import Dedup
 from diffcse.cli.doctor import Doctor
 from diffcse.cli.embed import Embed
 from diffcse.cli.evaluate import Evaluate
+from diffcse.cli.explore import Explore
 from diffcse.cli.export import Export
 from diffcse.cli.index import Index
 from diffcse.cli.options import check_sections, help_text, prepare
@@ -68,6 +69,7 @@ GROUPS: dict[str, dict[str, tuple[Any, str]]] = {
         "cluster": (Cluster, "Divide texts into clusters with words for names"),
         "export": (Export, "Write an encoder for ONNX Runtime, OpenVINO or model2vec"),
         "push": (Push, "Upload a model to the Hugging Face hub"),
+        "explore": (Explore, "Draw a map of embedded texts as a page"),
     },
 }
 """Verbs by what they are for, in the order of the job; each with its line in the overview."""

@@ -38,7 +38,8 @@ def dedup_page(facts: Mapping[str, Any], samples: Mapping[str, Sequence[float]])
     dropped = facts["texts"] - facts["kept"]
     curves = [Curve(name, _shares(samples[key]), paint, dash) for key, (name, paint, dash) in _SAMPLES.items()]
     curves = [curve for curve in curves if curve.points]
-    counts = ", ".join(f"{count:,} {_KINDS[kind].lower()}" for kind, count in facts["dropped"].items())
+    how = {"exact": "equal texts", "MinHash": "of nearly the same words", "embedding": "of nearly the same meaning"}
+    counts = ", ".join(f"{facts['dropped'][kind]:,} {words}" for kind, words in how.items())
     parts = []
     for kind, title in _KINDS.items():
         if pairs := [each for each in facts["examples"] if each["kind"] == kind]:
@@ -56,19 +57,20 @@ def dedup_page(facts: Mapping[str, Any], samples: Mapping[str, Sequence[float]])
         curves=curves,
         figure=curves_html(curves, form=".1%", values=(0.0,), height=240, mark=facts["threshold"]),
         about=f"The threshold is {facts['rule']}. Across: cosine. Up: share of the pairs in a fiftieth of the axis. "
-        "Cosines below 0 count as 0. Pairs right of the line are the same text. Texts that repeat by their words are "
-        "out already.",
+        "Cosines below 0 are not drawn. A pair right of the line counts as the same text. Texts that repeat by their "
+        "words are out already.",
         parts=parts,
     )
 
 
 def _shares(values: Sequence[float]) -> list[tuple[float, float]]:
-    """(middle of a bin of cosines, share of the values in it); cosines below 0 are in the first bin."""
+    """(middle of a bin of cosines, share of the values in it), from 0 on."""
     if not len(values):
         return []
     counts = [0] * _BINS
     for value in values:
-        counts[min(max(int(value * _BINS), 0), _BINS - 1)] += 1
+        if value >= 0:
+            counts[min(int(value * _BINS), _BINS - 1)] += 1
     return [((i + 0.5) / _BINS, count / len(values)) for i, count in enumerate(counts)]
 
 

@@ -1,0 +1,136 @@
+"""`diffcse explore`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from diffcse.errors import InputError
+
+if TYPE_CHECKING:
+    from diffcse.grouping.stored import Stored
+
+_CLUSTER = "cluster"
+
+
+@dataclass(frozen=True)
+class Explore:
+    """Draw a map of embedded texts as one HTML file: hover, search, colour by a column, and save a selection as CSV.
+    The file needs no network.
+    """
+
+    COMMON: ClassVar = ("output", "color", "map", "column", "texts", "atlas")
+
+    source: Annotated[Positional[Path], arg(metavar="PARQUET|FOLDER|NPY", help_behavior_hint="")]
+    """A .parquet file of texts and embeddings, as `diffcse embed` writes it, a folder of such files, or a .npy file."""
+    output: Annotated[Path | None, arg(metavar="FILE.html")] = None
+    """The page to write."""
+    color: Annotated[str | None, arg(metavar="NAME|cluster")] = None
+    """Colour the points by this column, or by clusters that are made here. The page can change to any column."""
+    map: Literal["auto", "pca", "umap"] = "auto"
+    """How the points are placed. auto: umap if it is installed, else pca (the first two principal components). umap
+    takes minutes for 50,000 texts."""
+    column: str | None = None
+    """Column with the texts. Unset: "text"."""
+    texts: str | None = None
+    """For .npy: the file that was embedded, so that the points have texts."""
+    vectors: str | None = None
+    """Column with the embeddings. Unset: "embedding", or the only column of number lists."""
+    k: Annotated[str, arg(metavar="N|auto")] = "auto"
+    """Number of clusters for --color cluster, as in `diffcse cluster`."""
+    seed: int = 0
+    """Of umap and of the clusters."""
+    atlas: bool = False
+    """Hand the .parquet file to embedding-atlas, which shows it on this machine until Ctrl-C; no file is written."""
+
+    def __call__(self, console: Console) -> None:
+        self._check()
+        if self.atlas:
+            self._atlas()
+            return
+        from diffcse.report.explore import explore_page, require_plotly
+
+        require_plotly()
+        stored = self._read()
+        from diffcse.files import write_text
+        from diffcse.terminal import say
+
+        columns = dict(stored.columns)
+        if self.color == _CLUSTER and _CLUSTER not in columns:
+            columns = {_CLUSTER: self._clusters(stored, console), **columns}
+        elif self.color is not None and self.color not in columns:
+            names = ", ".join(columns) or "none"
+            raise InputError(f"--color {self.color}: no such column. There are: {names}. Or give --color cluster")
+        from diffcse.grouping.maps import chosen_map, flat_map
+
+        kind = {"pca": "principal components", "umap": "UMAP"}[chosen_map(self.map)]
+        with console.status(f"placing {len(stored.texts):,} points by {kind}"):
+            points = flat_map(stored.rows, self.map, self.seed)
+        page = explore_page(
+            stored.texts,
+            points.tolist(),
+            columns,
+            title=f"{len(stored.texts):,} texts of {self.source.name}",
+            about=f"Near points are texts with near embeddings, as far as two dimensions can show it ({kind}, seed "
+            f"{self.seed}). Choose points by lasso, by search or by a group.",
+            colour=self.color,
+        )
+        assert self.output is not None
+        write_text(self.output, page)
+        say(console, f"written  {self.output}  ({len(stored.texts):,} points, {len(page.encode()) / 1e6:.1f} MB)")
+
+    def _check(self) -> None:
+        if not self.source.exists():
+            raise InputError(f"{self.source}: does not exist. Relative paths start at {Path.cwd()}.")
+        if self.source.is_file() and self.source.suffix not in (".parquet", ".npy"):
+            raise InputError(
+                f"{self.source}: must be .parquet or .npy. For a text, first run: "
+                f"diffcse embed MODEL {self.source} --output vectors.parquet"
+            )
+        if self.texts is not None and self.source.suffix != ".npy":
+            raise InputError(f"--texts {self.texts}: goes with a .npy file only")
+        if self.atlas:
+            return
+        from diffcse.grouping.settings import check_k
+
+        check_k(self.k)
+        if self.output is None or self.output.suffix not in (".html", ".htm"):
+            raise InputError("no output: give --output FILE.html")
+
+    def _read(self) -> Stored:
+        from diffcse.grouping.stored import read_npy, read_parquet
+
+        if self.source.suffix != ".npy":
+            return read_parquet(self.source, column=self.column, vectors=self.vectors)
+        if self.texts is None:
+            return read_npy(self.source)
+        from diffcse.encoder.inputs import Sentences
+
+        return read_npy(self.source, list(Sentences([self.texts], self.column)))
+
+    def _clusters(self, stored: Stored, console: Console) -> list[Any]:
+        from diffcse.cli.own_rows import stages
+        from diffcse.grouping.clusters import cluster
+
+        line, show = stages(console)
+        with line:
+            result = cluster(stored.texts, rows=stored.rows, k=self.k, seed=self.seed, report=show)
+        names = [f"{each.number}: {', '.join(each.words[:3])}" for each in result.clusters]
+        return [names[label] for label in result.labels]
+
+    def _atlas(self) -> None:
+        program = shutil.which("embedding-atlas")
+        if program is None:
+            raise InputError("--atlas needs the program embedding-atlas. Install it: pip install embedding-atlas")
+        if self.source.suffix != ".parquet":
+            raise InputError(f"{self.source}: --atlas reads one .parquet file")
+        options = ["--text", self.column or "text", "--vector", self.vectors or "embedding"]
+        done = subprocess.run([program, str(self.source), *options], check=False)
+        if done.returncode:
+            raise InputError(f"embedding-atlas ended with code {done.returncode}; its message is above")
