@@ -24,7 +24,8 @@ def table(tmp_path):
     rows = rng.normal(size=(60, 8)) * 0.1 + np.eye(8)[0] * np.where(np.arange(60) % 2, 2, -2)[:, None]
     columns = {
         "text": TEXTS, "embedding": rows.astype(np.float32).tolist(),
-        "topic": ["cats" if i % 2 else BAD for i in range(60)], "year": [1900 + i for i in range(60)], "tags": [["a"]] * 60,
+        "topic": ["cats" if i % 2 else BAD for i in range(60)], "tags": [["a"]] * 60,
+        "year": [1900 + i for i in range(60)],
         "score": [float("nan"), *([0.5] * 59)],
     }  # fmt: skip
     path = tmp_path / "vectors.parquet"
