@@ -18,7 +18,7 @@ def tiny(tmp_path_factory):
 def text(tmp_path):
     path = tmp_path / "texts.csv"
     rows = [*SENTENCES, f"{SENTENCES[0].upper()}!", "a, b"]
-    path.write_text("title\n" + "".join(f'"{row}"\n' for row in rows))
+    path.write_text("title,id\n" + "".join(f'"{row}",n{i}\n' for i, row in enumerate(rows)))
     return path
 
 
@@ -28,15 +28,15 @@ def rows_of(path):
 
 
 def test_dedup_writes_what_is_kept_and_what_decided(capsys, tiny, text, tmp_path):
-    options = ("--column", "title", "--model", tiny, "--pooling", "mean", "--threshold", "1")
+    options = ("--column", "title", "--model", tiny, "--pooling", "mean", "--threshold", "1", "--keep", "id")
     code, out, err = command(capsys, "dedup", text, *options, "--output", tmp_path / "out")
     assert code == 0, err
     kept, dropped = rows_of(tmp_path / "out" / "kept.csv"), rows_of(tmp_path / "out" / "dropped.csv")
     assert dropped[-1] | {"score": ""} == {
         "row": str(len(SENTENCES) + 1), "title": f"{SENTENCES[0].upper()}!", "kind": "exact", "score": "",
-        "kept_row": "1", "kept_title": SENTENCES[0],
+        "kept_row": "1", "kept_text": SENTENCES[0], "id": f"n{len(SENTENCES)}",
     }  # fmt: skip
-    assert kept[0] == {"row": "1", "title": SENTENCES[0]}
+    assert kept[0] == {"row": "1", "title": SENTENCES[0], "id": "n0"}
     assert kept[-1]["title"] == "a, b"
     facts = json.loads((tmp_path / "out" / "dedup.json").read_text())
     assert facts["kept"] == len(kept)
@@ -47,10 +47,13 @@ def test_dedup_writes_what_is_kept_and_what_decided(capsys, tiny, text, tmp_path
 
 def test_cluster_writes_a_row_for_each_text(capsys, tiny, text, tmp_path):
     options = ("--column", "title", "--model", tiny, "--pooling", "mean")
-    code, out, err = command(capsys, "cluster", text, *options, "--k", 3, "--output", tmp_path / "c.csv")
+    code, out, err = command(
+        capsys, "cluster", text, *options, "--k", 3, "--keep", "id", "--output", tmp_path / "c.csv"
+    )
     assert code == 0, err
     rows = rows_of(tmp_path / "c.csv")
     assert [row["title"] for row in rows[: len(SENTENCES)]] == SENTENCES
+    assert [row["id"] for row in rows] == [f"n{i}" for i in range(len(rows))]
     assert {row["cluster"] for row in rows} == {"0", "1", "2"}
     assert "in 3 clusters" in (tmp_path / "c.html").read_text()
     code, out, err = command(capsys, "cluster", text, *options)
@@ -70,6 +73,8 @@ def test_cluster_writes_a_row_for_each_text(capsys, tiny, text, tmp_path):
         ("no such folder", ["dedup", "TEXT", "--column", "title", "--model", "./none", "--output", "OUT"]),
         ("ends in .csv", ["cluster", "TEXT", "--output", "FULL"]),
         ("also an input", ["cluster", "TEXT", "--column", "title", "--output", "TEXT"]),
+        ("--keep row", ["dedup", "TEXT", "--keep", "row", "--output", "OUT"]),
+        ("no column 'x'", ["cluster", "TEXT", "--column", "title", "--keep", "x"]),
         ("--k 0", ["cluster", "TEXT", "--k", "0"]),
         ("does not exist", ["cluster", "none.csv"]),
     ],

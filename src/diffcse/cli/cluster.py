@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Cluster(OwnRows):
     """Divide texts into clusters by k-means. Each is named by the words that tell it from the others."""
 
-    COMMON: ClassVar = ("model", "k", "output", "column", "seed")
+    COMMON: ClassVar = ("model", "k", "output", "column", "keep", "seed")
 
     files: Annotated[Positional[tuple[str, ...]], arg(metavar="TEXT...", help_behavior_hint="")] = ()
     """Files or globs: .txt, .csv, .tsv, .jsonl, .json, .parquet, hub data sets, also packed; "-" for lines of
@@ -45,7 +45,7 @@ class Cluster(OwnRows):
             source.path.resolve() == self.output.resolve() for source in sentences.sources
         ):
             raise InputError(f"{self.output}: is also an input: give another --output")
-        texts = read_all(sentences, console)
+        texts, kept = read_all(sentences, console)
         encoder = self.encoder(console)
         from diffcse.grouping.clusters import cluster
 
@@ -55,16 +55,28 @@ class Cluster(OwnRows):
         facts = _facts(self.model, self.seed, texts, result)
         _show(facts, console)
         if self.output is not None:
-            self._write(self.output, facts, texts, result, console)
+            self._write(self.output, facts, result, texts, [sentences.keep, *kept], console)
 
-    def _write(self, output: Path, facts: dict[str, Any], texts: list[str], result: Clusters, console: Console) -> None:
+    def _write(
+        self,
+        output: Path,
+        facts: dict[str, Any],
+        result: Clusters,
+        texts: list[str],
+        kept: list[tuple[Any, ...]],
+        console: Console,
+    ) -> None:
+        """Write table and page; `kept` has the names of the columns of --keep, then their values for each text."""
         from diffcse.files import write_text
         from diffcse.report.groups import cluster_page
         from diffcse.terminal import say
 
-        columns = zip(texts, result.labels.tolist(), result.distances.tolist(), strict=True)
-        rows = ((row, label, f"{distance:.4f}", text) for row, (text, label, distance) in enumerate(columns, 1))
-        write_csv(output, ["row", "cluster", "distance", self.column or "text"], rows)
+        names, *more = kept
+        columns = zip(texts, result.labels.tolist(), result.distances.tolist(), more, strict=True)
+        rows = (
+            (i, label, f"{distance:.4f}", text, *rest) for i, (text, label, distance, rest) in enumerate(columns, 1)
+        )
+        write_csv(output, ["row", "cluster", "distance", self.column or "text", *names], rows)
         say(console, f"written  {output}")
         if has_pages():
             page = output.with_suffix(".html")

@@ -25,7 +25,7 @@ class Dedup(OwnRows):
     first of several stays; for each text left out, a table names the kept text that decided.
     """
 
-    COMMON: ClassVar = ("model", "threshold", "output", "column")
+    COMMON: ClassVar = ("model", "threshold", "output", "column", "keep")
 
     files: Annotated[Positional[tuple[str, ...]], arg(metavar="TEXT...", help_behavior_hint="")] = ()
     """Files or globs: .txt, .csv, .tsv, .jsonl, .json, .parquet, hub data sets, also packed; "-" for lines of
@@ -50,7 +50,7 @@ class Dedup(OwnRows):
         sentences = self.open("dedup", self.files)
         from diffcse.terminal import say
 
-        texts = read_all(sentences, console)
+        texts, kept = read_all(sentences, console)
         encoder = self.encoder(console)
         from diffcse.grouping.duplicates import dedup
 
@@ -58,25 +58,33 @@ class Dedup(OwnRows):
         with line:
             result = dedup(texts, encoder, threshold=self.threshold, precision=self.precision, report=show)
         facts = _facts(self.model, texts, result)
-        self._write(self.output, facts, texts, result)
+        self._write(self.output, facts, texts, result, sentences.keep, kept)
         _show(facts, console)
         say(console, f"written  {self.output}: {', '.join(sorted(path.name for path in self.output.iterdir()))}")
 
-    def _write(self, output: Path, facts: dict[str, Any], texts: list[str], result: Deduped) -> None:
+    def _write(
+        self,
+        output: Path,
+        facts: dict[str, Any],
+        texts: list[str],
+        result: Deduped,
+        names: tuple[str, ...],
+        more: list[tuple[Any, ...]],
+    ) -> None:
+        """Write the folder; `names` and `more` are the columns that --keep names, and their values for each text."""
         from diffcse.files import staged_folder, write_json, write_text
         from diffcse.report.groups import dedup_page
 
         name = self.column or "text"
+        pairs = (
+            (each.row + 1, texts[each.row], each.kind, f"{each.score:.4f}", each.kept + 1, texts[each.kept])
+            for each in result.dropped
+        )
+        heads = ["row", name, "kind", "score", "kept_row", "kept_text", *names]
         with staged_folder(output) as folder:
-            write_csv(folder / "kept.csv", ["row", name], ((row + 1, texts[row]) for row in result.kept))
-            write_csv(
-                folder / "dropped.csv",
-                ["row", name, "kind", "score", "kept_row", f"kept_{name}"],
-                (
-                    (each.row + 1, texts[each.row], each.kind, f"{each.score:.4f}", each.kept + 1, texts[each.kept])
-                    for each in result.dropped
-                ),
-            )
+            rows = ((row + 1, texts[row], *more[row]) for row in result.kept)
+            write_csv(folder / "kept.csv", ["row", name, *names], rows)
+            write_csv(folder / "dropped.csv", heads, ((*pair, *more[pair[0] - 1]) for pair in pairs))
             write_json(folder / "dedup.json", facts)
             if has_pages():
                 samples = {name: getattr(result.threshold, name).tolist() for name in _SAMPLES}

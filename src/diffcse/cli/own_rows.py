@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from diffcse.encoder.inputs import Sentences
 
 
+_WRITTEN = ("row", "kind", "score", "kept_row", "kept_text", "cluster", "distance")
+"""Columns that the verbs write themselves."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OwnRows:
     """Base of a verb: `model` and the options of the readers."""
@@ -28,6 +32,8 @@ class OwnRows:
     """Model folder, run of `diffcse train`, hub id, or "mini"."""
     column: str | None = None
     """Column with the texts, in files that have columns. Unset: "text"."""
+    keep: str | None = None
+    """More columns for the output, with commas between them, such as id,title."""
     encoding: str | None = None
     """Encoding of text files, such as windows-1252; bytes outside it become U+FFFD. Unset: UTF-8, or what a byte order
     mark says."""
@@ -53,7 +59,12 @@ class OwnRows:
         from diffcse.encoder.inputs import Sentences
         from diffcse.text.lines import Reading
 
-        return Sentences(files, self.column, reading=Reading.of(self.encoding, self.quoting, self.columns))
+        keep = [name.strip() for name in self.keep.split(",") if name.strip()] if self.keep else []
+        clash = next((name for name in keep if name in _WRITTEN or name == (self.column or "text")), None)
+        if clash:
+            raise InputError(f"--keep {clash}: the output has a column of this name. Leave it out, or rename it")
+        reading = Reading.of(self.encoding, self.quoting, self.columns)
+        return Sentences(files, self.column, keep=keep, reading=reading)
 
     def encoder(self, console: Console) -> Encoder:
         """The encoder, and a line that says how it pools."""
@@ -69,14 +80,19 @@ class OwnRows:
         return encoder
 
 
-def read_all(sentences: Sentences, console: Console) -> list[str]:
-    """All texts, in order; what the reader changed is printed."""
+def read_all(sentences: Sentences, console: Console) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """(all texts, the kept values of each), in order; what the reader changed is printed."""
     from diffcse.terminal import say
 
-    texts = list(sentences)
+    texts: list[str] = []
+    kept: list[tuple[Any, ...]] = []
+    for chunk in sentences.chunks():
+        texts += chunk.texts
+        columns = [] if chunk.kept is None else [column.to_pylist() for column in chunk.kept.columns]
+        kept += zip(*columns, strict=True) if columns else [()] * len(chunk.texts)
     for note in sentences.notes.values():
         say(console, f"note     {note}")
-    return texts
+    return texts, kept
 
 
 def stages(console: Console) -> tuple[Any, Callable[[str, int, int], None]]:
