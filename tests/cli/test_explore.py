@@ -11,6 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.cli.runs import command
+from tests.models import SENTENCES, save_tiny
 
 BAD = "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script></script>&amp;"
 TEXTS = [f"a text about {'cats' if i % 2 else 'dogs'}, number {i}" for i in range(60)]
@@ -69,6 +70,21 @@ def test_clusters_colour_the_points_and_a_folder_of_parts_is_one_table(capsys, t
     assert len(codes) == 120
     assert len(set(codes[::2].tolist())) == len(set(codes[1::2].tolist())) == 1
     assert {name.partition(": ")[2].split(", ")[0] for name in data["columns"][0]["names"]} == {"cats", "dogs"}
+
+
+def test_the_rows_of_an_index(capsys, tmp_path):
+    tiny = save_tiny(tmp_path / "tiny", "bert")
+    (tmp_path / "t.csv").write_text("text,topic\n" + "".join(f"{text},{text[0]}\n" for text in SENTENCES))
+    made = ("--model", tiny, "--pooling", "mean", "--keep", "topic", "--output", tmp_path / "index")
+    code, _, err = command(capsys, "index", tmp_path / "t.csv", *made)
+    assert code == 0, err
+    options = ("--map", "pca", "--output", tmp_path / "m.html")
+    code, _, err = command(capsys, "explore", tmp_path / "index", *options)
+    assert code == 0, err
+    data = data_of(tmp_path / "m.html")
+    assert data["texts"] == SENTENCES
+    assert [column["name"] for column in data["columns"]] == ["row", "topic"]
+    assert "--column" in command(capsys, "explore", tmp_path / "index", "--column", "a", *options)[2]
 
 
 def test_an_array_has_numbers_or_the_texts_of_its_file(capsys, tmp_path):

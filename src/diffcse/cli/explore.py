@@ -27,8 +27,9 @@ class Explore:
 
     COMMON: ClassVar = ("output", "color", "map", "column", "texts", "atlas")
 
-    source: Annotated[Positional[Path], arg(metavar="PARQUET|FOLDER|NPY", help_behavior_hint="")]
-    """A .parquet file of texts and embeddings, as `diffcse embed` writes it, a folder of such files, or a .npy file."""
+    source: Annotated[Positional[Path], arg(metavar="PARQUET|INDEX|NPY", help_behavior_hint="")]
+    """What `diffcse embed` wrote (a .parquet file, a folder of such files, or a .npy file), or an index of
+    `diffcse index`."""
     output: Annotated[Path | None, arg(metavar="FILE.html")] = None
     """The page to write."""
     color: Annotated[str | None, arg(metavar="NAME|cluster")] = None
@@ -93,6 +94,12 @@ class Explore:
                 f"{self.source}: must be .parquet or .npy. For a text, first run: "
                 f"diffcse embed MODEL {self.source} --output vectors.parquet"
             )
+        if (self.source / "index.json").is_file():
+            from diffcse.searching.place import require_extra
+
+            require_extra()
+            if idle := [name for name in ("column", "vectors") if getattr(self, name) is not None]:
+                raise InputError(f"--{idle[0]}: has no effect on an index, whose columns are known. Leave it out")
         if self.texts is not None and self.source.suffix != ".npy":
             raise InputError(f"--texts {self.texts}: goes with a .npy file only")
         if self.atlas:
@@ -104,8 +111,12 @@ class Explore:
             raise InputError("no output: give --output FILE.html")
 
     def _read(self) -> Stored:
-        from diffcse.grouping.stored import read_npy, read_parquet
+        from diffcse.grouping.stored import from_table, read_npy, read_parquet
 
+        if (self.source / "index.json").is_file():
+            from diffcse.searching.index import Index
+
+            return from_table(Index.open(self.source).whole(), self.source)
         if self.source.suffix != ".npy":
             return read_parquet(self.source, column=self.column, vectors=self.vectors)
         if self.texts is None:

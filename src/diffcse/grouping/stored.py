@@ -48,6 +48,13 @@ def read_parquet(source: Path, *, column: str | None = None, vectors: str | None
         raise InputError(
             f"{source}: cannot be read as .parquet ({str(error).strip().partition(chr(10))[0]})"
         ) from error
+    return from_table(table, source, column=column, vectors=vectors)
+
+
+def from_table(table: Any, source: Path, *, column: str | None = None, vectors: str | None = None) -> Stored:
+    """The rows of a pyarrow table that was read from `source`; the rest as for `read_parquet`."""
+    import pyarrow as pa
+
     name = _vector_column(table, vectors, source)
     text = column or "text"
     if text not in table.column_names:

@@ -145,6 +145,10 @@ class Index:
     def __len__(self) -> int:
         return self.record.rows
 
+    def whole(self) -> Any:
+        """All rows as a pyarrow table: row, text, the kept columns, and `embedding`, lists of float32."""
+        return self._table.whole()
+
     @property
     def columns(self) -> list[str]:
         """The names of the kept columns."""

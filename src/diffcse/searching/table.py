@@ -189,6 +189,11 @@ class Table:
                 flat = batch[VECTOR].flatten().to_numpy()
                 yield batch["row"].to_numpy(), flat.reshape(len(batch), -1)
 
+    def whole(self) -> Any:
+        """All rows as a pyarrow table in their order: row, text, the kept columns, and the vectors."""
+        with damage(self.place):
+            return self._table.search().limit(len(self)).to_arrow().sort_by("row")
+
 
 class Appender:
     """Adds rows in commits of `COMMIT_ROWS`; a `encoder.outputs.Writer`."""
