@@ -69,7 +69,7 @@ def _search_section(figures: Mapping[str, Any]) -> str:
     lines = [
         "## Search",
         "",
-        "    python -m benchmarks.search_scale FOLDER --steps write exact ivf-pq hnsw",
+        f"    python -m benchmarks.search_scale FOLDER --steps {' '.join(['write', *steps])}",
         "",
         f"{machine['processor']}, {machine['cores']} cores, shared with other jobs; {packages}.",
         "",
