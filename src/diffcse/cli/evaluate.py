@@ -148,9 +148,15 @@ class Evaluate:
         from diffcse.text.lines import Reading
 
         tune()
-        names = {"column": self.column, "label": self.label, "answer": self.answer}
-        reading = Reading.of(self.encoding, self.quoting, self.columns)
-        data = own_data(self.texts, self.pairs, self.graded, **names, reading=reading)
+        data = own_data(
+            self.texts,
+            self.pairs,
+            self.graded,
+            column=self.column,
+            label=self.label,
+            answer=self.answer,
+            reading=Reading.of(self.encoding, self.quoting, self.columns),
+        )
         candidates, notes = with_starts(self.models, self.pooling)
         if idle := self._idle(()):
             notes.append(f"without effect here: {', '.join(idle)}")
