@@ -367,11 +367,15 @@ def test_a_trained_head_written_by_sentence_transformers(checkpoints, tmp_path):
     np.testing.assert_allclose(encoder(TEXTS), reference.encode(TEXTS), atol=5e-6)
 
 
-def test_a_trained_head_on_an_architecture_that_has_none(tmp_path):
-    of_sentence_transformers(
+def test_a_dense_layer_of_a_head_s_shape_on_an_architecture_that_has_no_head(tmp_path):
+    reference = of_sentence_transformers(
         tmp_path / "st", save_tiny(tmp_path / "plain", "distilbert"), Pooling(32, "cls"), Dense(32, 32)
     )
-    refused(tmp_path / "st", "DistilBertModel has no pooler head of BERT's kind")
+    encoder = load(tmp_path / "st")
+    assert (encoder.pooling, len(encoder.tail)) == ("cls", 1)
+    np.testing.assert_allclose(encoder(TEXTS), reference.encode(TEXTS), atol=5e-6)
+    save(encoder, tmp_path / "again", "")
+    np.testing.assert_allclose(load(tmp_path / "again")(TEXTS), encoder(TEXTS), atol=5e-6)
 
 
 def test_two_layers_in_equal_parts_whatever_the_scale(checkpoints, tmp_path):

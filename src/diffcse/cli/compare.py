@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 from tyro.conf import Positional, UseAppendAction, arg
 
+from diffcse.cli.paths import check_files, check_model
 from diffcse.errors import InputError
+
+if TYPE_CHECKING:
+    from diffcse.evaluation.comparison import Source
+    from diffcse.evaluation.own_pairs import OwnData
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,32 @@ class Compare:
     """Compare methods over seeds: is a difference clear, or within the luck of the seeds and the sentences?"""
 
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN...", help_behavior_hint="")]
-    """Runs of `diffcse train`, or JSON files of `diffcse evaluate`. NAME=RUN names its method."""
+    """Runs of `diffcse train`, or JSON files of `diffcse evaluate`. NAME=RUN names its method. With --recipes: files of
+    text to train on."""
+    recipes: tuple[str, ...] = ()
+    """Train these recipes (or presets, such as simcse) on the text first, then compare them."""
+    seeds: int = 3
+    """With --recipes: runs of each recipe, with the seeds 0, 1, ..."""
+    model: str | None = None
+    """With --recipes: the start of all; each recipe's own if not given."""
+    max_steps: int | None = None
+    """With --recipes: updates of the recipes that train weights."""
+    train_column: str = "text"
+    """With --recipes: column of the text to train on."""
+    output: Path = Path("comparison")
+    """With --recipes: folder of the runs. Complete runs in it are not trained again."""
+    texts: str | None = None
+    """Score on this table of your own texts with labels (precision@10)."""
+    pairs: str | None = None
+    """Score on this table of your own questions with answers (MRR@10)."""
+    graded: str | None = None
+    """Score on your own graded pairs, a .tsv (Spearman)."""
+    column: str | None = None
+    """Column of the text (--texts) or of the question (--pairs); if not given "text" or "question"."""
+    label: str = "label"
+    """With --texts: column of the label."""
+    answer: str = "answer"
+    """With --pairs: column of the answer."""
     data: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="DIR|hub:ID|pairs")] = ()
     """Folder with STS sets, hub:mteb or "pairs", to score the runs' encoders on pair by pair. Without: recorded dev
     scores."""
@@ -39,24 +69,31 @@ class Compare:
     """Write a page with plots to this file."""
 
     def __call__(self, console: Console) -> None:
-        if len(self.runs) < 2:
-            raise InputError("nothing to compare: give two or more runs, e.g. diffcse compare runs/*")
+        self._check()
         if self.resamples < 100:
             raise InputError(f"--resamples {self.resamples}: at least 100, or intervals mean nothing")
         from diffcse.evaluation.comparison import check_sources, compare_sources, read_source
         from diffcse.evaluation.data import Data, find_data
         from diffcse.terminal import say
 
-        sources = [read_source(text) for text in self.runs]
-        check_sources(sources, with_data=bool(self.data))
-        data = Data()
-        if self.data:
-            data = find_data(self.data, groups=("sts",), only=self.sets, allow_partial=self.allow_partial)
+        own = self._own()
+        sources = self._train(console) if self.recipes else [read_source(text) for text in self.runs]
+        check_sources(sources, with_data=bool(self.data) or own is not None)
+        data, places = Data(), self.data
+        if self.recipes and not places and own is None:
+            places = ("pairs",)
+            say(
+                console,
+                "note     scored on 399 general pairs, which do not know your text (--texts, --pairs, --graded)",
+            )
+        if places:
+            data = find_data(places, groups=("sts",), only=self.sets, allow_partial=self.allow_partial)
         elif idle := self._idle():
             say(console, f"note     {', '.join(idle)}: no effect without --data")
         comparison = compare_sources(
             sources,
             data,
+            own=own,
             sets=self.sets,
             baseline=self.baseline,
             resamples=self.resamples,
@@ -65,6 +102,42 @@ class Compare:
         )
         _show(comparison, console)
         self._write(comparison, console)
+
+    def _check(self) -> None:
+        if self.recipes:
+            if not self.runs:
+                raise InputError("no text: give files, e.g. diffcse compare texts.csv --recipes adapt simcse")
+            check_files(self.runs)
+            check_model(self.model, "--model")
+        elif len(self.runs) < 2:
+            raise InputError("nothing to compare: give two or more runs, e.g. diffcse compare runs/*")
+        given = [f"--{name}" for name in ("texts", "pairs", "graded") if getattr(self, name) is not None]
+        if len(given) + bool(self.data) > 1:
+            raise InputError(f"{given[0]}: cannot be combined with {[*given[1:], '--data'][0]}. Run twice")
+        check_files(file for file in (self.texts, self.pairs) if file is not None)
+
+    def _own(self) -> OwnData | None:
+        from diffcse.evaluation.own_report import own_data
+
+        if self.texts is self.pairs is self.graded is None:
+            return None
+        names = {"column": self.column, "label": self.label, "answer": self.answer}
+        return own_data(self.texts, self.pairs, self.graded, **names)
+
+    def _train(self, console: Console) -> list[Source]:
+        from diffcse.tables.recipes import train_recipes
+        from diffcse.terminal import say
+
+        return train_recipes(
+            self.recipes,
+            self.runs,
+            self.output,
+            seeds=self.seeds,
+            model=self.model,
+            max_steps=self.max_steps,
+            text={"column": self.train_column},
+            report=lambda line: say(console, line),
+        )
 
     def _idle(self) -> list[str]:
         """Options that were given and have no effect without --data."""

@@ -31,6 +31,8 @@ class Layout:
     """Number of layers that its pooling was made for."""
     pooler: Mapping[str, Tensor] | None = None
     """The pooler head's weights, if they are not among the transformer's."""
+    dense: Dense | None = None
+    """The layer that `pooler` was read from."""
     note: str = "as its folder says"
     """Why this pooling."""
     tail: nn.Sequential = field(default_factory=nn.Sequential)
@@ -87,14 +89,15 @@ def read_layout(folder: Path) -> Layout:
     limits = read_table(paths[0] / LIMITS, _Limits)
     limit = _above_0(limits, "max_seq_length", paths[0] / LIMITS)
     pooling: EncoderPooling = _read_pooling(paths[pooled - 1] / "config.json")
-    depth = pooler = None
+    depth = pooler = head = None
     if pooled == 3:
         if pooling != "mean":
             raise InputError(f"{paths[2] / 'config.json'}: pooling {pooling} of two layers; supported is mean")
         pooling, depth = _read_layers(paths[1])
     after = list(zip(kinds, paths, strict=True))[pooled : len(kinds) - normalised]
     if pooling == "cls" and [kind for kind, _ in after] == ["Dense"] and _is_pooler(after[0][1]):
-        dense = _read_dense(after[0][1]).linear
+        head = _read_dense(after[0][1])
+        dense = head.linear
         pooling, pooler, after = "pooler", {"dense.weight": dense.weight.data, "dense.bias": dense.bias.data}, []
     layers = [_read_dense(path) if kind == "Dense" else Normalize() for kind, path in after]
     return Layout(
@@ -106,6 +109,7 @@ def read_layout(folder: Path) -> Layout:
         depth,
         pooler,
         tail=nn.Sequential(*layers),
+        dense=head,
         settings=_read_settings(folder / SETTINGS, limit),
     )
 

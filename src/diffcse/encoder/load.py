@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diffcse.config import EncoderPooling
@@ -26,7 +26,7 @@ from diffcse.encoder.encode import Encoder, position_limit
 from diffcse.encoder.layout import Layout, read_layout, read_table
 from diffcse.encoder.save import LIMITS, MODULES, WEIGHTS
 from diffcse.errors import InputError
-from diffcse.method.loading import load_encoder, load_tokenizer, named, read_vocabulary
+from diffcse.method.loading import load_encoder, load_tokenizer, may_have_pooler, named, read_vocabulary
 from diffcse.method.tail import Dense
 from diffcse.network import hub_or_cache, why_not_loaded
 
@@ -89,6 +89,9 @@ def _find_layout(source: str | Path, *, asked: bool) -> Layout:
         hint = ". The run in it has no model yet: finish it with diffcse train --resume" if is_run else ""
         raise InputError(f"{source}: no model folder: it has neither config.json nor {MODULES}{hint}")
     layout = read_layout(run) if (run / MODULES).is_file() else Layout(run)
+    if layout.dense is not None and not may_have_pooler(layout.transformer):
+        # By its shape alone the Dense layer could be the checkpoint's own head; this architecture has none.
+        layout = replace(layout, pooling="cls", pooler=None, tail=nn.Sequential(layout.dense))
     if (layout.transformer / "adapter_config.json").is_file():
         raise InputError(
             f"{source}: holds a LoRA adapter without its encoder. Save the merged model "

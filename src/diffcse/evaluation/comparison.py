@@ -15,6 +15,7 @@ import numpy as np
 from diffcse.config import differences, method_config, method_identity
 from diffcse.errors import InputError
 from diffcse.evaluation.data import Data
+from diffcse.evaluation.own_pairs import Grades, OwnData, value_of
 from diffcse.evaluation.seeds import AVERAGE, Run, compare_methods
 from diffcse.record import Record, chosen_by, finite, read_record, versions
 from diffcse.values import as_type, read_json
@@ -74,6 +75,7 @@ def compare_sources(
     sources: Sequence[Source],
     data: Data,
     *,
+    own: OwnData | None = None,
     sets: Sequence[str] = (),
     baseline: str | None = None,
     resamples: int = 1000,
@@ -84,6 +86,7 @@ def compare_sources(
 
     Args:
         data: STS sets on which run folders are scored pair by pair. Without sets: the dev scores that runs recorded.
+        own: own labelled texts, answers or grades, on which run folders are scored instead.
         sets: of JSON files, only these.
         report: receives a line when an encoder is being scored.
 
@@ -95,13 +98,17 @@ def compare_sources(
     for source in sources:
         if source.result is not None:
             _add_json_scores(source, source.result, sets, scores)
+        elif own is not None:
+            _add_own(source, own, scores, report)
         elif data.sts:
             _add_measured(source, data, cache, scores, report)
         else:
             _add_dev_scores(source, sets, scores)
     kinds = _kinds(scores)
     try:
-        gold = {name: pairs.scores for name, pairs in data.sts.items()}
+        gold: dict[str, Any] = {name: pairs.scores for name, pairs in data.sts.items()}
+        if own is not None:
+            gold = {_own_name(own): own.pairs.scores if isinstance(own, Grades) else None}
         compared = compare_methods(scores.runs, gold, baseline=baseline, kinds=kinds, resamples=resamples)
     except ValueError as error:
         raise InputError(str(error)) from error
@@ -218,6 +225,21 @@ def _add_measured(source: Source, data: Data, cache: bool, scores: _Scores, repo
         values = {name: record["value"] for name, (record, _) in named.items()}
         cosines = {name: np.array(each) for name, (_, each) in named.items()}
         scores.runs.append(Run(source.method, source.seed, which, values, cosines))
+
+
+def _own_name(own: OwnData) -> str:
+    return f"{own.score} on {Path(own.name).name}"
+
+
+def _add_own(source: Source, own: OwnData, scores: _Scores, report: Callable[[str], None]) -> None:
+    """The score of the encoder that ships, with the value of each item."""
+    from diffcse.encoder.load import load
+
+    report(f"scoring  {source.label}")
+    values = own.values(load(source.path))[own.score]
+    name = _own_name(own)
+    scores.add_measure(name, (own.score, (own.sha256,)), source)
+    scores.runs.append(Run(source.method, source.seed, "given", {name: value_of(own, values)}, {name: values}))
 
 
 def _too_high(name: str) -> str:
@@ -352,7 +374,7 @@ def kind_of(config: Mapping[str, Any]) -> str:
     if role not in (None, "difference"):
         return f"{name} (an edited copy as one more {role})"
     kinds = {"next": "next sentences", "both": "both positives", "crop": "crops"}
-    return name if plain else f"{name} ({kinds[str(positives)]})"
+    return name if plain else f"{name} ({kinds.get(str(positives), positives)})"
 
 
 def _get(config: Mapping[str, Any], key: str) -> Any:

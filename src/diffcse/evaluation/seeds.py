@@ -87,12 +87,12 @@ def verdict(compared: Effect, *, digits: int = 2, lower_is_better: bool = False)
 
 
 def bootstrap_difference(
-    gold: np.ndarray, a: np.ndarray, b: np.ndarray, *, resamples: int = 1000, seed: int = 0
+    gold: np.ndarray | None, a: np.ndarray, b: np.ndarray, *, resamples: int = 1000, seed: int = 0
 ) -> np.ndarray:
     """Differences of two methods' mean Spearman on `resamples` draws of the pairs, in points, (resamples,).
 
     Args:
-        gold: (n,) human scores.
+        gold: (n,) human scores; None: the score is the mean of the items' values, which are in points.
         a: (k, n) cosines of the n pairs under the k runs of one method.
         b: (m, n) likewise, of the other.
 
@@ -100,6 +100,9 @@ def bootstrap_difference(
         ValueError: shapes that do not fit, or fewer than 3 pairs.
     """
     a, b = np.atleast_2d(a), np.atleast_2d(b)
+    if gold is None:
+        picks = np.random.default_rng(seed).integers(a.shape[1], size=(resamples, a.shape[1]), dtype=np.int32)
+        return np.asarray((a.mean(axis=0) - b.mean(axis=0))[picks].mean(axis=1))
     if a.shape[1] != len(gold) or b.shape[1] != len(gold) or len(gold) < 3:
         raise ValueError(f"cosines of shapes {a.shape} and {b.shape} for {len(gold)} pairs (at least 3)")
     generator = np.random.default_rng(seed)
@@ -237,7 +240,7 @@ class Run:
 
 def compare_methods(
     runs: Sequence[Run],
-    gold: Mapping[str, np.ndarray],
+    gold: Mapping[str, np.ndarray | None],
     *,
     baseline: str | None = None,
     kinds: Mapping[str, str] | None = None,
@@ -275,7 +278,7 @@ AVERAGE = "average"
 def _compare_one(
     runs: Sequence[Run],
     methods: list[str],
-    gold: Mapping[str, np.ndarray],
+    gold: Mapping[str, np.ndarray | None],
     baseline: str,
     kinds: Mapping[str, str],
     resamples: int,
@@ -318,7 +321,7 @@ def _effects(
     theirs: Sequence[Run],
     sets: list[str],
     averages: Mapping[str, list[str]],
-    gold: Mapping[str, np.ndarray],
+    gold: Mapping[str, np.ndarray | None],
     resamples: int,
 ) -> dict[str, Any]:
     """Set or average -> effect of `ours` against `theirs`, with its verdict."""

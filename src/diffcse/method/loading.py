@@ -7,6 +7,7 @@ and no code of a checkpoint is run.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -183,6 +184,15 @@ def _load_whole(source: str | Path, pooler: bool) -> PreTrainedModel:
             'checkpoint), so pooling "pooler" would use random numbers. Choose cls or mean'
         )
     return model
+
+
+def may_have_pooler(folder: Path) -> bool:
+    """Whether the architecture of a checkpoint can have a pooler head; True where the folder does not say."""
+    try:
+        kind = AutoModel._model_mapping[type(AutoConfig.from_pretrained(folder))]
+    except (OSError, ValueError, KeyError):
+        return True
+    return "add_pooling_layer" in inspect.signature(kind.__init__).parameters
 
 
 def has_pooler(model: Any) -> bool:

@@ -106,6 +106,8 @@ def _results(scores: dict[str, Any]) -> list[EvalResult]:
     results = []
     for name, metric in (("dev", "spearman_cosine"), ("label_free", "mrr")):
         judged = scores.get(name) or {}
+        if name == "dev" and not str(judged.get("metric", "Spearman")).startswith("Spearman"):
+            metric = str(judged["metric"]).partition(",")[0]
         if isinstance(judged.get("best"), float):
             results.append(
                 EvalResult(

@@ -25,6 +25,9 @@ _SMOOTHED, _COMMON = 0.75, 1e-3
 _WORDS, _PIECES = 30_000, 60_000
 """Most words and most character sequences that count."""
 
+_CHARACTERS, _TOGETHER, _WORDS_OF_LONG = 30_000_000, 50_000_000, 4_000
+"""Most characters of all texts; pairs of words in all texts above which only the most frequent words are counted."""
+
 Vectors = npt.NDArray[np.float32]
 
 
@@ -38,6 +41,7 @@ def own_text_vectors(texts: Sequence[str], size: int, seed: int) -> Vectors:
     Raises:
         InputError: too few words occur in more than one text.
     """
+    texts = _bounded(texts)
     try:
         parts = [_by_words(texts, size, seed), _by_characters(texts, size, seed), _by_company(texts, size, seed)]
     except ValueError as error:  # scikit-learn: no term is left
@@ -45,6 +49,12 @@ def own_text_vectors(texts: Sequence[str], size: int, seed: int) -> Vectors:
             f"the corpus: {len(texts):,} texts share too few words to learn from ({error}). Give more text"
         ) from None
     return unit_rows(np.hstack(parts))
+
+
+def _bounded(texts: Sequence[str]) -> Sequence[str]:
+    """`texts`, each cut so that all together have at most `_CHARACTERS`: counting takes ten times that memory."""
+    most = max(_CHARACTERS // max(len(texts), 1), 1)
+    return [text if len(text) <= most else text[:most].rpartition(" ")[0] or text[:most] for text in texts]
 
 
 def unit_rows(rows: Any) -> Any:
@@ -76,8 +86,12 @@ def _by_company(texts: Sequence[str], size: int, seed: int) -> Vectors:
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.utils.extmath import randomized_svd
 
-    has_NV = CountVectorizer(token_pattern=_WORD, min_df=2, binary=True, max_features=_WORDS).fit_transform(texts)
-    has_NV = has_NV.astype(np.float32)
+    counter = CountVectorizer(token_pattern=_WORD, min_df=2, binary=True, max_features=_WORDS)
+    has_NV = counter.fit_transform(texts).astype(np.float32)
+    if float((np.diff(has_NV.indptr).astype(np.float64) ** 2).sum()) > _TOGETHER:
+        # Long texts: nearly all words meet, and a table of all would not fit. The most frequent words stay.
+        often = np.sort(np.argsort(-np.asarray(has_NV.sum(axis=0)).ravel(), kind="stable")[:_WORDS_OF_LONG])
+        has_NV = has_NV[:, often]
     together = (has_NV.T @ has_NV).tocoo()
     other = together.row != together.col
     row, column, count = together.row[other], together.col[other], together.data[other]

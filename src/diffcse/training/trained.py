@@ -13,6 +13,7 @@ import numpy as np
 from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
+from diffcse.encoder.share import push
 from diffcse.errors import InputError
 from diffcse.evaluation.embeddings import normalise
 from diffcse.evaluation.report import evaluate
@@ -127,6 +128,20 @@ class Trained:
             raise InputError("sentences: this run compared no neighbours. Give the sentences to search for")
         rows = [[row[name] for name in ("text", "before", "after")] for row in changed]
         return Figures("Nearest text before and after", ["text", "before", "after"], rows, prose=True)
+
+    def push(self, repository: str, **options: Any) -> str:
+        """Upload the shipped folder to the Hugging Face hub, as `diffcse push` does.
+
+        Args:
+            repository: OWNER/NAME.
+            options: of `encoder.share.push`, such as license="mit".
+
+        Raises:
+            InputError: the run has no folder, or as `encoder.share.push`.
+        """
+        if self.output is None:
+            raise InputError("output: this run has no folder to push. Save the encoder and push that folder")
+        return str(push(self.output, repository, **options))
 
     def save(self, folder: str | Path) -> None:
         """Write the encoder as a plain sentence-transformers folder, which must be new or empty.
