@@ -74,6 +74,12 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def sync_files(folder: Path) -> None:
+    """Wait until the files of `folder`, and its list of them, are on the disk."""
+    for path in (*folder.iterdir(), folder):
+        _sync(path)
+
+
 @contextmanager
 def staged_file(target: Path) -> Iterator[Path]:
     """Yield a temporary path next to `target`. It becomes `target` if the block succeeds, and is removed otherwise.

@@ -116,7 +116,7 @@ def _one_of(value: Any, kinds: Sequence[Any], key: str, depth: int) -> Any:
 
 def _with_fields(value: Any, kind: Any, key: str, depth: int) -> Any:
     """A table with the fields of a `TypedDict`, or an instance of a dataclass."""
-    if dataclasses.is_dataclass(kind) and isinstance(value, kind):
+    if dataclasses.is_dataclass(kind) and type(value) is kind:
         return value
     table = value if isinstance(value, dict) else _refuse(value, dict, key)
     hints, is_exact = get_type_hints(kind, include_extras=True), dataclasses.is_dataclass(kind)

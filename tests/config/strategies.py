@@ -63,6 +63,7 @@ def values(name, kind):
         return st.sampled_from(get_args(kind))
     return {
         bool: st.booleans(),
+        int: st.integers(1, 2**40),
         str: TEXT,
         str | None: st.none() | TEXT,
         float: st.floats(-10, 10),

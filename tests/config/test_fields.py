@@ -321,6 +321,7 @@ def test_the_identity_leaves_out_what_affects_nothing():
             {
                 *("name", "reproduces", "hardware", "training.log_every", "training.checkpoint_every"),
                 *("training.gradient_checkpointing", "training.keep_training_parts", "training.report_to"),
+                *("text.max_line_bytes", "text.max_blank_lines", "text.max_expansion"),
             },
             {
                 *("training.dev", "training.dev_column", "training.dev_label", "training.dev_answer"),

@@ -1,11 +1,14 @@
 """TF-IDF by the formulas of its docstring, in loops."""
 
 import gzip
+import lzma
 import math
+import random
 import re
 
 import numpy as np
 import pytest
+from backports import zstd
 from scipy import sparse
 
 from diffcse.encoder.load import load
@@ -13,6 +16,7 @@ from diffcse.errors import InputError
 from diffcse.evaluation.embeddings import cosines
 from diffcse.evaluation.floors import Sif, TfIdf, input_embeddings, read_vectors
 from tests.models import SENTENCES, save_tiny
+from tests.mutations import flipped
 
 CORPUS = ["The cat sat on the mat.", "A cat ran", "the dog ran and ran", "A cat ran"]
 
@@ -123,3 +127,23 @@ def test_bad_vectors_are_named(tmp_path, text, message):
         (tmp_path / "v.txt").write_text(text)
     with pytest.raises(InputError, match=message):
         read_vectors(tmp_path / "v.txt", ["the a"])
+
+
+@pytest.mark.parametrize("ending", [".gz", ".xz", ".zst", ""])
+def test_damaged_vectors_are_an_error_that_names_the_file(tmp_path, ending):
+    pack = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstd.compress}.get(ending, bytes)
+    data = pack("".join(f"word{i} {i} {i + 1}\n" for i in range(200)).encode() + b"the 1 2\n")
+    path, rng, refused = tmp_path / f"v.txt{ending}", random.Random(9), 0
+    for number in range(100):
+        path.write_bytes(data[: rng.randrange(len(data))] if number % 5 == 0 else flipped(data, rng))
+        try:
+            read_vectors(path, ["the a"])
+        except InputError as error:
+            refused += str(error).startswith(str(path))
+    assert refused > (50 if ending else 10)
+
+
+def test_a_line_of_vectors_without_end(tmp_path):
+    (tmp_path / "v.txt.gz").write_bytes(gzip.compress(b"the 1 2\n" + b"1 " * 10_000_000))
+    with pytest.raises(InputError, match="line 2: more than"):
+        read_vectors(tmp_path / "v.txt.gz", ["the"])

@@ -1,10 +1,13 @@
 """Embeddings from files: found by sentence, or an error that names what is missing."""
 
+import random
+
 import numpy as np
 import pytest
 
 from diffcse.errors import InputError
 from diffcse.evaluation.stored import StoredEmbeddings
+from tests.mutations import flipped
 
 ROWS = np.arange(6, dtype=np.float32).reshape(3, 2)
 
@@ -66,3 +69,17 @@ def test_bad_tables_are_named(tmp_path):
     (tmp_path / "v.parquet").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"v\.parquet: cannot be read"):
         StoredEmbeddings(tmp_path / "v.parquet")
+
+
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path):
+    rng, refused = random.Random(9), 0
+    for make in (npy, parquet):
+        good = make(tmp_path).read_bytes()
+        for number in range(150):
+            path = make(tmp_path)
+            path.write_bytes(good[: rng.randrange(len(good))] if number % 5 == 0 else flipped(good, rng))
+            try:
+                StoredEmbeddings(path)
+            except InputError as error:
+                refused += str(error).startswith(str(path))
+    assert refused > 60

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import unicodedata
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -21,12 +22,22 @@ from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from diffcse import files
 from diffcse.config import Text
 from diffcse.errors import InputError
 from diffcse.text import corpus as corpus_module
 from diffcse.text import lines as lines_module
 from diffcse.text import sources, store, strings
 from diffcse.text.corpus import Corpus, default_cache_dir, normalise, read_corpus
+from tests.mutations import flipped
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_waiting_for_the_disk():
+    """Hundreds of caches are built here; one test looks at the waiting itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "sync_files", lambda folder: None)
+        yield
 
 
 def zst(data: bytes) -> bytes:
@@ -437,6 +448,30 @@ def test_a_torn_cache_is_built_again(text_file: Path, cache: Path, part: str, da
     corpus = read_corpus([text_file], cache_dir=cache)
     assert list(corpus) == ["one", "two", "three"]
     assert leftovers(cache) == [folder.name]
+
+
+@pytest.mark.parametrize("part", ["sentences.bin", "offsets.npy", "record.json", "manifest.json"])
+def test_bytes_that_changed_in_the_cache_are_noticed_when_a_run_begins(text_file: Path, cache: Path, part: str) -> None:
+    before = read_corpus([text_file], cache_dir=cache)
+    random = Random(24)
+    data = (before.folder / part).read_bytes()
+    for number in range(15):
+        zeros = number == 0 and part == "sentences.bin"
+        (before.folder / part).write_bytes(bytes(len(data)) if zeros else flipped(data, random))
+        corpus = read_corpus([text_file], cache_dir=cache)
+        assert (list(corpus), corpus.sha256) == (["one", "two", "three"], before.sha256)
+        assert [note.kind for note in corpus.counts.notes] == ["rebuilt"]
+        assert "1 cached corpus that was damaged" in corpus.summary()
+    assert not read_corpus([text_file], cache_dir=cache).counts.notes
+
+
+def test_a_cache_is_on_the_disk_before_it_has_its_name(text_file: Path, cache: Path, monkeypatch) -> None:
+    synced = []
+    monkeypatch.setattr(files, "_sync", synced.append)
+    monkeypatch.setattr(store, "sync_files", files.sync_files)
+    folder = read_corpus([text_file], cache_dir=cache).folder
+    assert {path.name for path in synced} >= {path.name for path in folder.iterdir()}
+    assert all(path.parent != folder for path in synced)
 
 
 def test_two_that_build_the_same_cache_agree(text_file: Path, cache: Path) -> None:

@@ -48,6 +48,8 @@ class Embed:
     is consistently quoted."""
     columns: str | None = None
     """Names of all columns, with commas between them, for .csv and .tsv files without a header."""
+    limits: str | None = None
+    """Raise the limits of the reader, such as max_line_bytes=5000000; docs/text.md has their names."""
     pooling: EncoderPooling | None = None
     """Overrides the folder's pooling; required for a plain checkpoint."""
     prompt: str | None = None
@@ -145,7 +147,7 @@ class Embed:
         from diffcse.encoder.inputs import STDIN, Sentences
         from diffcse.text.lines import Reading
 
-        reading = Reading.of(self.encoding, self.quoting, self.columns)
+        reading = Reading.of(self.encoding, self.quoting, self.columns, self.limits)
         keep = [name.strip() for name in self.keep.split(",") if name.strip()] if self.keep else []
         sentences = Sentences(self.files, self.column, keep=keep, reading=reading)
         if any(source.path.resolve() == self.output.resolve() for source in sentences.sources):

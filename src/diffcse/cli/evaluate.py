@@ -54,6 +54,8 @@ class Evaluate:
     """With --texts and --pairs: double quotes in .csv and .tsv enclose cells (csv) or are text (none)."""
     columns: str | None = None
     """With --texts and --pairs: names of all columns, with commas between them, where the file has no header."""
+    limits: str | None = None
+    """With --texts and --pairs: limits of the reader, such as max_line_bytes=20000000; docs/text.md has their names."""
     pooling: EncoderPooling | None = None
     """Pooling for all models; needed for a plain checkpoint."""
     probe: Literal["logistic", "adam", "adam-fast"] = "logistic"
@@ -155,7 +157,7 @@ class Evaluate:
             column=self.column,
             label=self.label,
             answer=self.answer,
-            reading=Reading.of(self.encoding, self.quoting, self.columns),
+            reading=Reading.of(self.encoding, self.quoting, self.columns, self.limits),
         )
         candidates, notes = with_starts(self.models, self.pooling)
         if idle := self._idle(()):

@@ -42,6 +42,8 @@ class OwnRows:
     is consistently quoted."""
     columns: str | None = None
     """Names of all columns, with commas between them, for .csv and .tsv files without a header."""
+    limits: str | None = None
+    """Raise the limits of the reader, such as max_line_bytes=5000000; docs/text.md has their names."""
     pooling: EncoderPooling | None = None
     """Overrides the folder's pooling; required for a plain checkpoint."""
     precision: Precision = "auto"
@@ -63,7 +65,7 @@ class OwnRows:
         clash = next((name for name in keep if name in _WRITTEN or name == (self.column or "text")), None)
         if clash:
             raise InputError(f"--keep {clash}: the output has a column of this name. Leave it out, or rename it")
-        reading = Reading.of(self.encoding, self.quoting, self.columns)
+        reading = Reading.of(self.encoding, self.quoting, self.columns, self.limits)
         return Sentences(files, self.column, keep=keep, reading=reading)
 
     def encoder(self, console: Console) -> Encoder:

@@ -59,6 +59,12 @@ class PlainText:
     is consistently quoted."""
     columns: str | None = None
     """Names of all columns, with commas between them, for .csv and .tsv files without a header."""
+    max_line_bytes: int = setting(100_000, affects="nothing", at_least=1)
+    """Longest line or cell, in bytes; a longer one is an error."""
+    max_blank_lines: int = setting(1_000_000, affects="nothing", at_least=1)
+    """Most blank lines or rows in a row, roughly; more are an error."""
+    max_expansion: int = setting(200, affects="nothing", at_least=1)
+    """How many times its own size a packed file may unpack to; checked from 256 MiB on."""
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,8 @@ class Sentences:
         self.keep = self._check_kept(keep)
         self.notes: dict[str, Note] = {}
         """What was replaced, removed, merged or guessed so far."""
-        self._wanted = Wanted((self.column,), None, _LONGEST, reading=reading, kept=self.keep)
+        longest = reading.max_line_bytes or _LONGEST
+        self._wanted = Wanted((self.column,), None, longest, reading=reading, kept=self.keep)
         self._count = 0
         self._starts: list[tuple[int, Source]] = []  # (rows before it, source)
 
@@ -297,6 +298,6 @@ def _standard_input(reading: Reading) -> Iterator[Block]:
     else:
         chunks = iter(lambda: stdin.read1(BLOCK_BYTES), b"")
     notes: Notes = {}
-    for data in whole_lines(chunks, _LONGEST, notes):
+    for data in whole_lines(chunks, reading.max_line_bytes or _LONGEST, notes):
         yield Block(_STANDARD_INPUT, data, 0, notes=dict(notes))
         notes.clear()

@@ -6,7 +6,6 @@ for one below SIF, a weighted mean of static word vectors, if it started from ve
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 from diffcse.errors import InputError
 from diffcse.evaluation.embeddings import EmbeddingMatrix, Encode, cosine_blocks, embed_once, normalise
+from diffcse.text.lines import STRICT, read_blocks
 
 if TYPE_CHECKING:
     from diffcse.encoder.encode import Encoder
@@ -181,13 +181,18 @@ def input_embeddings(encoder: Encoder) -> tuple[Callable[[list[str]], list[list[
     return words, table.weight.detach().cpu().float().numpy().astype(np.float64)
 
 
+_LONGEST_VECTOR = 1 << 18
+"""Bytes of the longest line: a word and some thousands of numbers."""
+
+
 def read_vectors(
     path: str | Path, sentences: Sequence[str]
 ) -> tuple[Callable[[list[str]], list[list[int]]], np.ndarray]:
     """Word vectors from a text file of `word number number ...` lines (GloVe, word2vec, fastText), for `Sif`.
 
     Only the words of `sentences` are kept, so that a file of millions fits in memory. A first line of two numbers
-    (words, width) is skipped; `.gz` is unpacked. Words are runs of word characters or single punctuation marks. A word
+    (words, width) is skipped. `.gz`, `.xz` and `.zst` are unpacked.
+    Words are runs of word characters or single punctuation marks. A word
     that the file lacks is looked up in lower case.
 
     Raises:
@@ -197,10 +202,13 @@ def read_vectors(
     wanted = {form for sentence in sentences for word in _split(sentence) for form in (word, word.lower())}
     places: dict[str, int] = {}
     rows: list[np.ndarray] = []
-    width = None
+    width, i = None, 0
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            for i, raw in enumerate(file, start=1):
+        for block in read_blocks(path, _LONGEST_VECTOR, STRICT, {}):
+            for raw in block.removesuffix(b"\n").split(b"\n"):
+                i += 1
+                if len(raw) > _LONGEST_VECTOR:
+                    raise InputError(f"{path}, line {i}: more than {_LONGEST_VECTOR:,} bytes long")
                 fields = raw.decode(errors="replace").rstrip().split(" ")
                 if (i == 1 and len(fields) == 2) or fields == [""]:
                     continue
@@ -219,7 +227,7 @@ def read_vectors(
                     raise InputError(f"{path}, line {i}: holds NaN or infinity")
                 places[word] = len(rows)
                 rows.append(row)
-    except (OSError, EOFError) as error:
+    except OSError as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if not rows:
         raise InputError(f"{path}: has no vector for any word of the text. Each line must be: word number number ...")

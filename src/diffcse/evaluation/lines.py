@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from diffcse.errors import InputError
-from diffcse.text.lines import whole_lines
+from diffcse.text.lines import INVISIBLE, whole_lines
 
 
 def read_bytes(path: Path, wanted: str) -> bytes:
@@ -30,7 +30,7 @@ def read_bytes(path: Path, wanted: str) -> bytes:
 
 
 def split_lines(data: bytes, path: Path, encoding: str = "utf-8") -> list[str]:
-    """The lines of `data`, without their ends and without a byte-order mark.
+    """The lines of `data`, without their ends, a byte-order mark and invisible characters.
 
     Raises:
         InputError: not text in `encoding`; it names the line and the tab-separated field of the first bad byte.
@@ -46,7 +46,7 @@ def split_lines(data: bytes, path: Path, encoding: str = "utf-8") -> list[str]:
         raise InputError(
             f"{path}, line {line}, field {place}: byte 0x{byte:02x} is not UTF-8. Save the file as UTF-8."
         ) from error
-    return text.replace("\r\n", "\n").removesuffix("\n").replace("\r", " ").split("\n")
+    return INVISIBLE.sub("", text).replace("\r\n", "\n").removesuffix("\n").replace("\r", " ").split("\n")
 
 
 def hash_files(parts: Iterable[tuple[str, bytes]]) -> str:

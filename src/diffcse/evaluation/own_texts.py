@@ -115,7 +115,7 @@ def read_columns(
         yield from zip(first, second, strict=True)
         return
     # A document's name may be a number in JSON and Parquet, and labels often are.
-    wanted = _Columns(columns[:1], columns[1], LONGEST_RECORD, roles=roles, reading=reading)
+    wanted = _Columns(columns[:1], columns[1], reading.max_line_bytes or LONGEST_RECORD, roles=roles, reading=reading)
     for place in find_sources([source]):
         if not place.has_columns:
             raise InputError(

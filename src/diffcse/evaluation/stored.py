@@ -7,6 +7,7 @@ They are in `vectors.npy`, (n, d), beside `vectors.txt` with the n sentences, on
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,10 @@ def _read_npy(path: Path) -> tuple[list[str], np.ndarray]:
     if not beside.is_file():
         raise InputError(f"{path}: needs its sentences beside it, one a line, as {beside.name}")
     try:
-        rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a damaged header
+            rows = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))  # a map takes no more than the file
+    except Exception as error:  # a damaged header raises errors of many kinds
         raise InputError(f"{path}: cannot be read as a numpy array: {error}") from error
     return split_lines(read_bytes(beside, "one sentence a line"), beside), rows
 
@@ -84,11 +87,12 @@ def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
         names = pyarrow.parquet.read_schema(path).names
         column = "text" if "sentence" not in names and "text" in names else "sentence"
         table = pyarrow.parquet.read_table(path, columns=[column, "embedding"])
-    except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
+        sentences = table.column(column).to_pylist()
+        vectors = table.column("embedding").to_pylist()
+    except Exception as error:  # a damaged file raises errors of many kinds
         raise InputError(f'{path}: cannot be read with the columns "sentence" and "embedding": {error}') from error
-    sentences = table.column(column).to_pylist()
-    vectors = table.column("embedding").to_pylist()
     widths = {len(vector) if isinstance(vector, list) else None for vector in vectors}
     if not all(isinstance(sentence, str) for sentence in sentences) or len(widths) != 1 or None in widths:
         raise InputError(f'{path}: "sentence" must be text and "embedding" lists of numbers, all of one length')
-    return sentences, np.array(vectors, dtype=np.float32)
+    with np.errstate(over="ignore"):  # the caller refuses infinity
+        return sentences, np.array(vectors, dtype=np.float32)

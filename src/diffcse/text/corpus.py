@@ -22,7 +22,7 @@ from diffcse.text.digest import Plan
 from diffcse.text.formats import Rows, Wanted
 from diffcse.text.lines import normalise
 from diffcse.text.prose import check_language
-from diffcse.text.reader import Counts, Stored, reading_of
+from diffcse.text.reader import Counts, Stored, longest_line, reading_of
 from diffcse.text.sources import Source, find_sources
 from diffcse.text.store import Builder, Built, SourceFile, default_cache_dir
 from diffcse.text.strings import iter_strings
@@ -133,7 +133,7 @@ def read_corpus(
     text: Text = Text(),  # noqa: B008 - frozen
     documents: bool = False,
     cache_dir: Path | None = None,
-    max_line_bytes: int = 100_000,
+    max_line_bytes: int | None = None,
     processes: int | None = None,
 ) -> Corpus:
     """Read files of sentences; a second call with unchanged files opens the cached result.
@@ -149,7 +149,7 @@ def read_corpus(
             the value of ``text.document`` changes (a row without a value stands alone). Without such a column, it ends
             at each row without text, and after each line or cell that is split into sentences.
         cache_dir: folder of the cache folders; None: `default_cache_dir`. Needs about the size of the text.
-        max_line_bytes: the longest line, cell or split sentence. A longer one is not a sentence.
+        max_line_bytes: the longest line, cell or split sentence. None: that of `text`.
         processes: number of reading processes; None: as many as pay. The result does not depend on it.
 
     Raises:
@@ -161,7 +161,7 @@ def read_corpus(
     return Corpus.read(sources, plan, cache_dir=cache_dir, processes=processes)
 
 
-def text_plan(sources: Sequence[Source], text: Text, documents: bool, max_line_bytes: int) -> Plan:
+def text_plan(sources: Sequence[Source], text: Text, documents: bool, max_line_bytes: int | None = None) -> Plan:
     """The plan for files of sentences.
 
     Raises:
@@ -185,7 +185,8 @@ def text_plan(sources: Sequence[Source], text: Text, documents: bool, max_line_b
             ".jsonl or .parquet files."
         )
     document = text.document if documents else None
-    wanted = Wanted((text.column,), document, max_line_bytes, text.split_sentences, reading_of(text, max_line_bytes))
+    longest = longest_line(text, max_line_bytes)
+    wanted = Wanted((text.column,), document, longest, text.split_sentences, reading_of(text))
     return Plan(wanted, text.language if text.split_sentences else None, documents)
 
 

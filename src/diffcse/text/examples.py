@@ -26,7 +26,7 @@ from diffcse.config import Text
 from diffcse.errors import InputError
 from diffcse.text.digest import Plan
 from diffcse.text.formats import Rows, Wanted
-from diffcse.text.reader import Counts, Stored, reading_of
+from diffcse.text.reader import Counts, Stored, longest_line, reading_of
 from diffcse.text.sources import find_sources
 from diffcse.text.store import Builder, Built, Sentences
 from diffcse.text.strings import iter_strings
@@ -150,7 +150,7 @@ def read_examples(
     *,
     text: Text,
     cache_dir: Path | None = None,
-    max_line_bytes: int = 100_000,
+    max_line_bytes: int | None = None,
     processes: int | None = None,
 ) -> Examples:
     """Read labelled examples; a second call with unchanged files opens the cached result.
@@ -159,7 +159,7 @@ def read_examples(
         patterns: as for `read_corpus`, but only files with columns.
         text: names the columns: ``anchor``, ``positive`` and perhaps ``hard_negative``.
         cache_dir: folder of the cache folders; None: `default_cache_dir`.
-        max_line_bytes: the longest cell.
+        max_line_bytes: the longest cell; None: that of `text`.
         processes: number of reading processes; None: as many as pay. The result does not depend on it.
 
     Raises:
@@ -176,7 +176,7 @@ def read_examples(
                 "train without labels: leave text.anchor out."
             )
     columns = (text.anchor, text.positive, *([text.hard_negative] if text.hard_negative is not None else []))
-    plan = Plan(Wanted(columns, None, max_line_bytes, reading=reading_of(text, max_line_bytes)))
+    plan = Plan(Wanted(columns, None, longest_line(text, max_line_bytes), reading=reading_of(text)))
     return Examples.read(sources, plan, cache_dir=cache_dir, processes=processes)
 
 

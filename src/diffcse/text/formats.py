@@ -7,18 +7,28 @@ part; it needs only its block, so other processes can do it. `lines` states the 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from diffcse.errors import InputError
 from diffcse.text import hub
-from diffcse.text.lines import STRICT, Notes, Reading, decode_lines, read_blocks, remove_invisible
-from diffcse.text.sources import Source, open_unpacked
+from diffcse.text.lines import (
+    BLOCK_BYTES,
+    Notes,
+    decode_lines,
+    raise_limit,
+    read_blocks,
+    remove_invisible,
+)
+from diffcse.text.parquet import read_parquet
+from diffcse.text.rows import ROWS, kind_of, rows_of
+from diffcse.text.rows import Needed as Needed
+from diffcse.text.rows import Rows as Rows
+from diffcse.text.rows import Wanted as Wanted
+from diffcse.text.sources import Source
 from diffcse.text.tables import (
-    LONGEST_RECORD,
+    LONGEST_LIST,
     Row,
     check_columns,
     is_quoted_table,
@@ -26,82 +36,6 @@ from diffcse.text.tables import (
     table_rows,
     width_problem,
 )
-
-ROWS = 2048
-"""Rows in a block of the formats that are not cut by bytes."""
-Needed = Callable[[int, int], bool]
-"""Whether any of some rows of a file is needed: (number of the first, from 1; how many)."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which cells are read, and how."""
-
-    columns: tuple[str, ...]
-    document: str | None
-    """Column that names a row's document."""
-    max_bytes: int
-    is_prose: bool = False
-    """Cells are split into sentences later: then `max_bytes` limits the sentences, not the cells."""
-    reading: Reading = STRICT
-    kept: tuple[str, ...] = ()
-    """Columns that are handed on as they are; their cells need not be text."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All columns that are read: the texts', those that are kept, and the document's."""
-        return (*self.columns, *self.kept, *([self.document] if self.document else []))
-
-    @property
-    def kept_range(self) -> range:
-        """The places of `kept` in `names`."""
-        return range(len(self.columns), len(self.columns) + len(self.kept))
-
-    @property
-    def options(self) -> dict[str, str]:
-        """Column -> the option that names it."""
-        roles = ("anchor", "positive", "hard_negative") if len(self.columns) > 1 else ("column",)
-        return (
-            dict.fromkeys(self.kept, "keep")
-            | dict(zip(self.columns, roles, strict=False))
-            | ({self.document: "document"} if self.document else {})
-        )
-
-    @property
-    def longest(self) -> int:
-        """Bytes of the longest cell or line."""
-        return max(self.max_bytes, LONGEST_RECORD) if self.is_prose else self.max_bytes
-
-    @property
-    def advice(self) -> str:
-        """The end of the message about a cell or line that is too long."""
-        if self.is_prose:
-            return f"{self.longest:,}. Cut the text into paragraphs first."
-        return (
-            f"max_line_bytes = {self.longest:,}. Put one sentence on a line: split the text into sentences first, or "
-            "set text.split_sentences (--split-sentences)."
-        )
-
-
-@dataclass
-class Rows:
-    """Rows in order: `cells[c][i]` is column c of row i."""
-
-    cells: list[list[str]]
-    documents: list[str] | None = None
-    """The name of each row's document; "" for a row that stands alone."""
-    kept: Sequence[Any] = ()
-    """The kept columns: Arrow arrays from .parquet, lists of text or None from other files."""
-    numbers: Sequence[int] = ()
-    """Line (or row) of each row in the file, from 1."""
-    lines: int = 0
-    """Lines of the file in these rows, blank ones included; 0 if `numbers` were known when the block was read."""
-    bytes: int = 0
-    """Size of the text in UTF-8: whole lines, or the cells."""
-    notes: Notes = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.cells[0])
 
 
 @dataclass(frozen=True)
@@ -124,16 +58,16 @@ def read(source: Source, wanted: Wanted, needed: Needed | None = None) -> Iterat
         InputError: the source cannot be read, a column is missing, or a row is malformed.
     """
     if source.format in ("text", "jsonl"):
-        longest = wanted.longest if source.format == "text" else LONGEST_RECORD
+        longest = wanted.longest if source.format == "text" else wanted.longest_record
         notes: Notes = {}
         opens = True
-        for data in read_blocks(source.path, longest, wanted.reading.encoding, notes):
+        for data in read_blocks(source.path, longest, wanted.reading, notes):
             yield Block(source, data, int(opens), opens, dict(notes))
             notes.clear()
             opens = False
         return
     if source.format == "parquet":
-        for rows in _read_parquet(source, wanted, needed):
+        for rows in read_parquet(source, wanted, needed):
             yield Block(source, rows, rows.numbers[0])
         return
     readers = {"csv": _read_table, "tsv": _read_table, "json": _read_list, "hub": _read_hub}
@@ -192,8 +126,9 @@ def _parse_json(block: Block, data: bytes, wanted: Wanted) -> Rows:
     """One object a line."""
     name = block.source.name
     notes: Notes = {}
-    advice = f"{LONGEST_RECORD:,}. Put one object on a line."
-    lines = decode_lines(name, data, block.first, LONGEST_RECORD, advice, notes, wanted.reading.encoding)
+    longest = wanted.longest_record
+    advice = f"{longest:,}. Put one object on a line, or raise the limit: {raise_limit('max_line_bytes')}."
+    lines = decode_lines(name, data, block.first, longest, advice, notes, wanted.reading.encoding)
     numbered = [(number, line) for number, line in enumerate(lines, block.first) if line and not line.isspace()]
     objects = [
         _json_object(_load(line, f"{name}, line {number}"), block.source, number, wanted) for number, line in numbered
@@ -205,11 +140,13 @@ def _parse_json(block: Block, data: bytes, wanted: Wanted) -> Rows:
 
 def _read_list(source: Source, wanted: Wanted) -> Iterator[Rows]:
     """A .json file that is one list of objects; its rows are numbered from 1."""
-    data = b"".join(read_blocks(source.path, LONGEST_RECORD, wanted.reading.encoding, {}))
-    if len(data) > LONGEST_RECORD:
-        raise InputError(f"{source.name}: a list of more than {LONGEST_RECORD:,} bytes. Write one object a line.")
-    advice = f"{LONGEST_RECORD:,}. Write one object a line."
-    text = "\n".join(decode_lines(source.name, data, 1, LONGEST_RECORD, advice, {}))
+    longest, blocks, size = max(wanted.max_bytes, LONGEST_LIST), [], 0
+    for block in read_blocks(source.path, BLOCK_BYTES, wanted.reading, {}):
+        blocks.append(block)
+        size += len(block)
+        if size > longest:
+            raise InputError(f"{source.name}: a list of more than {longest:,} bytes. Write one object a line.")
+    text = "\n".join(decode_lines(source.name, b"".join(blocks), 1, longest, "", {}))
     values = _load(text, source.name)
     for first in range(0, len(values), ROWS):
         numbers = range(first + 1, min(first + ROWS, len(values)) + 1)
@@ -231,7 +168,7 @@ def _json_object(value: Any, source: Source, number: int, wanted: Wanted) -> dic
     if not isinstance(value, dict):
         example = json.dumps({wanted.columns[0]: "A sentence."})
         where = f"{source.name}, {source.unit} {number}"
-        raise InputError(f"{where}: {_kind(value)}, not an object. Write an object such as {example}.")
+        raise InputError(f"{where}: {kind_of(value)}, not an object. Write an object such as {example}.")
     return value
 
 
@@ -248,7 +185,7 @@ def _rows_of_objects(
     values = [[value.get(name) for value in objects] for name in wanted.names]
     for index in wanted.kept_range:
         values[index] = [_as_text(value) for value in values[index]]
-    return _rows_of(source, wanted, values, numbers)
+    return rows_of(source, wanted, values, numbers)
 
 
 def _as_text(value: Any) -> str | None:
@@ -256,49 +193,15 @@ def _as_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _rows_of(source: Source, wanted: Wanted, values: Sequence[Sequence[Any]], numbers: Sequence[int]) -> Rows:
-    """Rows from Python values, one list a column, the document's last."""
-    cells = [
-        [_cell(value, source, number, column) for value, number in zip(column_values, numbers, strict=True)]
-        for column, column_values in zip(wanted.columns, values, strict=False)
-    ]
-    documents = None
-    if wanted.document:
-        pairs = zip(values[-1], numbers, strict=True)
-        documents = [_document(value, source, number, wanted.document) for value, number in pairs]
-    return Rows(cells, documents, [values[index] for index in wanted.kept_range], numbers)
-
-
-def _cell(value: Any, source: Source, number: int, column: str) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    where = f"{source.name}, {source.unit} {number}, column {column!r}"
-    raise InputError(f"{where}: {_kind(value)}, not text. Choose a column of text (null counts as empty).")
-
-
-def _document(value: Any, source: Source, number: int, column: str) -> str:
-    if value is None or isinstance(value, (str, int, float)):
-        return "" if value is None else str(value)
-    where = f"{source.name}, {source.unit} {number}, column {column!r}"
-    raise InputError(f"{where}: {_kind(value)} cannot name a document. Choose a column of text or numbers.")
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number" if isinstance(value, (int, float)) else f"a {type(value).__name__}")
-
-
 # Tables
 
 
 def _table_lines(source: Source, wanted: Wanted, notes: Notes) -> Iterator[str]:
     first = 1
-    advice = f'{LONGEST_RECORD:,}. If quotes are text in this file, set text.quoting = "none" (--quoting none).'
-    encoding = wanted.reading.encoding
-    for block in read_blocks(source.path, LONGEST_RECORD, encoding, notes):
-        lines = decode_lines(source.name, block, first, LONGEST_RECORD, advice, notes, encoding)
+    longest, reading = wanted.longest_record, wanted.reading
+    advice = f"{longest:,}. If it is right, raise the limit: {raise_limit('max_line_bytes')}."
+    for block in read_blocks(source.path, longest, reading, notes):
+        lines = decode_lines(source.name, block, first, longest, advice, notes, reading.encoding)
         first += len(lines)
         yield from lines
 
@@ -350,57 +253,6 @@ def _table_block(batch: Sequence[Row], wanted: Wanted, notes: Notes) -> Rows:
 # .parquet and hub data sets
 
 
-def _read_parquet(source: Source, wanted: Wanted, needed: Needed | None) -> Iterator[Rows]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with open_unpacked(source.path) as opened, tempfile.TemporaryFile() as copy:
-        file: Any = opened
-        if source.path.suffix.lower() != ".parquet":  # pyarrow must seek, so a packed table is unpacked first
-            shutil.copyfileobj(opened, copy)
-            copy.seek(0)
-            file = copy
-        try:
-            parquet = pq.ParquetFile(file)
-            schema = parquet.schema_arrow
-            check_columns(source.name, schema.names, wanted.options)
-            for column in wanted.columns:
-                _check_type(source.name, column, schema.field(column).type)
-            number = 1
-            for groups, rows in _row_groups(parquet, whole=needed is None):
-                if needed and not needed(number, rows):
-                    number += rows
-                    continue
-                names = list(dict.fromkeys(wanted.names))
-                for batch in parquet.iter_batches(ROWS, groups, names, use_threads=False):
-                    arrays = [batch.column(column) for column in wanted.names]
-                    values = [x if i in wanted.kept_range else x.to_pylist() for i, x in enumerate(arrays)]
-                    yield _rows_of(source, wanted, values, range(number, number + batch.num_rows))
-                    number += batch.num_rows
-        except InputError:
-            raise
-        except (pa.ArrowException, OSError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise InputError(
-                f"{source.name}: not a whole .parquet file ({reason}). Copy, download or write the file again."
-            ) from error
-
-
-def _row_groups(parquet: Any, *, whole: bool) -> list[tuple[list[int], int]]:
-    """(row groups that are read together, their rows)"""
-    sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-    return [(list(range(len(sizes))), sum(sizes))] if whole else [([group], rows) for group, rows in enumerate(sizes)]
-
-
-def _check_type(name: str, column: str, kind: Any) -> None:
-    import pyarrow as pa
-
-    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    if not any(is_kind(inner) for is_kind in texts):
-        raise InputError(f"{name}, column {column!r} holds {kind}, not text. Choose a column of text (string).")
-
-
 def _read_hub(source: Source, wanted: Wanted) -> Iterator[Rows]:
     dataset = hub.parse(source.name)
     columns, data = hub.open_columns(dataset, source.stamp)
@@ -409,5 +261,5 @@ def _read_hub(source: Source, wanted: Wanted) -> Iterator[Rows]:
     for values in hub.stream(dataset, data, wanted.names, ROWS):
         for index in wanted.kept_range:
             values[index] = [_as_text(value) for value in values[index]]
-        yield _rows_of(source, wanted, values, range(number, number + len(values[0])))
+        yield rows_of(source, wanted, values, range(number, number + len(values[0])))
         number += len(values[0])

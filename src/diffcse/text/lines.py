@@ -25,13 +25,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from diffcse.config import Quoting
+from diffcse.config import PlainText, Quoting
 from diffcse.errors import InputError
 from diffcse.text.guess import encoding_advice, wide_advice
 from diffcse.text.sources import PACKED_STARTS, Transcoder, check_encoding, open_unpacked
 
 BLOCK_BYTES = 1 << 18
 _LINE_END_SAMPLE = 1 << 16
+_EXPANSION_FREE = 1 << 28
 INVISIBLE = re.compile("[\ufeff\u200b\u2060]")
 _BYTE_ORDER_MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (b"\xff\xfe\x00\x00", "utf-32"),
@@ -39,6 +40,14 @@ _BYTE_ORDER_MARKS = (  # UTF-32 first: its little-endian mark begins with that o
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
+
+
+_LIMITS = ("max_line_bytes", "max_blank_lines", "max_expansion")
+
+
+def raise_limit(name: str) -> str:
+    """How to raise a limit, in the words of both kinds of commands."""
+    return f"--set text.{name}=N in train, pretrain and doctor, --limits {name}=N elsewhere"
 
 
 @dataclass(frozen=True)
@@ -51,18 +60,56 @@ class Reading:
     """Whether double quotes enclose the cells of a .csv or .tsv file; see `tables`."""
     header: tuple[str, ...] = ()
     """Names of the columns of .csv and .tsv files whose first line is a row."""
+    max_line_bytes: int | None = None
+    """Longest line or cell in bytes. None: the reader's own limit."""
+    max_blank_lines: int = PlainText.max_blank_lines
+    """Most blank lines in a row, roughly."""
+    max_expansion: int = PlainText.max_expansion
+    """How many times its own size a packed file may unpack to."""
 
     @classmethod
-    def of(cls, encoding: str | None = None, quoting: Quoting = "auto", columns: str | None = None) -> Reading:
-        """Make it from options; `columns` are names with commas between them.
+    def of(
+        cls,
+        encoding: str | None = None,
+        quoting: Quoting = "auto",
+        columns: str | None = None,
+        limits: str | None = None,
+    ) -> Reading:
+        """Make it from options.
+
+        Args:
+            columns: names with commas between them.
+            limits: NAME=NUMBER with commas between them, such as "max_line_bytes=5000000".
 
         Raises:
-            InputError: an unknown encoding.
+            InputError: an unknown encoding, or no such limit.
         """
         if encoding is not None:
             check_encoding(encoding)
         header = tuple(name.strip() for name in columns.split(",")) if columns else ()
-        return cls(encoding, quoting, header)
+        numbers: dict[str, int] = {}
+        for part in limits.split(",") if limits else ():
+            name, _, value = map(str.strip, part.partition("="))
+            if name not in _LIMITS or not (value.isdecimal() and 0 < int(value) < 2**63):
+                raise InputError(f"--limits {part}: write NAME=NUMBER; the names are {', '.join(_LIMITS)}")
+            numbers[name] = int(value)
+        return cls(encoding, quoting, header, **numbers)
+
+    def check_blank(self, name: str, line: int, count: int) -> None:
+        """Raise `InputError` if `count` blank lines in a row, around line `line`, are too many."""
+        if count > self.max_blank_lines:
+            raise InputError(
+                f"{name}, near line {line}: more than {self.max_blank_lines:,} blank lines in a row. Remove them, or "
+                f"raise the limit: {raise_limit('max_blank_lines')}."
+            )
+
+    def check_expansion(self, path: Path, size: int) -> None:
+        """Raise `InputError` if `size` bytes are too many to come from the file `path`."""
+        if size > _EXPANSION_FREE and size > self.max_expansion * path.stat().st_size:
+            raise InputError(
+                f"{path}: unpacks to more than {self.max_expansion:,} times its size, which text does not. If it is "
+                f"right, raise the limit: {raise_limit('max_expansion')}."
+            )
 
 
 STRICT = Reading()
@@ -80,6 +127,7 @@ _NOTES = {  # kind -> (what is counted, what became of it)
     "replaced": ("line", "with bytes outside the encoding, read as U+FFFD"),
     "spanning": ("quoted cell", "with line breaks"),
     "unquoted": ("line", "with quoted cells, whose quotes were removed; --quoting none keeps them"),
+    "rebuilt": ("cached corpus", "that was damaged, read again from its files"),
     "quotes": ("line", "with a quote at the start of a cell, kept as text; --quoting csv reads quoted cells"),
 }
 
@@ -131,13 +179,14 @@ def _is_visible(character: str) -> bool:
 # Bytes -> blocks of lines
 
 
-def read_blocks(path: Path, longest: int, encoding: str | None, notes: Notes) -> Iterator[bytes]:
+def read_blocks(path: Path, longest: int, reading: Reading, notes: Notes) -> Iterator[bytes]:
     """Whole lines in UTF-8, about a block at a time, without the byte order mark.
 
     A line of more than `longest` bytes may be cut: `decode_lines` refuses it, and the rest need not be read.
 
     Raises:
-        InputError: the file cannot be read or unpacked, or is packed without the suffix.
+        InputError: the file cannot be read or unpacked, is packed without the suffix, unpacks to too much, or has too
+            many blank lines in a row.
     """
     with open_unpacked(path) as opened:
         file: Any = opened
@@ -147,9 +196,16 @@ def read_blocks(path: Path, longest: int, encoding: str | None, notes: Notes) ->
                 raise InputError(f"{path}, byte 0: packed text without its suffix. Add {suffix} to the file's name.")
         file.seek(0)
         marked = next((name for mark, name in _BYTE_ORDER_MARKS if head.startswith(mark)), None)
-        if encoding or marked:
-            file = Transcoder(file, encoding or str(marked))
-        yield from whole_lines(iter(lambda: file.read(BLOCK_BYTES), b""), longest, notes)
+        if reading.encoding or marked:
+            file = Transcoder(file, reading.encoding or str(marked))
+        size = lines = blank = 0
+        for block in whole_lines(iter(lambda: file.read(BLOCK_BYTES), b""), longest, notes):
+            size, ends = size + len(block), block.count(b"\n")
+            blank = blank + ends if block.isspace() else 0
+            reading.check_blank(str(path), lines + 1, blank)
+            reading.check_expansion(path, size)
+            lines += ends
+            yield block
 
 
 def whole_lines(chunks: Iterable[bytes], longest: int, notes: Notes) -> Iterator[bytes]:

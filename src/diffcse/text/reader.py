@@ -11,15 +11,17 @@ and to the `Plan`. It holds
 - ``offsets.npy``     (N + 1,) int64: sentence i is bytes ``offsets[i] : offsets[i + 1] - 1``
 - ``NAME.npy``        each array in `Stored.ARRAYS`
 - ``record.json``     format, hash, counts, sources, and the other fields
+- ``manifest.json``   size and SHA-256 of each of these files, checked when a run begins
 """
 
 from __future__ import annotations
 
 import io
 import json
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Self
 
@@ -27,6 +29,7 @@ import numpy as np
 
 from diffcse.config import Text
 from diffcse.errors import InputError
+from diffcse.files import is_whole, write_manifest
 from diffcse.text import store
 from diffcse.text.digest import Piece, Plan, digest, digest_sources, processes_for
 from diffcse.text.formats import Rows
@@ -102,7 +105,7 @@ class Stored(ABC):
 
     @classmethod
     def read(cls, sources: Sequence[Source], plan: Plan, *, cache_dir: Path | None, processes: int | None) -> Self:
-        """Open the cache folder of `sources`, or read them and build it.
+        """Open the cache folder of `sources`, or read them and build it. A folder that was changed is built again.
 
         Raises:
             InputError: a source cannot be read or is malformed, too little text, or the cache cannot be written.
@@ -110,10 +113,17 @@ class Stored(ABC):
         number = processes_for(sources, processes)
         key = [cls.__name__, asdict(plan), [source.stamp for source in sources]]
         folder = store.cache_folder(cache_dir, *key)
+        is_damaged = folder.exists() and not is_whole(folder)
+        if is_damaged:
+            shutil.rmtree(folder, ignore_errors=True)
         try:
             return cls.open(folder)
-        except InputError:  # missing or damaged
-            return store.build(folder, lambda temporary: cls._write(temporary, sources, plan, number), cls.open)
+        except InputError:  # missing, or of another version
+            stored = store.build(folder, lambda temporary: cls._write(temporary, sources, plan, number), cls.open)
+        if not is_damaged:
+            return stored
+        note = Note("rebuilt", 1, str(folder))
+        return replace(stored, counts=replace(stored.counts, notes=(*stored.counts.notes, note)))
 
     @classmethod
     def _write(cls, folder: Path, sources: Sequence[Source], plan: Plan, processes: int) -> None:
@@ -134,6 +144,7 @@ class Stored(ABC):
             "arrays": [name for name, array in arrays.items() if array is not None],
         }
         (folder / _RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_manifest(folder)
         store.limit_access(folder, [source.path for source in sources])
 
     @classmethod
@@ -187,12 +198,23 @@ def _open_array(file: Path) -> np.ndarray:
     return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
 
 
-def reading_of(text: Text, max_line_bytes: int) -> Reading:
+def reading_of(text: Text) -> Reading:
     """How files are read, from the options of a run.
 
     Raises:
-        InputError: an unknown encoding, or a limit below 1.
+        InputError: an unknown encoding.
     """
-    if max_line_bytes < 1:
-        raise InputError(f"max_line_bytes = {max_line_bytes}: must be at least 1.")
-    return Reading.of(text.encoding, text.quoting, text.columns)
+    reading = Reading.of(text.encoding, text.quoting, text.columns)
+    return replace(reading, max_blank_lines=text.max_blank_lines, max_expansion=text.max_expansion)
+
+
+def longest_line(text: Text, max_line_bytes: int | None) -> int:
+    """Bytes of the longest line or cell: as asked in the call, else as in `text`.
+
+    Raises:
+        InputError: less than 1.
+    """
+    longest = text.max_line_bytes if max_line_bytes is None else max_line_bytes
+    if longest < 1:
+        raise InputError(f"max_line_bytes = {longest}: must be at least 1.")
+    return longest

@@ -26,12 +26,12 @@ import numpy as np
 import numpy.typing as npt
 
 from diffcse.errors import InputError
-from diffcse.files import clear_dead, temporary_name
+from diffcse.files import clear_dead, sync_files, temporary_name
 from diffcse.text.digest import Piece
 from diffcse.text.lines import Note
 from diffcse.text.sources import Source
 
-FORMAT = 4  # part of the cache key: raise it when the rules for text or the files change
+FORMAT = 5  # part of the cache key: raise it when the rules for text or the files change
 WINDOW = 4096  # sentences handled at once
 
 T = TypeVar("T")
@@ -260,6 +260,7 @@ def build(folder: Path, fill: Callable[[Path], None], open_folder: Callable[[Pat
     try:
         temporary.mkdir(parents=True)
         fill(temporary)
+        sync_files(temporary)
         return _move_into_place(temporary, folder, open_folder)
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)

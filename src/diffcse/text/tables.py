@@ -21,8 +21,10 @@ from diffcse.config import Quoting
 from diffcse.errors import InputError
 from diffcse.text.lines import Notes, add_note
 
-LONGEST_RECORD = 1 << 26
+LONGEST_RECORD = 1 << 24
 """Longest line of a .csv or .jsonl file in bytes, and longest text that is split into sentences."""
+LONGEST_LIST = 1 << 26
+"""Longest .json list in bytes."""
 _CLOSED = re.compile('"(?:[^"]|"")*"')
 
 Row = tuple[int, list[str]]
