@@ -16,6 +16,7 @@ from diffcse.errors import InputError
 from diffcse.evaluation import sts
 from diffcse.evaluation.data import find_sets
 from diffcse.evaluation.sts import PairSet, read_pairs, score_cosines, score_sts
+from diffcse.text.lines import INVISIBLE
 
 GOOD = '5.0\tA man is "dancing.\tA man dances.\tvideo\n0\tOne.\tTwo.\tvideo\n2.5\tA"\tB\tforum\n'
 
@@ -117,7 +118,8 @@ def test_any_text_without_tabs_and_line_ends_comes_back(rows):
             read_bytes(data)
         return
     pairs = read_bytes(data)
-    assert list(zip(pairs.scores.tolist(), pairs.first, pairs.second, strict=True)) == rows
+    expected = [(score, *(INVISIBLE.sub("", part) for part in parts)) for score, *parts in rows]
+    assert list(zip(pairs.scores.tolist(), pairs.first, pairs.second, strict=True)) == expected
 
 
 PIECES = [b"\t", b"\n", b"\r\n", b"1", b"2.5", b"nan", b"a", b'"', b"\xef\xbb\xbf", b"\xff", b" "]
