@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from diffcse.record import read_record
 from diffcse.training import selection
 from diffcse.training.run import run
 from tests.models import SENTENCES, save_tiny
-from tests.training.rank_cases import DOCUMENTS, PRETRAINED, label_free, resumable
+from tests.training.rank_cases import DOCUMENTS, PRETRAINED, EndsAt4, label_free, resumable
 
 ROOT = Path(__file__).parents[2]
 MAIN = "import sys; from tests.training.rank_cases import main; main(sys.argv[1])"
@@ -98,8 +99,9 @@ def close(entries, plain, tolerance):
 def test_a_run_that_judges_itself(bench, two, monkeypatch):
     monkeypatch.setattr(selection, "SHARE", 0.2)
     monkeypatch.setattr(selection, "FEWEST", 5)
-    alone = run(label_free(bench / "tiny"), DOCUMENTS, bench / "alone").record
+    alone = run(label_free(bench / "tiny"), DOCUMENTS, bench / "alone", callbacks=[EndsAt4()]).record
     together = read_record(bench / "label_free" / "run.json")
+    assert together.scores["steps"] == 4
     assert "label_free" in together.scores
     close(together.log, alone.log, 1e-3)
     for result in two:
@@ -211,7 +213,7 @@ def test_killed_stopped_and_resumed_is_the_whole_run(bench, two):
     _, errors = process.communicate(timeout=60)
     assert read_record(bench / "run" / "run.json").status == "stopped"
     assert errors.count("stopping after this step") == errors.count("stopped after step") == 1
-    assert list((bench / "run" / "checkpoints").glob("step-*"))
+    shutil.copytree(bench / "run", bench / "continued by one")
 
     machines = [launch(bench, "--resume", place=place) for place in two_machines()]
     (output, errors), (silent, _) = (machine.communicate(timeout=120) for machine in machines)
@@ -219,3 +221,8 @@ def test_killed_stopped_and_resumed_is_the_whole_run(bench, two):
     assert output.count("by 2 processes") == 1
     assert not silent
     assert shipped(bench / "run") == shipped(bench / "whole")
+
+    settings = resumable(bench / "tiny", bench / "dev.tsv")
+    alone = run(settings, [bench / "text.txt"], bench / "continued by one", resume=True).record
+    assert [line for line in alone.warnings if line.startswith("processes: 2 ")]
+    assert alone.scores["steps"] == 24

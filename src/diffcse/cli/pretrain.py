@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pretrain:
-    """Make a small language model from scratch, to start an encoder from or as a generator; or train one further."""
+    """Make a small language model from scratch, to start an encoder from or as a generator; or train one further.
+
+    Several processes: torchrun --nproc-per-node N --no-python diffcse pretrain ...
+    """
 
     COMMON: ClassVar = (
         *("output", "recipe", "settings.objective", "settings.model", "settings.tokenizer", "settings.vocabulary"),

@@ -34,7 +34,10 @@ from diffcse.record import verdict
 
 @dataclass(frozen=True)
 class Train:
-    """Train a sentence encoder on plain text, without labels; or on pairs and triplets."""
+    """Train a sentence encoder on plain text, without labels; or on pairs and triplets.
+
+    Several processes: torchrun --nproc-per-node N --no-python diffcse train ...
+    """
 
     COMMON: ClassVar = (
         *("output", "method.model", "recipe", "text.column", "training.dev", "training.max_steps", "training.epochs"),
