@@ -202,3 +202,12 @@ def test_similarity_mistakes(capsys, tiny, tmp_path):
         code, out, err = run(capsys, "similarity", *arguments)
         assert (code, says in err) == (2, True), err
         assert out == ""
+
+
+def test_the_example_for_datasets_map(tiny):
+    import datasets
+
+    encoder = load(tiny, pooling="mean")
+    rows = datasets.Dataset.from_dict({"text": SENTENCES})
+    rows = rows.map(lambda batch: {"embedding": diffcse.encode(encoder, batch["text"])}, batched=True, batch_size=32)
+    np.testing.assert_allclose(np.array(rows["embedding"]), encoder(SENTENCES), atol=1e-5)

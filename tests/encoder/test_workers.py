@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from diffcse.encoder import stream, workers
+from diffcse.encoder import inputs, stream, workers
 from diffcse.encoder.encode import Encoder
 from diffcse.encoder.stream import embed
 from diffcse.errors import InputError
@@ -24,7 +24,7 @@ def tiny():
 
 
 def test_rows_of_two_processes_are_those_of_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "BLOCK", 5)
+    monkeypatch.setattr(inputs, "BLOCK", 5)
     encoder, taken, ahead = tiny(), [0], []
 
     def sentences():
@@ -48,7 +48,7 @@ def test_rows_of_two_processes_are_those_of_one(tmp_path, monkeypatch):
 
 
 def test_a_worker_that_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "BLOCK", 5)
+    monkeypatch.setattr(inputs, "BLOCK", 5)
     encoder = tiny()
 
     def sentences():
@@ -63,7 +63,7 @@ def test_a_worker_that_is_killed(tmp_path, monkeypatch):
     path.write_bytes(b"old")
     monkeypatch.setattr(stream, "rows_by_workers", lambda e, b, _, **rest: workers.rows_by_workers(e, b, 1, **rest))
     with pytest.raises(InputError, match="one of 1 worker processes"):
-        embed(encoder, sentences(), path, workers=2)  # one is enough, and is there sooner
+        embed(encoder, sentences(), path, overwrite=True, workers=2)  # one is enough, and is there sooner
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["out.npy"]
 

@@ -36,6 +36,7 @@ ROWS_PER_PART = 50_000
 """A kill loses at most one unfinished part."""
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 _NAMES = {
+    "engine": "--engine",
     "fingerprint": "model",
     "precision": "--precision",
     "pooling": "--pooling",
@@ -193,7 +194,16 @@ def check_folder(folder: Path, sentences: Sentences, rows_per_part: int, shard: 
         raise InputError("--overwrite: would remove the parts of the other shards. Remove the folder yourself first")
     plan = read_plan(folder)
     if plan and not overwrite:
-        agree(folder, plan, {"column": sentences.column, "keep": list(sentences.keep), "rows_per_part": rows_per_part})
+        agree(
+            folder,
+            plan,
+            {
+                "engine": "local",
+                "column": sentences.column,
+                "keep": list(sentences.keep),
+                "rows_per_part": rows_per_part,
+            },
+        )
         describe_inputs(folder, sentences.sources, plan)
 
 

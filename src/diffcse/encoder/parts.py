@@ -127,6 +127,7 @@ def settings_of(
 ) -> dict[str, Any]:
     """What must agree between all processes that write to one folder. What is easily mistaken comes first."""
     return {
+        "engine": "local",
         "model": name,
         "device": encoder.model.device.type,
         "precision": "bf16" if bf16 else "fp32",

@@ -1,0 +1,89 @@
+"""Ray Data gives the rows of our own loop, each once, also when a worker and the driver were killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from pyarrow import parquet
+
+from diffcse.encoder.inputs import Sentences
+from diffcse.encoder.load import load
+from diffcse.errors import InputError
+from tests.models import SENTENCES, save_tiny
+
+pytest.importorskip("ray")
+
+DRIVER = """
+import sys, time
+from diffcse.encoder.inputs import Sentences
+from diffcse.integrations import ray_data
+
+call = ray_data._Embedder.__call__
+def slowly(self, table):
+    time.sleep(1)
+    return call(self, table)
+ray_data._Embedder.__call__ = slowly
+model, text, folder = sys.argv[1:]
+ray_data.embed_on_ray(model, Sentences([text]), folder, pooling="mean", rows_per_part=40)
+"""
+
+
+def run(*arguments):
+    return subprocess.Popen([sys.executable, "-c", DRIVER, *map(str, arguments)], start_new_session=True)
+
+
+def files(folder):
+    return [*folder.glob("*.parquet")]
+
+
+def wait(condition, seconds=240):
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "took too long"
+        time.sleep(0.2)
+    return value
+
+
+def actor_of(driver):
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        if "MapWorker" in " ".join(process.cmdline()):
+            return process
+    return None
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_killed_workers_and_drivers_leave_every_row_once(tmp_path):
+    model = save_tiny(tmp_path / "model", "bert")
+    lines = [f"{sentence} {i}" for i in range(10) for sentence in SENTENCES]
+    (tmp_path / "text.txt").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    driver = run(model, tmp_path / "text.txt", out)
+    wait(lambda: files(out))
+    os.kill(wait(lambda: actor_of(driver)).pid, signal.SIGKILL)
+    before = len(files(out))
+    wait(lambda: len(files(out)) > before or driver.poll() is not None)
+    assert driver.poll() is None, f"the driver ended by itself with code {driver.returncode}, {len(files(out))} files"
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    rows_before = sum(parquet.read_metadata(file).num_rows for file in files(out))
+    assert 0 < rows_before < len(lines)
+    assert run(model, tmp_path / "text.txt", out).wait(300) == 0
+    table = parquet.read_table(files(out)).sort_by("id")
+    assert table["id"].to_pylist() == list(range(len(lines)))
+    assert table["text"].to_pylist() == lines
+    rows = np.array(table["embedding"].to_pylist(), dtype=np.float32)
+    np.testing.assert_allclose(rows, load(model, pooling="mean")(lines), atol=1e-5)
+
+
+def test_what_ray_cannot_do_is_refused_before_it_starts(tmp_path):
+    from diffcse.integrations.ray_data import embed_on_ray
+
+    (tmp_path / "a.csv").write_text("text,id\na,1\n")
+    with pytest.raises(InputError, match="--store int8"):
+        embed_on_ray("mini", Sentences([tmp_path / "a.csv"]), tmp_path / "out", store="int8")
