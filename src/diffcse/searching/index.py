@@ -106,6 +106,8 @@ class Index:
                 check_new(place, resume=resume)
                 sides.check(record, place.uri)
                 _check_same(record, rows, place)
+                if record.pending is None:  # killed after its last write: nothing is missing
+                    return cls.open(place.uri, model=sides.encoder)
             table = Table.create(place, rows.schema, record.dimension, record.similarity)
             index = cls(place, record, table, sides.encoder)
             index._sides = sides
@@ -260,7 +262,9 @@ class Index:
         with self._changing(resume=resume):
             if resume:
                 _check_same(self.record, rows, self._place)
-            else:
+            if self.record.pending is None:
+                if resume:  # killed after its last write: nothing is missing
+                    return 0
                 self._set(pending=_pending(rows, self.record.rows, self.record.next_row))
             self._append(rows, resume, speed, report)
             self._table.merge()
@@ -280,7 +284,7 @@ class Index:
         with self._changing():
             count = self._table.delete(where)
             self._table.merge()
-            self._set(version=self._table.version, rows=len(self._table), pending=None)
+            self._set(version=self._table.version, rows=len(self._table), pending=None, finished=None)
         return count
 
     def build_ann(self, kind: AnnKind, *, report: Report = _silent) -> float:
@@ -343,7 +347,11 @@ class Index:
             self._table.index_words(self.record.language)
         facts = self._measured(ann, count, report) if ann and count >= LEAST_ROWS else self.record.ann
         next_row = max(self.record.next_row, self._next_row(count))
-        self._set(version=self._table.version, rows=count, ann=facts, pending=None, next_row=next_row)
+        pending = self.record.pending
+        finished = pending["identity"] if pending else self.record.finished
+        self._set(
+            version=self._table.version, rows=count, ann=facts, pending=None, finished=finished, next_row=next_row
+        )
 
     def _next_row(self, count: int) -> int:
         pending = self.record.pending
@@ -379,12 +387,9 @@ class _Change:
             index.record = record
             index._table = Table.open(index._place, None, record.similarity)
             index._table.protect(record.version)
-            if self.resume and record.pending is None:
-                raise InputError(
-                    f"{index._place.uri}: no unfinished run, so there is nothing to resume. Leave --resume out"
-                )
             if not self.resume:
                 index._table.restore(record.version)
+                index.record = replace(record, pending=None)
         except BaseException:
             self.lock.__exit__(None, None, None)
             raise
@@ -401,12 +406,12 @@ def _pending(rows: Rows, count: int, next_row: int) -> dict[str, Any]:
 
 
 def _check_same(record: Record, rows: Rows, place: Place) -> None:
-    """Check that a resumed run has the input of the run that was killed."""
-    identity = (record.pending or {}).get("identity")
+    """Check that a resumed run has the input of the run that was killed, or of the last one that finished."""
+    identity = record.finished if record.pending is None else record.pending["identity"]
     if identity is None or identity != rows.identity:
         raise InputError(
-            f"{place.uri}: the unfinished run had other input or other --column and --keep. Give the same files, "
-            "unchanged, or a new --output"
+            f"{place.uri}: the run to resume had other input or other --column and --keep. Give the same files, "
+            "unchanged, or leave --resume out"
         )
 
 

@@ -171,6 +171,8 @@ class Record:
     """kind, nprobes, refine_factor and recall of the approximate index; None: search is exact."""
     pending: dict[str, Any] | None = None
     """The unfinished run: its input, and the rows and the next row number at its start."""
+    finished: Any = None
+    """The input of the last finished run; None if rows were deleted since."""
     next_row: int = 0
     """The number of the next row; numbers of deleted rows are not used again."""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -201,22 +203,20 @@ class Record:
 
 
 def check_new(place: Place, *, resume: bool) -> None:
-    """Check that a new index can be made at `place`, or an unfinished one be continued.
+    """Check that a new index can be made at `place`; with `resume` also that an unfinished one may be continued.
 
     Raises:
-        InputError: LanceDB is missing, the output exists, or there is nothing to resume.
+        InputError: LanceDB is missing, or the output exists.
     """
     require_extra()
     record = Record.read(place)
-    if record is None:
-        if resume:
-            raise InputError(f"{place.uri}: no unfinished index, so there is nothing to resume. Leave --resume out")
-    elif record.version is not None:
+    if record is None or resume:
+        return
+    if record.version is not None:
         raise InputError(f"{place.uri}: an index exists. Add to it with --add, or give another --output")
-    elif not resume:
-        raise InputError(
-            f"{place.uri}: a run that makes this index was stopped. Continue it with --resume, or give another --output"
-        )
+    raise InputError(
+        f"{place.uri}: a run that makes this index was stopped. Continue it with --resume, or give another --output"
+    )
 
 
 def check_queries(queries: Sequence[str], k: int) -> None:
