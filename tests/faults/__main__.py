@@ -8,8 +8,6 @@ Nothing is printed but the table and what went wrong; inputs that crash a reader
 from __future__ import annotations
 
 import argparse
-import os
-import pickle
 import sys
 import tempfile
 import time
@@ -20,33 +18,10 @@ from tests.faults import kills, mutate, server
 BEGIN, END = "<!-- made by make faults -->", "<!-- end of the table -->"
 
 
-def fuzz_apart(name: str, folder: Path, count: int, seed: int, kept: Path) -> mutate.Findings:
-    """`mutate.fuzz` in a forked child: native code that ends the process is a crash of the reader."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read)
-        code = 1
-        try:
-            with os.fdopen(write, "wb") as pipe:
-                pickle.dump(mutate.fuzz(name, folder, count, seed, kept), pipe)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        data = pipe.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status:
-        return mutate.Findings(name, crashes=[f"the process ended with {status}"])
-    found: mutate.Findings = pickle.loads(data)
-    return found
-
-
 def table(trials: list[kills.Trials], readers: list[mutate.Findings]) -> str:
     """Both tables as Markdown."""
     lines = [
-        "| command | kills at random moments | kills at a file operation | disk errors | continued to the same | problems |"
+        "| command | kills at random | kills at a file operation | disk errors | continued to the same | problems |"
     ]
     lines += ["|---|---|---|---|---|---|"]
     for one in trials:
@@ -75,11 +50,15 @@ def main() -> None:
     server.preload()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        mutate.prepare(server.fresh(folder / "inputs"))
+        server.apart(mutate.prepare, server.fresh(folder / "inputs"))
         each = -(-options.mutations // len(mutate.READERS))
         readers = []
         for name in mutate.READERS:
-            readers.append(fuzz_apart(name, folder / "inputs", each, options.seed, options.kept.absolute()))
+            try:
+                found = server.apart(mutate.fuzz, name, folder / "inputs", each, options.seed, options.kept.absolute())
+            except RuntimeError as error:  # native code ended the process
+                found = mutate.Findings(name, crashes=[str(error)])
+            readers.append(found)
             for crash in sorted(set(readers[-1].crashes))[:10]:
                 print(f"{name}: {crash}", flush=True)
         share = -(-options.kills // len(kills.SCENARIOS))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.scenarios import SCENARIOS, Scenario, prepare
-from tests.faults.server import Ended, Fault, fresh, run
+from tests.faults.server import Ended, Fault, apart, fresh, run
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Bench:
         self.ended = self._run(self._begin(), Fault())
         if self.ended.code:
             raise RuntimeError(f"{scenario.name}: fails without a fault: {self.ended.text[-1000:]}")
-        self.expected = scenario.outcome(self.place)
+        self.expected = apart(scenario.outcome, self.place)
 
     def _begin(self) -> Path:
         shutil.rmtree(self.place, ignore_errors=True)
@@ -71,7 +71,7 @@ class Bench:
         if after.code:
             return [*problems, f"{fault}: does not continue, exit code {after.code}: {_last(after)}"]
         try:
-            same = self.scenario.outcome(place) == self.expected
+            same = apart(self.scenario.outcome, place) == self.expected
         except Exception as error:
             return [*problems, f"{fault}: result cannot be read: {error}"]
         return problems if same else [*problems, f"{fault}: continued to another result"]
