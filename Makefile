@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 comma := ,
 
-.PHONY: quickstart test test-optional check format bench clean
+.PHONY: quickstart test test-optional faults check format bench clean
 
 quickstart: .venv/.installed
 	$(BIN)/diffcse quickstart --output quickstart --resume
@@ -14,6 +14,10 @@ test: .venv/.installed-test
 # Also the tests that need a browser, Ray, OpenVINO, mteb or a real encoder. Several hundred megabytes to install.
 test-optional: .venv/.installed-optional
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
+# Kills, errors of the disk and damaged inputs: about two hours. What crashes a reader is kept in faults/.
+faults: .venv/.installed-test
+	$(BIN)/python -W ignore -m tests.faults --table docs/reliability.md
 
 check: .venv/.installed-check
 	$(BIN)/ruff format --check .
