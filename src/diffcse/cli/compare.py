@@ -121,8 +121,7 @@ class Compare:
 
         if self.texts is self.pairs is self.graded is None:
             return None
-        names = {"column": self.column, "label": self.label, "answer": self.answer}
-        return own_data(self.texts, self.pairs, self.graded, **names)
+        return own_data(self.texts, self.pairs, self.graded, column=self.column, label=self.label, answer=self.answer)
 
     def _train(self, console: Console) -> list[Source]:
         from diffcse.tables.recipes import train_recipes

@@ -35,12 +35,20 @@ Values = npt.NDArray[np.float64]
 class OwnData(Protocol):
     """A user's own data, which scores an encoder by one value an item: a query, a question or a pair."""
 
-    name: str
-    sha256: str
-    empty: int
-    """Rows left out because a cell is blank."""
     score: ClassVar[str]
     """Name of the main score; the first key of `values`."""
+
+    @property
+    def name(self) -> str:
+        """The name of the file, or the kind of the table."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash (hex) of what is measured."""
+
+    @property
+    def empty(self) -> int:
+        """Rows left out because a cell is blank."""
 
     @property
     def sentences(self) -> list[str]:

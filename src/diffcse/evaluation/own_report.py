@@ -166,8 +166,10 @@ def with_starts(
     notes = []
     for source in sources:
         record = read_record(Path(source) / "run.json") if (Path(source) / "run.json").is_file() else None
-        model = record.config["method"]["model"] if record is not None and record.kind == "train" else None
-        if model is None or model in starts or model in map(str, sources):
+        if record is None or record.kind != "train":
+            continue
+        model = record.config["method"]["model"]
+        if model in starts or model in map(str, sources):
             continue
         try:
             starts[model] = load_candidate(model, pooling=pooling or record.config["method"]["pooling"])

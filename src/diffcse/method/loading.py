@@ -192,7 +192,7 @@ def may_have_pooler(folder: Path) -> bool:
         kind = AutoModel._model_mapping[type(AutoConfig.from_pretrained(folder))]
     except (OSError, ValueError, KeyError):
         return True
-    return "add_pooling_layer" in inspect.signature(kind.__init__).parameters
+    return "add_pooling_layer" in inspect.signature(kind).parameters
 
 
 def has_pooler(model: Any) -> bool:

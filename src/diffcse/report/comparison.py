@@ -17,7 +17,7 @@ CHECKPOINTS = {
     "best": ("Best step by dev score", "the weights in model/, chosen by the run's dev set"),
     "held_out": ("Best step by held-out text", "the weights in model/, chosen without labels"),
     "last": ("After the last step", "no score chose these weights"),
-    "given": ("As given", "scores from files, which do not say how the weights were chosen"),
+    "given": ("As given", "scores of what ships, or of files, which do not say how the weights were chosen"),
 }
 _MARKS = {"better": " ▲", "worse": " ▼", "tie": " =", None: ""}
 

@@ -222,7 +222,7 @@ def _train(
         report=_log_report(inputs.steps, record, report),
         callbacks=callbacks,
         on_step=lambda step: report("step", {"step": step, "steps": inputs.steps}),
-        gives_up=lambda log: gives_up(log, panel and panel.select, config.training.patience),
+        gives_up=lambda log: gives_up(log, panel.select if panel else None, config.training.patience),
         ranks=ranks,
     )
     loop.run(checkpoint)

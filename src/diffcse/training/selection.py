@@ -46,7 +46,10 @@ class Judge(Protocol):
 
     name: str
     """Name of its score in the log: "dev" or "label_free"."""
-    metric: str
+
+    @property
+    def metric(self) -> str:
+        """What it measures."""
 
     def source(self) -> dict[str, Any]:
         """What it judges by, for the record."""
