@@ -127,7 +127,7 @@ class LiveLine:
         """One line of output that is replaced; the last one stays."""
         if self._cell is not None and share != 1 and time.monotonic() - self._printed < _PAUSE:
             return
-        from IPython.display import HTML, display
+        from IPython.display import HTML, display  # type: ignore[import-not-found,unused-ignore]
 
         self._printed = time.monotonic()
         bar = "" if share is None else f"<progress value='{share:.4f}' max='1'></progress> "

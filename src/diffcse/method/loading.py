@@ -189,7 +189,7 @@ def _load_whole(source: str | Path, pooler: bool) -> PreTrainedModel:
 def may_have_pooler(folder: Path) -> bool:
     """Whether the architecture of a checkpoint can have a pooler head; True where the folder does not say."""
     try:
-        kind = AutoModel._model_mapping[type(AutoConfig.from_pretrained(folder))]
+        kind: Any = AutoModel._model_mapping[type(AutoConfig.from_pretrained(folder))]
     except (OSError, ValueError, KeyError):
         return True
     return "add_pooling_layer" in inspect.signature(kind).parameters
