@@ -1,5 +1,6 @@
 """diffcse index and diffcse search, as a person types them."""
 
+import io
 import json
 
 import pytest
@@ -48,6 +49,31 @@ def test_index_then_search(capsys, tiny, table, tmp_path):
     code, out, _ = run(capsys, "index", "--output", place, "--delete", "lang = 'de'")
     assert code == 0
     assert f"{2 * len(SENTENCES[1::2])} are left" in out
+
+
+def test_a_folder_that_embed_has_not_finished_is_refused(capsys, tiny, table, tmp_path):
+    made = ("embed", tiny, table, "--column", "title", "--pooling", "mean", "--output", tmp_path / "parts")
+    assert run(capsys, *made, "--rows-per-part", 20, "--shard", "1/2")[0] == 0
+    build = ("index", tmp_path / "parts", "--model", tiny, "--pooling", "mean", "--output", tmp_path / "index")
+    for reads in (build, ("explore", tmp_path / "parts", "--output", tmp_path / "m.html")):
+        code, _, err = run(capsys, *reads)
+        assert code == 2
+        assert "parts: parts are missing" in err
+    assert not (tmp_path / "index").exists()
+    assert run(capsys, *made, "--rows-per-part", 20)[0] == 0
+    code, out, err = run(capsys, *build)
+    assert (code, err) == (0, "")
+    assert f"{len(SENTENCES)} rows," in out
+
+
+def test_text_of_standard_input_and_a_limit_that_is_raised(capsys, tiny, tmp_path, monkeypatch):
+    long = "cat " * 300_000
+    options = ("--model", tiny, "--pooling", "mean", "--output", tmp_path / "index")
+    for more, expected in (((), 2), (("--limits", "max_line_bytes=2000000"), 0)):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"the cat\n{long}\n".encode())))
+        code, _, err = run(capsys, "index", "-", *options, *more)
+        assert code == expected
+        assert ("--limits max_line_bytes=N in embed, evaluate, index" in err) == bool(expected)
 
 
 def test_json_has_one_object_a_query(capsys, index, tiny, tmp_path):

@@ -186,6 +186,20 @@ def test_vectors_that_embed_wrote(tiny, tmp_path):
     wide = load(save_tiny(tmp_path / "wide", "bert", hidden=16), pooling="mean")
     with pytest.raises(InputError, match=r"v\.parquet.*32.*16"):
         Index.build(tmp_path / "v.parquet", tmp_path / "no2", model=wide)
+    narrow = pa.table({"id": columns["id"], "text": TEXTS, "embedding": vectors[:, :16].tolist()})
+    pq.write_table(narrow, tmp_path / "w.parquet")
+    for call in (
+        lambda: Index.build([tmp_path / "v.parquet", tmp_path / "w.parquet"], tmp_path / "no6", model=tiny),
+        lambda: search([tmp_path / "v.parquet", tmp_path / "w.parquet"], "the cat", model=tiny),
+    ):
+        with pytest.raises(InputError, match=r"w\.parquet, row 1: its embeddings have 16 numbers"):
+            call()
+    ragged = [row.tolist() for row in vectors]
+    ragged[10].append(0.0)
+    ragged[11].pop()
+    pq.write_table(pa.table({"text": TEXTS, "embedding": ragged}), tmp_path / "r.parquet")
+    with pytest.raises(InputError, match=r"r\.parquet.*two lengths"):
+        Index.build(tmp_path / "r.parquet", tmp_path / "no5", model=tiny)
     vectors[7, 3] = np.nan
     flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=kind)
     pq.write_table(pa.table({"embedding": flat}), tmp_path / "n.parquet")
@@ -235,7 +249,8 @@ def test_a_damaged_index(tiny, tmp_path):
             Index.open(place, model=tiny).search("the cat")
     data.write_bytes(whole)
     assert Index.open(place, model=tiny).search("the cat")
-    for text in ("", "{}", '{"schema": 1}'):
+    record = json.loads((place / "index.json").read_text())
+    for text in ("", "{}", '{"schema": 1}', json.dumps({**record, "rows": "many"}), json.dumps({**record, "ann": [1]})):
         (place / "index.json").write_text(text)
         with pytest.raises(InputError, match=r"index\.json: damaged"):
             Index.open(place)
@@ -259,7 +274,10 @@ def test_an_approximate_index_states_its_recall(tiny, tmp_path, kind):
     exact, near = (index.search("the cat", k=5, exact=exact) for exact in (True, False))
     assert [hit.row for hit in exact] == ranking(tiny, "the cat")[:5]
     assert len({hit.row for hit in exact} & {hit.row for hit in near}) >= 3
-    assert len(index.search("the cat", k=5, where="row < 7")) == 5
+    index.record = replace(index.record, ann={**index.record.ann, "nprobes": 1})
+    hits = index.search("the cat", k=5, where="row < 7")  # most of these rows are in cells that no probe reads
+    assert {hit.row for hit in hits} <= set(range(7))
+    assert len(hits) == 5
     assert len(index.search("the cat", k=250)) == 250
     assert len(index.search("the cat", k=3, hybrid=True)) == 3
     assert index.add(["a new zebra"]) == 1

@@ -57,6 +57,8 @@ def test_tables_in_memory():
         ({"a": ["a"]}, {}, "no column 'text'"),
         (["a"], {"keep": ["n"]}, "no columns"),
         ({"text": ["a"], "row": [1]}, {"keep": ["row"]}, "--keep row"),
+        ({"text": ["a"], "title": ["b"]}, {"column": "title", "keep": ["text"]}, "--keep text"),
+        ({"text": ["a"], "a.b": [1]}, {"keep": ["a.b"]}, "--keep a.b"),
         ({"text": ["a"], "_x": [1]}, {"keep": ["_x"]}, "--keep _x"),
         (["a"], {"vectors": [[1.0], [2.0]]}, "vectors: of shape"),
         ({"text": ["a", "b"], "n": [1, "x"]}, {"keep": ["n"]}, "column 'n'"),

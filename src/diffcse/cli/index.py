@@ -28,7 +28,8 @@ class Index:
     """
 
     texts: Annotated[Positional[tuple[str, ...]], arg(metavar="TEXT...", help_behavior_hint="")] = ()
-    """Files or globs of text, as for `diffcse embed`; or what it wrote: .parquet with a column embedding."""
+    """Files or globs of text, as for `diffcse embed`, or "-" for lines of standard input; or what it wrote: .parquet
+    with a column embedding."""
     model: str | None = None
     """Model folder, run of `diffcse train`, hub id, or "mini". With --add: unset, the model that made the index."""
     output: str | None = None
@@ -57,6 +58,8 @@ class Index:
     is consistently quoted."""
     columns: str | None = None
     """Names of all columns, with commas between them, for .csv and .tsv files without a header."""
+    limits: str | None = None
+    """Raise the limits of the reader, such as max_line_bytes=5000000; docs/text.md has their names."""
     pooling: EncoderPooling | None = None
     """Overrides the folder's pooling; required for a plain checkpoint."""
     precision: Precision = "auto"
@@ -82,7 +85,7 @@ class Index:
         keep = [name.strip() for name in self.keep.split(",") if name.strip()] if self.keep else []
         if self.add:
             keep = self._kept(place)
-        reading = Reading.of(self.encoding, self.quoting, self.columns)
+        reading = Reading.of(self.encoding, self.quoting, self.columns, self.limits)
         self._fill(console, place, file_rows(self.texts, self.column, keep, reading))
 
     def _checked(self) -> Place:
@@ -106,7 +109,7 @@ class Index:
         for name in ("batch_tokens", "workers"):
             if (getattr(self, name) or 1) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
-        check_files(text for text in self.texts if not Path(text).is_dir())
+        check_files(text for text in self.texts if text != "-" and not Path(text).is_dir())
         if self.model is not None:
             check_model(self.model, "--model")
         require_extra()

@@ -94,6 +94,18 @@ def part_files(folder: Path) -> dict[int, Path]:
     return dict(sorted((int(match[1]), path) for path in folder.iterdir() if (match := _PART.fullmatch(path.name))))
 
 
+def whole_parts(folder: Path) -> list[Path]:
+    """The parts in `folder`, in order; without a manifest those that are there.
+
+    Raises:
+        InputError: `embed` has not finished this folder.
+    """
+    plan, parts = read_plan(folder) if (folder / MANIFEST).exists() else None, part_files(folder)
+    if plan is not None and list(parts) != list(range(len(plan.get("parts", ())))):
+        raise InputError(f"{folder}: parts are missing. Finish it first: run the same diffcse embed command again")
+    return list(parts.values())
+
+
 # ---- the plan --------------------------------------------------------------------------------------------------------
 
 

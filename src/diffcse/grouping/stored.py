@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from diffcse.encoder.manifest import whole_parts
 from diffcse.errors import InputError
 from diffcse.grouping.vectors import Rows, check_rows
 
@@ -34,12 +35,13 @@ def read_parquet(source: Path, *, column: str | None = None, vectors: str | None
             such column.
 
     Raises:
-        InputError: no .parquet file, not a whole one, a missing column, or embeddings of other types or lengths.
+        InputError: no .parquet file, not a whole one, a folder that `embed` has not finished, a missing column, or
+            embeddings of other types or lengths.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
-    files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
+    files = (whole_parts(source) or sorted(source.glob("*.parquet"))) if source.is_dir() else [source]
     if not files:
         raise InputError(f"{source}: a folder without .parquet files")
     try:

@@ -79,8 +79,9 @@
   function save() {
     const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
     const line = (cells) => cells.map((each) => cell(String(each))).join(",");
-    const lines = [line(["row", "text", ...data.columns.map((column) => column.name)])];
-    for (const row of chosen) lines.push(line([row + 1, data.texts[row], ...data.columns.map((column) => value(column, row))]));
+    const names = data.columns.map((column) => column.name), counted = !names.includes("row"); // an index has its own row
+    const lines = [line([...(counted ? ["row"] : []), "text", ...names])];
+    for (const row of chosen) lines.push(line([...(counted ? [row + 1] : []), data.texts[row], ...data.columns.map((column) => value(column, row))]));
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([`${lines.join("\n")}\n`], { type: "text/csv" }));
     link.download = "selection.csv";

@@ -24,7 +24,8 @@ class Ann:
 
     hnsw: a graph of neighbours in each of some N / 250,000 cells, with a byte a dimension.
     ivf-pq: rows in some sqrt(N) cells, each vector as codes of 8 bits for every 8 dimensions. A search reads `nprobes`
-    cells. Both compare the best `refine_factor` * k rows exactly.
+    cells, and more only if these have fewer than k rows that pass a filter. Both compare the best `refine_factor` * k
+    rows exactly.
     """
 
     kind: AnnKind
@@ -72,7 +73,9 @@ class Ann:
 
     def applied(self, search: Any, k: int) -> Any:
         """A LanceDB query for `k` rows that asks this index."""
-        search = search.nprobes(self.nprobes).refine_factor(self.refine_factor)
+        search = (
+            search.minimum_nprobes(self.nprobes).maximum_nprobes(0).refine_factor(self.refine_factor)
+        )  # 0: no limit
         return search.ef(max(150, k * self.refine_factor)) if self.kind == "hnsw" else search
 
     def to_dict(self) -> dict[str, Any]:

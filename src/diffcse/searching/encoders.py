@@ -79,7 +79,7 @@ class Sides:
         return to_unit(rows) if self.is_unit else rows
 
     def check_vectors(self, texts: list[str], vectors_NH: np.ndarray, name: str) -> None:
-        """Check that `vectors` are this encoder's, by embedding the first of their texts again.
+        """Check that `vectors` are this encoder's, by embedding the first of their texts again, if there are any.
 
         Raises:
             InputError: another dimension, or a cosine to the encoder's own embedding below 0.99.
@@ -91,10 +91,12 @@ class Sides:
                 "Give the model that made them"
             )
         texts = texts[:_COMPARED]
+        if not texts:
+            return
         # `embed` uses the default prompt, an index the documents': either made the vectors.
         made = [to_unit(encoder(texts)) for encoder in (self.documents, self.encoder)]
         given = to_unit(vectors_NH[: len(texts)])
-        cosines = np.max([(given * rows).sum(1) for rows in made], axis=0) if texts else np.ones(1)
+        cosines = np.max([(given * rows).sum(1) for rows in made], axis=0)
         if cosines.min() < _SAME:
             raise InputError(
                 f"{name}, row {int(cosines.argmin()) + 1}: its embedding has a cosine of {cosines.min():.2f} to what "

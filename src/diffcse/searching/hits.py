@@ -76,11 +76,12 @@ def search(
 
 
 def _nearest(rows: Rows, sides: Sides, queries: Sequence[str], k: int) -> list[list[Hit]]:
-    blocks, texts, kept = [], list[str](), []
+    blocks, texts, kept = [], list[str](), list[dict[str, Any]]()
     for batch, vectors in rows.batches():
         made = sides.documents(batch.texts) if vectors is None else vectors
-        if vectors is not None and batch.first == 0:
-            sides.check_vectors(batch.texts if rows.has_text else [], vectors, rows.place(0))
+        if vectors is not None:
+            first_texts = batch.texts if rows.has_text and batch.first == 0 else []
+            sides.check_vectors(first_texts, vectors, rows.place(batch.first))
         blocks.append(to_unit(made) if sides.is_unit else made)
         texts += batch.texts
         kept += [{}] * len(batch.texts) if batch.kept is None else batch.kept.to_pylist()

@@ -329,8 +329,8 @@ class Index:
     def _copy(self, rows: Rows, done: int, writer: Appender, form: Form, report: Report) -> None:
         for batch, vectors in _after(rows.batches(), done):
             assert vectors is not None
-            if batch.first == done:
-                self.sides.check_vectors(batch.texts if rows.has_text else [], vectors, rows.place(batch.first))
+            texts = batch.texts if rows.has_text and batch.first == done else []
+            self.sides.check_vectors(texts, vectors, rows.place(batch.first))
             writer.write(self._fitting(batch, rows), form.stored(vectors))
             report("rows", batch.first + len(batch.texts))
 

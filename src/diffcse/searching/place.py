@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 from diffcse.errors import InputError
 from diffcse.files import only_one, write_json
 from diffcse.record import versions
+from diffcse.values import as_type
 
 RECORD = "index.json"
 SCHEMA = 1
@@ -189,10 +190,11 @@ class Record:
         values = place.read()
         if values is None:
             return None
-        known = {item.name for item in fields(cls)}
-        if wrong := sorted(known ^ set(values)):
-            raise InputError(f"{place.uri}/{RECORD}: damaged: {wrong[0]!r} is missing or unknown. Make the index again")
-        return cls(**values)
+        try:
+            record: Record = as_type(values, cls, "")
+        except InputError as error:
+            raise InputError(f"{place.uri}/{RECORD}: damaged: {error}. Make the index again") from None
+        return record
 
     def write(self, place: Place) -> None:
         """Replace the record at `place` in one atomic step."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffcse.encoder.inputs import Batch, Sentences, batches
-from diffcse.encoder.manifest import part_files
+from diffcse.encoder.manifest import part_files, whole_parts
 from diffcse.errors import InputError
 from diffcse.text.lines import STRICT, Reading
 from diffcse.text.sources import find_sources
@@ -92,21 +92,23 @@ def file_rows(files: Sequence[str | Path], column: str | None, keep: Sequence[st
     Raises:
         InputError: a file or column is missing, or a name is taken.
     """
-    _check_names(keep)
+    _check_names(keep, column)
     paths: list[str | Path] = []
     for file in files:
         is_parts = Path(file).is_dir() and bool(part_files(Path(file)))
-        paths += part_files(Path(file)).values() if is_parts else [file]
+        paths += whole_parts(Path(file)) if is_parts else [file]
     parquets = [str(path) for path in paths if str(path).endswith(".parquet")]
     if len(parquets) == len(paths) and all(_has_vectors(source.path) for source in find_sources(parquets)):
         return _VectorRows(parquets, column, keep)
     return _TextRows(paths, column, keep, reading)
 
 
-def _check_names(keep: Sequence[str]) -> None:
+def _check_names(keep: Sequence[str], column: str | None) -> None:
     for name in keep:
-        if name.startswith("_") or (name in RESERVED and name != "text"):
+        if name.startswith("_") or (name in RESERVED and (name, column or "text") != ("text", "text")):
             raise InputError(f"--keep {name}: an index has a column of its own with this name. Rename it in the input")
+        if "." in name:
+            raise InputError(f"--keep {name}: no column of an index has a dot in its name. Rename it in the input")
 
 
 def _has_vectors(path: Path) -> bool:
@@ -258,10 +260,11 @@ class _VectorRows(Rows):
                 raise InputError(f"{source.name}: not a whole .parquet file ({error}). Write the file again") from error
 
     def _array(self, part: Any, first: int) -> np.ndarray:
+        import pyarrow.compute as pc
+
         vectors = part[VECTOR]
-        lengths = {len(row) if row is not None else 0 for row in vectors} if vectors.null_count else set()
         flat = np.asarray(vectors.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)
-        if lengths or not len(vectors) or len(flat) % len(vectors):
+        if vectors.null_count or len(pc.list_value_length(vectors).unique()) != 1:
             raise InputError(
                 f"{self.place(first)} and after it, column {VECTOR!r}: rows without a vector, or of two lengths"
             )
@@ -297,7 +300,7 @@ class _MemoryRows(Rows):
     def __init__(self, texts: Any, column: str | None, keep: Sequence[str], vectors: np.ndarray | None) -> None:
         import pyarrow as pa
 
-        _check_names(keep)
+        _check_names(keep, column)
         is_table = isinstance(texts, Mapping) or hasattr(type(texts), "columns") or hasattr(type(texts), "column_names")
         if (column is not None or keep) and not is_table:
             raise InputError(f"column, keep: a {type(texts).__name__} has no columns. Give a table, or texts alone")

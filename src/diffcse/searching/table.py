@@ -170,8 +170,9 @@ class Table:
         from lancedb.query import MatchQuery
         from lancedb.rerankers import RRFReranker
 
+        match = MatchQuery(text, "text")  # type: ignore[call-arg]  # pydantic adds the defaults
         search = self._table.search(query_type="hybrid", vector_column_name=VECTOR, fts_columns="text")
-        search = search.vector(query_H).text(MatchQuery(text, "text")).distance_type(METRICS[self.similarity])
+        search = search.vector(query_H).text(match).distance_type(METRICS[self.similarity])
         search = search.bypass_vector_index() if ann is None else ann.applied(search, max(k, _DEPTH))
         if where is not None:
             search = search.where(where)

@@ -47,7 +47,10 @@ _LIMITS = ("max_line_bytes", "max_blank_lines", "max_expansion")
 
 def raise_limit(name: str) -> str:
     """How to raise a limit, in the words of both kinds of commands."""
-    return f"--set text.{name}=N in train, pretrain and doctor, --limits {name}=N elsewhere"
+    return (
+        f"--set text.{name}=N in train, pretrain and doctor, --limits {name}=N in embed, evaluate, index, dedup and "
+        "cluster"
+    )
 
 
 @dataclass(frozen=True)
