@@ -9,7 +9,7 @@ quickstart: .venv/.installed
 	$(BIN)/diffcse quickstart --output quickstart --resume
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "not ray and not browser" -n logical --maxprocesses 4 --dist loadfile
 
 # Also the tests that need a browser, Ray, OpenVINO, mteb or a real encoder. Several hundred megabytes to install.
 test-optional: .venv/.installed-optional

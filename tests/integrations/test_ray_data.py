@@ -11,6 +11,7 @@ import psutil
 import pytest
 from pyarrow import parquet
 
+from diffcse.cli import main
 from diffcse.encoder.inputs import Sentences
 from diffcse.encoder.load import load
 from diffcse.errors import InputError
@@ -34,11 +35,15 @@ ray_data.embed_on_ray(model, Sentences([text]), folder, pooling="mean", rows_per
 
 
 def run(*arguments):
-    return subprocess.Popen([sys.executable, "-c", DRIVER, *map(str, arguments)], start_new_session=True)
+    return subprocess.Popen([sys.executable, *map(str, arguments)], start_new_session=True)
 
 
 def files(folder):
     return [*folder.glob("*.parquet")]
+
+
+def committed(folder):
+    return [path for path in files(folder / "_checkpoint") if ".pending" not in path.name]
 
 
 def wait(condition, seconds=240):
@@ -58,23 +63,35 @@ def actor_of(driver):
 
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_killed_workers_and_drivers_leave_every_row_once(tmp_path):
-    model = save_tiny(tmp_path / "model", "bert")
-    lines = [f"{sentence} {i}" for i in range(10) for sentence in SENTENCES]
-    (tmp_path / "text.txt").write_text("\n".join(lines))
-    out = tmp_path / "out"
-    driver = run(model, tmp_path / "text.txt", out)
-    wait(lambda: actor_of(driver))
+def test_killed_workers_and_drivers_leave_every_row_once(tmp_path, capsys):
+    model = str(save_tiny(tmp_path / "model", "bert"))
+    lines = [f"{sentence} {i}" for i in range(5) for sentence in SENTENCES][:400]
+    text, out = tmp_path / "text.txt", tmp_path / "out"
+    text.write_text("\n".join(lines))
+    driver = run("-c", DRIVER, model, text, out)
+    wait(lambda: committed(out))
+    os.kill(actor_of(driver).pid, signal.SIGKILL)
+    written = len(committed(out))
+    wait(lambda: len(committed(out)) > written + 1)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
-    driver = run(model, tmp_path / "text.txt", out)
-    os.kill(wait(lambda: actor_of(driver)).pid, signal.SIGKILL)
-    assert driver.wait(300) == 0
+    before = {path: path.stat().st_mtime_ns for path in files(out)}
+    assert 3 <= len(committed(out)) < 10  # a part each
+
+    command = ["embed", model, str(text), "--output", str(out), "--engine", "ray", "--pooling", "mean"]
+    command += ["--rows-per-part", "40", "--precision", "fp32"]
+    assert run("-m", "diffcse", *command).wait(400) == 0
+    assert len(before.items() & {path: path.stat().st_mtime_ns for path in files(out)}.items()) >= 3
     table = parquet.read_table(files(out)).sort_by("id")
     assert table["id"].to_pylist() == list(range(len(lines)))
     assert table["text"].to_pylist() == lines
     rows = np.array(table["embedding"].to_pylist(), dtype=np.float32)
     np.testing.assert_allclose(rows, load(model, pooling="mean")(lines), atol=1e-5)
+
+    complete = {path: path.stat().st_mtime_ns for path in files(out)}
+    main(command)  # a second run after success
+    assert "not started" in capsys.readouterr().out
+    assert complete == {path: path.stat().st_mtime_ns for path in files(out)}
 
 
 def test_what_ray_cannot_do_is_refused_before_it_starts(tmp_path):

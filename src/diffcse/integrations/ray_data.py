@@ -58,7 +58,7 @@ def embed_on_ray(
         model: what `load` takes; on a cluster every machine must find it.
         address: of a running cluster, such as "auto" or "ray://head:10001". None: Ray is started on this machine with
             a CPU for each actor and `EXTRA_CPUS` more.
-        rows_per_part: rows of an input part, which a killed actor may lose.
+        rows_per_part: rows of an input part and of a written file. A kill loses the parts in progress.
         note: called with a line on what Ray is given.
 
     Other arguments are as in `encoder.parts.embed_parts`.
@@ -78,6 +78,9 @@ def embed_on_ray(
     plan = plan or create_plan(folder, {"schema": SCHEMA, "settings": settings, "ranges": None, "inputs": inputs})
     agree(folder, plan, {name: value for name, value in settings.items() if name != "model"})
     rows = _number(sentences, folder / "_input", rows_per_part)
+    if rows == _rows_in(folder) == _rows_in(folder / "_checkpoint"):
+        note("ray      not started: every row is there")
+        return rows
     ray = _start(actors, address, note)
     arguments = (model, options, form, use_bf16(precision))
     _write(ray, folder, arguments, actors, rows_per_part, gpu=encoder.model.device.type == "cuda")
@@ -133,6 +136,16 @@ def _number(sentences: Sentences, folder: Path, part_rows: int) -> int:
     return rows
 
 
+def _rows_in(folder: Path) -> int | None:
+    """The rows of the Parquet files in `folder`; None if one is damaged, which Ray then replaces."""
+    from pyarrow import parquet
+
+    try:
+        return sum(parquet.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
+    except (OSError, ValueError):
+        return None
+
+
 def _start(actors: int, address: str | None, note: Callable[[str], None]) -> Any:
     """Ray, connected to `address`, or started here.
 
@@ -171,6 +184,7 @@ def _write(ray: Any, folder: Path, arguments: tuple[Any, ...], actors: int, part
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.use_datasource_v2 = False  # it joins small parts, and a kill would lose the joined rows
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     parts = len([*(folder / "_input").iterdir()])
     context.checkpoint_config = CheckpointConfig(
