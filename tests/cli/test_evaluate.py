@@ -261,7 +261,7 @@ def test_own_labelled_texts(capsys, tmp_path, model):
 def test_own_questions_and_answers(capsys, tmp_path, model):
     texts = [sentence.replace(",", "") for sentence in SENTENCES]
     rows = [f"{question},{answer}" for question, answer in zip(texts[:20], texts[20:40], strict=True)]
-    table = folders.write(tmp_path / "qa.csv", "\n".join(["asked,reply", *rows, "no answer,"]))
+    table = folders.write(tmp_path / "qa.csv", "\n".join(["asked,reply", *rows, "no\u200b answer,"]))
     options = ("--pairs", table, "--column", "asked", "--answer", "reply", "--json", tmp_path / "qa.json")
     code, out, err = command(capsys, "evaluate", model, *options)
     assert (code, err) == (0, "")
@@ -269,6 +269,7 @@ def test_own_questions_and_answers(capsys, tmp_path, model):
     assert [result["encoder"]["name"] for result in report["results"][1:]] == ["TF-IDF", "BM25"]
     assert {"MRR@10", "recall@1", "recall@5", "recall@10", "difference"} <= report["results"][0].keys()
     assert "1 rows with an empty cell left out" in " ".join(out.split())
+    assert "note     1 line with invisible characters" in out
     code, _, err = command(capsys, "evaluate", model, "--pairs", table, "--column", "asked")
     assert (code, "qa.csv" in err, "'answer'" in err, "--answer" in err) == (2, True, True, True)
     code, _, err = command(capsys, "evaluate", model, "--pairs", tmp_path / "none.csv")
@@ -277,9 +278,12 @@ def test_own_questions_and_answers(capsys, tmp_path, model):
 
 def test_own_graded_pairs(capsys, tmp_path, model):
     rows = [f"{i % 5}\t{a}\t{b}" for i, (a, b) in enumerate(zip(SENTENCES[:20], SENTENCES[20:40], strict=True))]
-    file = folders.write(tmp_path / "graded.tsv", "\n".join(rows))
-    code, _, err = command(capsys, "evaluate", model, "--graded", file, "--json", tmp_path / "graded.json")
+    file = folders.write(tmp_path / "graded.tsv", "\n".join(rows).replace("1\t", "1\t\u200b"))
+    options = ("--json", tmp_path / "graded.json", "--limits", "max_line_bytes=9")
+    code, out, err = command(capsys, "evaluate", model, "--graded", file, *options)
     assert (code, err) == (0, "")
+    assert "without effect here: --limits" in out
+    assert "note     4 lines with invisible characters" in out
     assert [list(each)[1:] for each in json.loads((tmp_path / "graded.json").read_text())["results"]] == [
         ["Spearman", "difference"]
     ] * 2

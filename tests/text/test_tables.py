@@ -132,8 +132,14 @@ def test_graded_pairs_follow_the_same_rule(tmp_path: Path) -> None:
     ]
     pairs = read_pairs(write(tmp_path / "loose.tsv", "\n".join(lines)))
     assert pairs.first == ("She woke early.", '"It is late.', 'Stay here."', "One two.")
+    assert [note.partition(" (")[0] for note in pairs.notes] == [
+        "1 line with a lone carriage return, read as a space",
+        "1 line with a quote at the start of a cell, kept as text",
+    ]
+    assert pairs.notes[1].endswith("loose.tsv, line 2)")
     quoted = ['5\t"""Yes"" he said."\t"A\tb."', "1\tNo.\tNo.", "2\tOne.\tTwo."]
     pairs = read_pairs(write(tmp_path / "quoted.tsv", "\r\n".join(quoted)))
     assert (pairs.first[0], pairs.second[0], len(pairs)) == ('"Yes" he said.', "A\tb.", 3)
+    assert [note.partition(" (")[0] for note in pairs.notes] == ["1 line with quoted cells, whose quotes were removed"]
     mac = read_pairs(write(tmp_path / "mac.tsv", "\r".join(lines[:3])))
     assert len(mac) == 3

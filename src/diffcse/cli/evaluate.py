@@ -162,7 +162,7 @@ class Evaluate:
         candidates, notes = with_starts(self.models, self.pooling)
         if idle := self._idle(()):
             notes.append(f"without effect here: {', '.join(idle)}")
-        for note in notes:
+        for note in [*data.notes, *notes]:
             say(console, f"note     {note}")
         with EvaluationView(console) as view:
             report = evaluate_own(candidates, data, progress=view)
@@ -182,6 +182,7 @@ class Evaluate:
             "--encoding": is_no_table and self.encoding is not None,
             "--quoting": is_no_table and self.quoting != "auto",
             "--columns": is_no_table and self.columns is not None,
+            "--limits": is_no_table and self.limits is not None,
             "--label": self.texts is None and self.label != "label",
             "--answer": self.pairs is None and self.answer != "answer",
             "--floors": own and self.floors,

@@ -17,7 +17,7 @@ from typing import Any
 
 from diffcse.errors import InputError
 from diffcse.text.formats import Block, Needed, Rows, Wanted, parse, read
-from diffcse.text.lines import BLOCK_BYTES, STRICT, Note, Notes, Reading, whole_lines
+from diffcse.text.lines import BLOCK_BYTES, STRICT, Note, Notes, Reading, gather_notes, whole_lines
 from diffcse.text.sources import Source, Transcoder, find_sources, open_unpacked
 from diffcse.text.strings import iter_strings
 from diffcse.text.tables import check_columns
@@ -251,9 +251,7 @@ class Sentences:
                 self._count = begins + block.first - 1
             rows = parse(replace(block, first=block.first or line), self._wanted)
             line += rows.lines
-            for kind, (number, at) in rows.notes.items():
-                note = self.notes.get(kind, Note(kind, 0, f"{source.name}, {source.unit} {at}"))
-                self.notes[kind] = replace(note, count=note.count + number)
+            gather_notes(self.notes, rows.notes, f"{source.name}, {source.unit}")
             yield rows
         self._count = max(self._count, begins + end - 1)
 

@@ -235,6 +235,7 @@ def _add_own(source: Source, own: OwnData, scores: _Scores, report: Callable[[st
     """The score of the encoder that ships, with the value of each item."""
     from diffcse.encoder.load import load
 
+    scores.notes += own.notes
     report(f"scoring  {source.label}")
     values = own.values(load(source.path))[own.score]
     name = _own_name(own)

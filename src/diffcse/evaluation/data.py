@@ -240,6 +240,7 @@ def _add(known: dict[str, _T], found: dict[str, _T], where: str, notes: list[str
             notes.append(f"{name} is also in {where}; the folder given first is used")
         else:
             known[name] = value
+            notes += value.notes if isinstance(value, PairSet) else ()
 
 
 def _preferring_stsb(sets: dict[str, PairSet]) -> dict[str, PairSet]:

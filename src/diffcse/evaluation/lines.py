@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from diffcse.errors import InputError
-from diffcse.text.lines import INVISIBLE, whole_lines
+from diffcse.text.lines import Notes, add_note, remove_invisible, whole_lines
 
 
 def read_bytes(path: Path, wanted: str) -> bytes:
@@ -29,13 +29,14 @@ def read_bytes(path: Path, wanted: str) -> bytes:
     return data
 
 
-def split_lines(data: bytes, path: Path, encoding: str = "utf-8") -> list[str]:
-    """The lines of `data`, without their ends, a byte-order mark and invisible characters.
+def split_lines(data: bytes, path: Path, encoding: str = "utf-8", notes: Notes | None = None) -> list[str]:
+    """The lines of `data`, without their ends, a byte-order mark and invisible characters; `notes` gets what changed.
 
     Raises:
         InputError: not text in `encoding`; it names the line and the tab-separated field of the first bad byte.
     """
-    data = b"".join(whole_lines([data], len(data), {}))
+    notes = {} if notes is None else notes
+    data = b"".join(whole_lines([data], len(data), notes))
     try:
         text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
@@ -46,7 +47,14 @@ def split_lines(data: bytes, path: Path, encoding: str = "utf-8") -> list[str]:
         raise InputError(
             f"{path}, line {line}, field {place}: byte 0x{byte:02x} is not UTF-8. Save the file as UTF-8."
         ) from error
-    return INVISIBLE.sub("", text).replace("\r\n", "\n").removesuffix("\n").replace("\r", " ").split("\n")
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    if "\r" in text:
+        for index, raw in enumerate(lines):
+            if "\r" in raw:
+                add_note(notes, "carriage_return", index + 1)
+                lines[index] = raw.replace("\r", " ")
+    remove_invisible(lines, range(1, len(lines) + 1), notes)
+    return lines
 
 
 def hash_files(parts: Iterable[tuple[str, bytes]]) -> str:

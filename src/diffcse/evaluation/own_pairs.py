@@ -25,7 +25,7 @@ from diffcse.evaluation.floors import Bm25
 from diffcse.evaluation.own_texts import mean_draws, read_columns, sha256_of, source_name
 from diffcse.evaluation.retrieval import CUTOFF, score_collection
 from diffcse.evaluation.sts import PairSet, named_pairs, read_pairs
-from diffcse.text.lines import STRICT, Reading
+from diffcse.text.lines import STRICT, Note, Reading
 
 RECALLS = (1, 5, 10)
 _FEWEST, _RESAMPLES = 11, 1000
@@ -49,6 +49,10 @@ class OwnData(Protocol):
     @property
     def empty(self) -> int:
         """Rows left out because a cell is blank."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was replaced, removed or guessed while reading."""
 
     @property
     def sentences(self) -> list[str]:
@@ -77,6 +81,7 @@ class Answers:
 
     collection: Collection
     empty: int = 0
+    notes: tuple[str, ...] = ()
     score: ClassVar[str] = f"MRR@{CUTOFF}"
 
     @property
@@ -136,6 +141,11 @@ class Grades:
         return self.pairs.sha256
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """As the pairs'."""
+        return self.pairs.notes
+
+    @property
     def sentences(self) -> list[str]:
         """Both texts of all pairs."""
         return [*self.pairs.first, *self.pairs.second]
@@ -180,7 +190,8 @@ def read_answers(
     Raises:
         InputError: a file cannot be read, a column is missing, or fewer than 11 distinct answers.
     """
-    rows = list(read_columns(source, (column, answer), ("column", "answer"), reading))
+    notes: dict[str, Note] = {}
+    rows = list(read_columns(source, (column, answer), ("column", "answer"), reading, notes))
     whole = [row for row in rows if all(row)]
     places = {text: number for number, text in enumerate(dict.fromkeys(second for _, second in whole))}
     if len(places) < _FEWEST:
@@ -194,7 +205,7 @@ def read_answers(
     collection = Collection(
         source_name(source), tuple(relevant), tuple(places), tuple(relevant.values()), excluded, 0, sha256_of(whole)
     )
-    return Answers(collection, len(rows) - len(whole))
+    return Answers(collection, len(rows) - len(whole), tuple(map(str, notes.values())))
 
 
 def read_graded(source: str | Path) -> Grades:

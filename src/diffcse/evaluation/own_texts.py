@@ -24,7 +24,7 @@ from diffcse.errors import InputError
 from diffcse.evaluation.embeddings import EmbeddingMatrix, Encode, cosine_blocks, embed_once, normalise
 from diffcse.evaluation.floors import Bm25, similarity_blocks
 from diffcse.text.formats import Wanted, parse, read
-from diffcse.text.lines import STRICT, Reading
+from diffcse.text.lines import STRICT, Note, Reading, gather_notes
 from diffcse.text.sources import find_sources
 from diffcse.text.strings import iter_strings
 from diffcse.text.tables import LONGEST_RECORD
@@ -46,6 +46,8 @@ class LabelledTexts:
     empty: int
     """Rows left out because the text or the label is blank."""
     sha256: str
+    notes: tuple[str, ...] = ()
+    """What was replaced, removed or guessed while reading."""
 
     score: ClassVar[str] = f"precision@{NEIGHBOURS}"
 
@@ -96,7 +98,11 @@ class _Columns(Wanted):
 
 
 def read_columns(
-    source: Any, columns: tuple[str, str], roles: tuple[str, str], reading: Reading = STRICT
+    source: Any,
+    columns: tuple[str, str],
+    roles: tuple[str, str],
+    reading: Reading = STRICT,
+    notes: dict[str, Note] | None = None,
 ) -> Iterator[tuple[str, str]]:
     """The rows of two columns, stripped. A missing value is an empty text.
 
@@ -104,6 +110,7 @@ def read_columns(
         source: a table (DataFrame, dict, data set), or the name of a file, a glob or a hub data set.
         roles: the options (and arguments) that name the columns.
         reading: how bytes of files become lines and cells.
+        notes: receives what was replaced, removed or guessed.
 
     Raises:
         InputError: a file cannot be read, or a column is missing.
@@ -123,6 +130,7 @@ def read_columns(
             )
         for block in read(place, wanted):
             rows = parse(block, wanted)
+            gather_notes({} if notes is None else notes, rows.notes, f"{place.name}, {place.unit}")
             yield from ((a.strip(), b.strip()) for a, b in zip(rows.cells[0], rows.documents or [], strict=True))
 
 
@@ -156,7 +164,8 @@ def read_labelled(
         InputError: a file cannot be read, a column is missing, fewer than 11 texts, or fewer than two labels that occur
             twice.
     """
-    rows = list(read_columns(source, (column, label), ("column", "label"), reading))
+    notes: dict[str, Note] = {}
+    rows = list(read_columns(source, (column, label), ("column", "label"), reading, notes))
     whole = [(text, name) for text, name in rows if text and name]
     file = source_name(source)
     if len(whole) <= NEIGHBOURS:
@@ -170,7 +179,8 @@ def read_labelled(
             f"{len(names)} does. Choose another column with --label"
         )
     empty = len(rows) - len(whole)
-    return LabelledTexts(file, texts, labels_N.astype(np.int64), tuple(map(str, names)), empty, sha256_of(whole))
+    labels_N, lines = labels_N.astype(np.int64), tuple(map(str, notes.values()))
+    return LabelledTexts(file, texts, labels_N, tuple(map(str, names)), empty, sha256_of(whole), lines)
 
 
 def draw_queries(texts: int) -> Labels:

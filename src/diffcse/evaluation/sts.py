@@ -27,6 +27,7 @@ from diffcse.errors import InputError
 from diffcse.evaluation.correlation import pearson, spearman
 from diffcse.evaluation.embeddings import Encode, cosines, embed_once
 from diffcse.evaluation.lines import read_bytes, split_lines
+from diffcse.text.lines import Note, Notes
 from diffcse.text.tables import tsv_rows
 
 PAIRS_IN = {
@@ -71,6 +72,7 @@ class PairSet:
     second: tuple[str, ...]
     subsets: tuple[str, ...]  # the pair's subset; the set's own name where the file names none
     sha256: str  # of the file's bytes
+    notes: tuple[str, ...] = ()  # what was removed or guessed while reading
 
     def __len__(self) -> int:
         return len(self.first)
@@ -160,7 +162,8 @@ def read_pairs(path: str | Path) -> PairSet:
     """
     path = Path(path)
     data = read_bytes(path, _LAYOUT)
-    numbered = tsv_rows(split_lines(data, path), str(path))
+    notes: Notes = {}
+    numbered = tsv_rows(split_lines(data, path, notes=notes), str(path), notes)
     rows = [row for _, row in numbered]
     scores = [_check_row(row, len(rows[0]), f"{path}, line {number}") for number, row in numbered]
     if len(rows) < _FEWEST:
@@ -176,6 +179,7 @@ def read_pairs(path: str | Path) -> PairSet:
         second=tuple(row[2] for row in rows),
         subsets=tuple((row[3].strip() if len(row) > 3 else "") or path.stem for row in rows),
         sha256=hashlib.sha256(data).hexdigest(),
+        notes=tuple(Note(kind, n, f"{path}, line {at}").text(advises=False) for kind, (n, at) in notes.items()),
     )
 
 

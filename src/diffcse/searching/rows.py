@@ -310,8 +310,8 @@ class _MemoryRows(Rows):
             check_columns("texts", names, dict.fromkeys(keep, "keep") | {column: "column"})
         self.texts = list(iter_strings(texts[column] if is_table else texts, "texts"))
         kept = {name: _arrow(texts[name], name) for name in dict.fromkeys(keep) if name not in RESERVED}
-        self.table = pa.table(kept) if kept else None
-        self.schema = self.table.schema if kept else pa.schema([])
+        table = pa.table(kept)
+        self.table, self.schema = table if kept else None, table.schema
         self.total = len(self.texts)
         self.vectors = None if vectors is None else np.asarray(vectors, dtype=np.float32)
         self.has_vectors = vectors is not None

@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -123,15 +123,15 @@ STRICT = Reading()
 Notes = dict[str, tuple[int, int]]
 """Kind of note -> (count, first line)."""
 
-_NOTES = {  # kind -> (what is counted, what became of it)
-    "old_mac": ("file", "whose lines end with a carriage return"),
-    "carriage_return": ("line", "with a lone carriage return, read as a space"),
-    "invisible": ("line", "with invisible characters (U+FEFF, U+200B, U+2060), which were removed"),
-    "replaced": ("line", "with bytes outside the encoding, read as U+FFFD"),
-    "spanning": ("quoted cell", "with line breaks"),
-    "unquoted": ("line", "with quoted cells, whose quotes were removed; --quoting none keeps them"),
-    "rebuilt": ("cached corpus", "that was damaged, read again from its files"),
-    "quotes": ("line", "with a quote at the start of a cell, kept as text; --quoting csv reads quoted cells"),
+_NOTES = {  # kind -> (what is counted, what became of it, an option that changes it)
+    "old_mac": ("file", "whose lines end with a carriage return", ""),
+    "carriage_return": ("line", "with a lone carriage return, read as a space", ""),
+    "invisible": ("line", "with invisible characters (U+FEFF, U+200B, U+2060), which were removed", ""),
+    "replaced": ("line", "with bytes outside the encoding, read as U+FFFD", ""),
+    "spanning": ("quoted cell", "with line breaks", ""),
+    "unquoted": ("line", "with quoted cells, whose quotes were removed", "; --quoting none keeps them"),
+    "rebuilt": ("cached corpus", "that was damaged, read again from its files", ""),
+    "quotes": ("line", "with a quote at the start of a cell, kept as text", "; --quoting csv reads quoted cells"),
 }
 
 
@@ -145,8 +145,19 @@ class Note:
     """File and line of the first."""
 
     def __str__(self) -> str:
-        noun, what = _NOTES[self.kind]
-        return f"{self.count:,} {noun}{'s' * (self.count != 1)} {what} (first: {self.where})"
+        return self.text()
+
+    def text(self, *, advises: bool = True) -> str:
+        """The note as a line; with `advises` it names the option that changes what was done."""
+        noun, what, advice = _NOTES[self.kind]
+        return f"{self.count:,} {noun}{'s' * (self.count != 1)} {what}{advice if advises else ''} (first: {self.where})"
+
+
+def gather_notes(known: dict[str, Note], notes: Notes, place: str) -> None:
+    """Add the notes on some lines of a file to `known`; `place` is the file, then what its numbers count."""
+    for kind, (number, at) in notes.items():
+        note = known.get(kind, Note(kind, 0, f"{place} {at}"))
+        known[kind] = replace(note, count=note.count + number)
 
 
 def add_note(notes: Notes, kind: str, line: int, count: int = 1) -> None:

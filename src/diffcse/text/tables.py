@@ -57,11 +57,16 @@ def table_rows(lines: Iterable[str], delimiter: str, is_quoted: bool, name: str,
         number = reader.line_num + 1
 
 
-def tsv_rows(lines: Sequence[str], name: str) -> list[Row]:
+def tsv_rows(lines: Sequence[str], name: str, notes: Notes) -> list[Row]:
     """The rows of a .tsv file in memory. Blank lines are rows, and quotes that do not parse are text."""
-    if is_quoted_table("tsv", "auto", lines, {}):
+    guessed: Notes = {}
+    if is_quoted_table("tsv", "auto", lines, guessed):
         with suppress(InputError):
-            return list(table_rows(lines, "\t", True, name, {}))
+            rows = list(table_rows(lines, "\t", True, name, guessed))
+            notes |= guessed
+            return rows
+        guessed = {"quotes": guessed["unquoted"]}
+    notes |= guessed
     return [(number, line.split("\t")) for number, line in enumerate(lines, 1)]
 
 

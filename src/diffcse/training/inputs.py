@@ -146,6 +146,7 @@ def prepare(config: Config, corpus: Corpus | Examples, dev: Dev | None) -> Input
     per_epoch = updates_per_epoch(size, batch, training.accumulation)
     steps = training.max_steps or max(1, round(training.epochs * per_epoch))
     seen = sentences_seen(steps, size, batch, training.accumulation)
+    notes = [*notes, *(dev.notes if dev is not None else ())]
     return Inputs(corpus, examples, held_out, dev, notes, steps, seen)
 
 
