@@ -56,6 +56,11 @@ def test_cluster_writes_a_row_for_each_text(capsys, tiny, text, tmp_path):
     assert [row["id"] for row in rows] == [f"n{i}" for i in range(len(rows))]
     assert {row["cluster"] for row in rows} == {"0", "1", "2"}
     assert "in 3 clusters" in (tmp_path / "c.html").read_text()
+    again = ("cluster", text, *options, "--k", 2, "--output", tmp_path / "c.csv")
+    code, _, err = command(capsys, *again)
+    assert (code, "c.csv: exists" in err) == (2, True)
+    assert command(capsys, *again, "--overwrite")[0] == 0
+    assert {row["cluster"] for row in rows_of(tmp_path / "c.csv")} == {"0", "1"}
     code, out, err = command(capsys, "cluster", text, *options)
     assert code == 0, err
     assert "silhouette" in out
@@ -72,7 +77,9 @@ def test_cluster_writes_a_row_for_each_text(capsys, tiny, text, tmp_path):
         ("no column 'text'", ["dedup", "TEXT", "--output", "OUT"]),
         ("no such folder", ["dedup", "TEXT", "--column", "title", "--model", "./none", "--output", "OUT"]),
         ("ends in .csv", ["cluster", "TEXT", "--output", "FULL"]),
-        ("also an input", ["cluster", "TEXT", "--column", "title", "--output", "TEXT"]),
+        ("also an input", ["cluster", "TEXT", "--column", "title", "--output", "TEXT", "--overwrite"]),
+        ("page.html: exists", ["cluster", "TEXT", "--column", "title", "--output", "PAGE"]),
+        ("--column kind", ["dedup", "TEXT", "--column", "kind", "--output", "OUT"]),
         ("--keep row", ["dedup", "TEXT", "--keep", "row", "--output", "OUT"]),
         ("no column 'x'", ["cluster", "TEXT", "--column", "title", "--keep", "x"]),
         ("--k 0", ["cluster", "TEXT", "--k", "0"]),
@@ -82,8 +89,10 @@ def test_cluster_writes_a_row_for_each_text(capsys, tiny, text, tmp_path):
 def test_mistakes_are_answered_before_anything_is_written(capsys, text, tmp_path, match, arguments):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
-    names = {"TEXT": text, "OUT": tmp_path / "out", "FULL": tmp_path / "full"}
+    (tmp_path / "page.html").write_text("of someone else")
+    names = {"TEXT": text, "OUT": tmp_path / "out", "FULL": tmp_path / "full", "PAGE": tmp_path / "page.csv"}
     code, _, err = command(capsys, *(names.get(argument, argument) for argument in arguments))
     assert code == 2
     assert match in err
+    assert (tmp_path / "page.html").read_text() == "of someone else"
     assert not (tmp_path / "out").exists()

@@ -58,6 +58,9 @@ def test_what_is_pushed_loads_back_and_nothing_else_is_there(trained, here, caps
         assert (code, "--update" in err, err.count("\n")) == (2, True, 1)
         assert push("anna/pets", "--license", "mit", "--update")[0] == 0
         assert b"license: mit" in files["README.md"]
+        code, _, err = push("anna/pets", "--license", "cc0-1.0", "--update", "--private")
+        assert (code, "everyone can see it" in err, err.count("\n")) == (2, True, 1)
+        assert b"license: mit" in files["README.md"]
         here(endpoint, "hf_wrong")
         code, _, err = push("anna/other", "--license", "mit")
         assert (code, "token" in err, err.count("\n")) == (2, True, 1)

@@ -33,6 +33,8 @@ class Cluster(OwnRows):
     output: Annotated[Path | None, arg(metavar="FILE.csv")] = None
     """Table to write: row, cluster, distance from its centre, text. FILE.html beside it shows the clusters and the
     choice of k. Unset: print the clusters only."""
+    overwrite: bool = False
+    """Replace FILE.csv and FILE.html if they exist."""
 
     def __call__(self, console: Console) -> None:
         from diffcse.grouping.settings import check_k
@@ -40,6 +42,10 @@ class Cluster(OwnRows):
         check_k(self.k)
         if self.output is not None and (self.output.suffix != ".csv" or self.output.is_dir()):
             raise InputError(f"--output {self.output}: must be a file that ends in .csv")
+        if self.output is not None and not self.overwrite:
+            for path in (self.output, self.output.with_suffix(".html")):
+                if path.exists():
+                    raise InputError(f"{path}: exists. Give another --output, or replace it with --overwrite")
         sentences = self.open("cluster", self.files)
         if self.output is not None and any(
             source.path.resolve() == self.output.resolve() for source in sentences.sources

@@ -63,8 +63,9 @@ class OwnRows:
 
         keep = [name.strip() for name in self.keep.split(",") if name.strip()] if self.keep else []
         clash = next((name for name in keep if name in _WRITTEN or name == (self.column or "text")), None)
-        if clash:
-            raise InputError(f"--keep {clash}: the output has a column of this name. Leave it out, or rename it")
+        if clash or self.column in _WRITTEN:
+            option = f"--keep {clash}" if clash else f"--column {self.column}"
+            raise InputError(f"{option}: the output has a column of this name. Rename it in the input")
         reading = Reading.of(self.encoding, self.quoting, self.columns, self.limits)
         return Sentences(files, self.column, keep=keep, reading=reading)
 

@@ -98,7 +98,7 @@ def card_for(folder: Path, name: str, licence: str | None) -> str:
     if not text.startswith("---"):
         text = f"---\nlibrary_name: sentence-transformers\n---\n\n{text}"
     card = ModelCard(text)
-    card.data.license = licence or stated
+    card.data["license"] = licence or stated
     return str(card).replace('SentenceTransformer("this folder")', f'SentenceTransformer("{name}")')
 
 
@@ -113,7 +113,8 @@ def push(
         update: whether the repository may exist; its files of the same names are replaced.
 
     Raises:
-        InputError: no model folder, licence, token or network, a repository that exists, or a refusal of the hub.
+        InputError: no model folder, licence, token or network, a repository that exists (with `private`: one that is
+            public), or a refusal of the hub.
     """
     check_name(name)
     folder = model_folder(model)
@@ -130,7 +131,11 @@ def push(
         (Path(staging) / CARD).write_text(card, encoding="utf-8")
         try:
             url = api.create_repo(name, private=private, exist_ok=update)
+            if private and update and not api.repo_info(name).private:
+                raise InputError(f"{name}: exists, and everyone can see it. Make it private there, or omit --private")
             api.upload_folder(repo_id=name, folder_path=staging, commit_message="Upload by diffcse push")
+        except InputError:
+            raise
         except Exception as error:
             raise _failure(error, name) from error
     return str(url)
