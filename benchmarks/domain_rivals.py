@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import json
 import tempfile
 import time
@@ -34,7 +35,7 @@ from diffcse.encoder.load import load
 from diffcse.encoder.save import save
 from diffcse.evaluation.own_texts import bootstrap
 from diffcse.files import write_json, write_text
-from diffcse.machine import tuned
+from diffcse.machine import release_memory, tuned
 from diffcse.record import hardware, versions
 from diffcse.text.corpus import Corpus
 from diffcse.training.own_text import unit_rows
@@ -152,6 +153,8 @@ class Measured:
                 print(json.dumps(entry), file=out)
             print(f"{100 * values.mean():6.2f}  {entry['seconds']:4d} s  {job}", flush=True)
             self.known[key] = entry
+            gc.collect()
+            release_memory()
         return np.array(self.known[key]["scores"])
 
 
