@@ -100,3 +100,6 @@ def test_what_ray_cannot_do_is_refused_before_it_starts(tmp_path):
     (tmp_path / "a.csv").write_text("text,id\na,1\n")
     with pytest.raises(InputError, match="--store int8"):
         embed_on_ray("mini", Sentences([tmp_path / "a.csv"]), tmp_path / "out", store="int8")
+    with pytest.raises(InputError, match="--rows-per-part 0"):
+        embed_on_ray("mini", Sentences([tmp_path / "a.csv"]), tmp_path / "out", rows_per_part=0)
+    assert not (tmp_path / "out").exists()

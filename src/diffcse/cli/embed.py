@@ -95,13 +95,15 @@ class Embed:
 
         sentences, output = self._checked()
         shard = Shard.of(self.shard)
+        if is_folder(output):
+            check_folder(
+                output, sentences, self.rows_per_part, shard, overwrite=self.overwrite, engine=self.engine
+            )  # fmt: skip
+        else:
+            check_output(output, overwrite=self.overwrite)
         if self.engine == "ray":
             self._embed_on_ray(console, sentences, output)
             return
-        if is_folder(output):
-            check_folder(output, sentences, self.rows_per_part, shard, overwrite=self.overwrite)
-        else:
-            check_output(output, overwrite=self.overwrite)
         from diffcse.terminal import CountView, loading, say
 
         if self.check:

@@ -187,10 +187,12 @@ def agree(folder: Path, plan: Mapping[str, Any], settings: Mapping[str, Any]) ->
 
 
 def _shown(value: Any) -> str:
-    return "unset" if value is None else ",".join(value) if isinstance(value, list) else str(value)
+    return "unset" if value is None or value == [] else ",".join(value) if isinstance(value, list) else str(value)
 
 
-def check_folder(folder: Path, sentences: Sentences, rows_per_part: int, shard: Shard, *, overwrite: bool) -> None:
+def check_folder(
+    folder: Path, sentences: Sentences, rows_per_part: int, shard: Shard, *, overwrite: bool, engine: str = "local"
+) -> None:
     """What can be said before a model is loaded.
 
     Raises:
@@ -210,7 +212,7 @@ def check_folder(folder: Path, sentences: Sentences, rows_per_part: int, shard: 
             folder,
             plan,
             {
-                "engine": "local",
+                "engine": engine,
                 "column": sentences.column,
                 "keep": list(sentences.keep),
                 "rows_per_part": rows_per_part,

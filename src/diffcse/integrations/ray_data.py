@@ -17,7 +17,17 @@ from diffcse.config import EncoderPooling, Precision, Store
 from diffcse.encoder.encode import use_bf16
 from diffcse.encoder.inputs import BLOCK, Sentences, batches
 from diffcse.encoder.load import load
-from diffcse.encoder.manifest import ROWS_PER_PART, SCHEMA, agree, create_plan, describe_inputs, part_name, read_plan
+from diffcse.encoder.manifest import (
+    ROWS_PER_PART,
+    SCHEMA,
+    Shard,
+    agree,
+    check_folder,
+    create_plan,
+    describe_inputs,
+    part_name,
+    read_plan,
+)
 from diffcse.encoder.outputs import Form
 from diffcse.encoder.parts import settings_of
 from diffcse.encoder.stream import adjusted
@@ -69,6 +79,7 @@ def embed_on_ray(
     folder = Path(folder).resolve()
     if store == "int8":
         raise InputError("--store int8: its ranges need one process. Use --engine local, or store float32 or binary")
+    check_folder(folder, sentences, rows_per_part, Shard(), overwrite=False, engine="ray")
     options = {"pooling": pooling, "prompt": prompt, "truncate_dim": truncate_dim, "batch_tokens": batch_tokens}
     encoder = adjusted(load(model, pooling=pooling), prompt, truncate_dim)
     form = Form(encoder.width, normalise, store)
