@@ -18,7 +18,7 @@ from tests.cli.runs import command as run
 from tests.models import SENTENCES, save_tiny
 
 SOURCE = Path(diffcse.__file__).parent
-OTHERS = {"--local-dir", "--nproc-per-node", "--no-python"}
+OTHERS = {"--local-dir", "--nproc-per-node", "--no-python", "--vector"}
 """Options of other programs that our messages name."""
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diffcse.text.advice import Finding, advise
+from diffcse.text.advice import Finding, advise, advise_adapt
 from diffcse.text.corpus import Corpus
 from diffcse.text.survey import examine
 from tests.text.samples import plain, spell
@@ -84,3 +84,26 @@ def test_documents() -> None:
     assert findings(with_gaps, documents=True)["documents"].level == "good"
     assert "documents" not in findings(with_gaps)
     assert "--document COLUMN" in findings(plain(1500), documents=True)["documents"].fix
+
+
+def adapt_findings(sentences: list[str], **options: Any) -> dict[str, Finding]:
+    survey = examine(Corpus.from_sentences(sentences), **options)
+    return {finding.key: finding for finding in advise_adapt(survey, files="a.csv --column body")}
+
+
+def test_adapt_judges_size_duplicates_and_what_the_encoder_cuts_off() -> None:
+    assert [adapt_findings(plain(n))["size"].level for n in (150, 300, 1200)] == ["warning", "note", "good"]
+    found = adapt_findings([*plain(1400), *(f"The page was last edited on day {i} and is kept." for i in range(600))])
+    assert found["near_duplicates"].level == "warning"
+    assert found["near_duplicates"].fix.startswith("diffcse dedup a.csv --column body --output ")
+    sentences = plain(900)
+    prose = [" ".join(sentences[i : i + 3]) for i in range(0, 900, 3)]
+    assert "--split-sentences" in adapt_findings(prose, max_tokens=16)["length"].fix
+    assert adapt_findings(prose, max_tokens=500)["length"].level == "good"
+    assert not {"prose", "documents", "short", "prefixes"} & adapt_findings(prose).keys()
+
+
+def test_words_without_spaces_are_named() -> None:
+    chinese = [f"第{i}条河从山上流到海里，两岸有许多古老的村庄和桥梁" for i in range(300)]
+    assert "unspaced" in adapt_findings(chinese)
+    assert "unspaced" not in adapt_findings(plain(300))

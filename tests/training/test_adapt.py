@@ -176,7 +176,7 @@ def test_too_few_texts_are_refused(start, tmp_path):
 
 
 def test_a_long_corpus_is_sampled_by_the_seed(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(adapt, "MOST_TEXTS", 250)
+    monkeypatch.setattr(adapt, "ADAPT_MOST", 250)
     made, _ = texts(400)
     trained = run(config_of(start), Corpus.from_sentences(made), tmp_path / "out")
     assert trained.record.scores["sentences_seen"] == 250
@@ -234,3 +234,9 @@ def test_training_parts_are_not_missed(start, tmp_path):
     expected = run(recipe, made, tmp_path / "out").encoder(["the boat"])
     again = run(recipe, made, tmp_path / "out", resume=True)
     np.testing.assert_allclose(again.encoder(["the boat"]), expected, atol=1e-5)
+
+
+def test_a_text_that_the_start_cannot_read_is_a_warning(tmp_path):
+    unread = [f"第{i}条河从山上流到海里，两岸有许多村庄" for i in range(250)]
+    trained = run(load_recipe("adapt"), Corpus.from_sentences(unread), tmp_path / "out")
+    assert [line for line in trained.record.warnings if "does not know" in line]

@@ -13,6 +13,8 @@ from diffcse.config.fields import read_fields as read_fields
 from diffcse.config.fields import read_toml as read_toml
 from diffcse.config.fields import to_dict as to_dict
 from diffcse.config.fields import to_toml as to_toml
+from diffcse.config.method import ADAPT_FEWEST as ADAPT_FEWEST
+from diffcse.config.method import ADAPT_MOST as ADAPT_MOST
 from diffcse.config.method import EDITS as EDITS
 from diffcse.config.method import PRESETS as PRESETS
 from diffcse.config.method import REFERENCE as REFERENCE

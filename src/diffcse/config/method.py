@@ -27,6 +27,8 @@ EditScope = Literal["masked", "all"]
 Padding = Literal["ignore", "include"]
 GeneratorKind = Literal["masked", "causal"]
 Condition = Literal["projected", "pooled", "none"]
+ADAPT_FEWEST, ADAPT_MOST = 200, 20_000
+"""The recipe `adapt` refuses fewer texts; of more, the seed draws so many to learn from."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 """What the facts of a text mean for training, and which option helps.
 
+The recipe `adapt` learns from the words that texts share. So it matters how many texts there are, what the encoder
+cuts off or does not know, and whether words can be told apart.
+
 Contrastive training uses all other sentences of a batch as negatives and reads the first `max_tokens` tokens of each.
-So it matters what repeats, what is cut off, what the tokenizer does not know, and what is not a sentence.
+So it also matters what repeats and what is not a sentence.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from diffcse.config import ADAPT_FEWEST, ADAPT_MOST
 from diffcse.text.survey import Survey
 
 Level = Literal["warning", "note", "good"]
@@ -33,7 +37,7 @@ class Finding:
 def advise(
     survey: Survey, *, model_tokens: int | None = None, language: str = "en", is_split: bool = False
 ) -> list[Finding]:
-    """Judge a survey.
+    """Judge a survey for the training of all weights.
 
     Args:
         survey: the facts.
@@ -55,6 +59,65 @@ def advise(
         *_short(survey),
         *_documents(survey),
     ]
+
+
+def advise_adapt(survey: Survey, *, files: str, is_split: bool = False) -> list[Finding]:
+    """Judge a survey for the recipe `adapt`; `survey.limit` is what the encoder reads.
+
+    Args:
+        survey: the facts.
+        files: the corpus with its options, as a command line has them.
+        is_split: whether the lines were split into sentences already.
+    """
+    return [
+        _adapt_size(survey),
+        *_duplicates(survey),
+        _adapt_near_duplicates(survey, files),
+        _adapt_length(survey, is_split),
+        *_unknown(survey),
+        *_unspaced(survey),
+        _scripts(survey),
+        _languages(survey),
+        *_trouble(survey),
+    ]
+
+
+def _adapt_size(s: Survey) -> Finding:
+    fact = f"{s.sentences:,} different texts"
+    if s.sentences < ADAPT_FEWEST:
+        effect = f"training refuses a text of fewer than {ADAPT_FEWEST}"
+        return Finding("size", "warning", fact, effect, "add similar texts")
+    if s.sentences < 1_000:
+        return Finding("size", "note", fact, "so few teach little: expect a small gain", "add similar texts")
+    if s.sentences <= ADAPT_MOST:
+        return Finding("size", "good", f"{fact}: all are used")
+    return Finding("size", "good", f"{fact}: {ADAPT_MOST:,} of them are used, which --seed draws")
+
+
+def _adapt_near_duplicates(s: Survey, files: str) -> Finding:
+    share = s.near_duplicate_sentences
+    fact = f"{share:.1%} of {s.sampled:,} sampled texts have a near-duplicate"
+    if share < 0.05:
+        return Finding("near_duplicates", "good", fact)
+    effect = "words of texts that repeat count too often"
+    level: Level = "warning" if share > 0.2 else "note"
+    return Finding("near_duplicates", level, fact, effect, f"diffcse dedup {files} --output unique.csv")
+
+
+def _adapt_length(s: Survey, is_split: bool) -> Finding:
+    fact = f"{s.cut:.1%} of texts are longer than the {s.limit} {s.unit} that the encoder reads, {s.lost:.1%} of all "
+    fact += f"{s.unit} are cut off"
+    if s.cut < 0.05:
+        return Finding("length", "good", fact)
+    effect = "the encoder never sees what is cut off: texts with the same beginning look alike"
+    fix = "--split-sentences, also for what you search later" if _is_prose(s, is_split) else "a model that reads more"
+    return Finding("length", "warning" if s.cut > 0.2 else "note", fact, effect, fix)
+
+
+def _unspaced(s: Survey) -> Iterator[Finding]:
+    if s.unspaced > 0.05:
+        fact = f"{s.unspaced:.1%} of letters are of a script without spaces between words"
+        yield Finding("unspaced", "note", fact, "training takes two characters in a row for a word")
 
 
 def _size(s: Survey) -> Finding:

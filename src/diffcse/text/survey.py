@@ -75,6 +75,8 @@ class Survey:
     """Mean number of sentences that a splitter finds in a line."""
     scripts: dict[str, float]
     """Share of each script among the letters."""
+    unspaced: float
+    """Share of the letters whose script puts no space between words."""
     languages: dict[str, float]
     """Share of sentences in each language, guessed for each sentence alone."""
     languages_sampled: int
@@ -137,6 +139,7 @@ def examine(
     sample = [corpus[i] for i in _sample(len(corpus), limits.sample)]
     subsample = sample[:: max(1, math.ceil(len(sample) / limits.languages))]
     words, trouble, trouble_examples = _scan(corpus)
+    letters = _letters(sample)
     near = find_near_duplicates(sample)
     prefixes, suffixes = _affixes(sample)
     return Survey(
@@ -150,7 +153,8 @@ def examine(
         sampled=len(sample),
         **_length_facts(sample, words, tokenize, unknown_id, max_tokens),
         sentences_per_line=float(np.mean([_count_sentences(line, language) for line in subsample])),
-        scripts=_scripts(sample),
+        scripts=_scripts(letters),
+        unspaced=sum(n for letter, n in letters.items() if re.match(f"[{UNSPACED}]", letter)) / (letters.total() or 1),
         languages=_languages(subsample),
         languages_sampled=len(subsample),
         near_duplicates=near.pairs_in_batch(batch_size),
@@ -267,14 +271,17 @@ _SCRIPTS = (
 )
 
 
-def _scripts(sample: Sequence[str]) -> dict[str, float]:
-    letters: Counter[str] = Counter()
+def _letters(sample: Sequence[str]) -> Counter[str]:
+    characters: Counter[str] = Counter()
     for batch in _batches(sample, 4096):
-        letters.update("".join(batch))
+        characters.update("".join(batch))
+    return Counter({character: count for character, count in characters.items() if character.isalpha()})
+
+
+def _scripts(letters: Counter[str]) -> dict[str, float]:
     scripts: Counter[str] = Counter()
     for letter, count in letters.items():
-        if letter.isalpha():
-            scripts[_script(letter)] += count
+        scripts[_script(letter)] += count
     return _shares(scripts)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from diffcse.config import Config, Method, to_dict, to_toml
+from diffcse.config import ADAPT_FEWEST, ADAPT_MOST, Config, Method, to_dict, to_toml
 from diffcse.encoder.encode import Encoder, use_bf16
 from diffcse.encoder.load import load, start_layout
 from diffcse.encoder.save import save
@@ -41,9 +41,6 @@ from diffcse.training.network import pooling_warnings
 from diffcse.training.own_text import Vectors, own_text_vectors, unit_rows
 from diffcse.training.selection import compare, dev_judge
 
-MOST_TEXTS = 20_000
-"""Of a longer corpus, the seed draws this many texts to learn from."""
-_FEWEST_TEXTS = 200
 _TEXTS_A_DIMENSION, _PENALTY_OF_FEW = 8, 100.0
 SHOWN = 5
 """Texts whose nearest neighbours are shown before and after."""
@@ -114,17 +111,11 @@ def run_adapt(
     method, seed = config.method, config.training.seed
     texts = _sample(corpus, seed)
     start = load(method.model, pooling=method.pooling)
-    record = Record(kind="train", config=to_dict(config), seed=seed, data=data, warnings=[*notes])
-    if unused := config.unused():
-        record.warnings.append(f"{', '.join(unused)}: set, but without effect in this recipe")
-    record.warnings += _pooling_warnings(method)
+    truncated, unknown = _unread(start, texts)
+    warnings = [*notes, *_warnings(config, unknown)]
+    record = Record(kind="train", config=to_dict(config), seed=seed, data=data, warnings=warnings)
     record.write(output / RECORD)
     write_text(output / RECIPE, to_toml(config))
-    if config.training.dev == OWN_PAIRS.stem:
-        record.warnings.append(
-            'training.dev = "pairs": pairs of program documentation, which do not know your field. They can refuse a '
-            "map that helps it. Give pairs, labels or answers of your own"
-        )
     report("plan", {"lines": _plan(config, start, len(corpus), len(texts)), "warnings": record.warnings})
     bf16 = use_bf16(config.training.precision)
     report("phase", {"label": f"embedding {len(texts):,} texts"})
@@ -133,7 +124,7 @@ def run_adapt(
     report("phase", {"label": "learning words, parts of words, and words in company"})
     map_HH = learn_map(texts, start_NH, method, seed)
     adapted = with_map(start, map_HH)
-    record.scores |= {"steps": 0, "sentences_seen": len(texts), "truncated": _cut(start, texts), "shipped": "adapted"}
+    record.scores |= {"steps": 0, "sentences_seen": len(texts), "truncated": truncated, "shipped": "adapted"}
     shipped = adapted
     if dev is not None:
         record.scores["dev"] = judged = _judge(config, dev, start, adapted, bf16)
@@ -150,6 +141,26 @@ def run_adapt(
     return shipped, record
 
 
+def _warnings(config: Config, unknown: float) -> list[str]:
+    """What the user should know before the run; `unknown` is the share of tokens that the start does not know."""
+    method = config.method
+    warnings = []
+    if unused := config.unused():
+        warnings.append(f"{', '.join(unused)}: set, but without effect in this recipe")
+    warnings += _pooling_warnings(method)
+    if unknown > 0.1:
+        warnings.append(
+            f"method.model = {method.model}: does not know {unknown:.0%} of the tokens, and all unknown words look "
+            "alike to it. Choose a model for the language of your text with --model"
+        )
+    if config.training.dev == OWN_PAIRS.stem:
+        warnings.append(
+            'training.dev = "pairs": pairs of program documentation, which do not know your field. They can refuse a '
+            "map that helps it. Give pairs, labels or answers of your own"
+        )
+    return warnings
+
+
 def _pooling_warnings(method: Method) -> list[str]:
     """A pooling that nobody stated, or another than the folder states: no training will make the weights fit it."""
     stated = start_layout(method.model).pooling
@@ -161,10 +172,12 @@ def _pooling_warnings(method: Method) -> list[str]:
     return pooling_warnings(method, stated)
 
 
-def _cut(encoder: Encoder, texts: Sequence[str]) -> int:
-    """How many of the texts have more tokens than the encoder reads."""
+def _unread(encoder: Encoder, texts: Sequence[str]) -> tuple[int, float]:
+    """(how many texts have more tokens than the encoder reads, share of unknown tokens in all texts)."""
     longer = dataclasses.replace(encoder, max_tokens=encoder.max_tokens + 1)
-    return sum(len(ids) > encoder.max_tokens for ids in longer.tokens(texts))
+    tokens = longer.tokens(texts)
+    every = np.concatenate(tokens)
+    return sum(len(ids) > encoder.max_tokens for ids in tokens), float(np.mean(every == encoder.tokenizer.unk_token_id))
 
 
 def _check_select(config: Config) -> None:
@@ -180,14 +193,14 @@ def _check_select(config: Config) -> None:
 
 
 def _sample(corpus: Corpus, seed: int) -> list[str]:
-    if len(corpus) < _FEWEST_TEXTS:
+    if len(corpus) < ADAPT_FEWEST:
         raise InputError(
-            f"the corpus has {len(corpus):,} distinct texts, and the recipe adapt needs at least {_FEWEST_TEXTS}. "
+            f"the corpus has {len(corpus):,} distinct texts, and the recipe adapt needs at least {ADAPT_FEWEST}. "
             "Give more text"
         )
-    if len(corpus) <= MOST_TEXTS:
+    if len(corpus) <= ADAPT_MOST:
         return [corpus[index] for index in range(len(corpus))]
-    chosen = np.random.default_rng([seed, 0x6D6170]).choice(len(corpus), MOST_TEXTS, replace=False)
+    chosen = np.random.default_rng([seed, 0x6D6170]).choice(len(corpus), ADAPT_MOST, replace=False)
     return [corpus[int(index)] for index in np.sort(chosen)]
 
 

@@ -5,12 +5,16 @@
 - company: which words occur in the same texts (SVD of positive pointwise mutual information; Bullinaria and Levy, 2007;
   weights by frequency as in SIF, Arora et al., 2017).
 
+In scripts without spaces between words, such as Chinese and Thai, two characters in a row count as a word.
+
 Shape suffixes: N texts, V words, K numbers of a vector.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,8 +22,10 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from diffcse.errors import InputError
+from diffcse.text.near_duplicates import UNSPACED
 
-_WORD = r"(?u)\b\w[\w+#.]*\b"
+_RUN = re.compile(f"[{UNSPACED}]+")
+_WORD = rf"[{UNSPACED}]{{2}}|\b\w[\w+#.]*\b"
 _SMOOTHED, _COMMON = 0.75, 1e-3
 """The exponent that makes rare words less surprising in PMI, and SIF's constant for frequent words."""
 _WORDS, _PIECES = 30_000, 60_000
@@ -42,8 +48,9 @@ def own_text_vectors(texts: Sequence[str], size: int, seed: int) -> Vectors:
         InputError: too few words occur in more than one text.
     """
     texts = _bounded(texts)
+    spaced = [_RUN.sub(_pairs, text) for text in texts]
     try:
-        parts = [_by_words(texts, size, seed), _by_characters(texts, size, seed), _by_company(texts, size, seed)]
+        parts = [_by_words(spaced, size, seed), _by_characters(texts, size, seed), _by_company(spaced, size, seed)]
     except ValueError as error:  # scikit-learn: no term is left
         raise InputError(
             f"the corpus: {len(texts):,} texts share too few words to learn from ({error}). Give more text"
@@ -55,6 +62,12 @@ def _bounded(texts: Sequence[str]) -> Sequence[str]:
     """`texts`, each cut so that all together have at most `_CHARACTERS`: counting takes ten times that memory."""
     most = max(_CHARACTERS // max(len(texts), 1), 1)
     return [text if len(text) <= most else text[:most].rpartition(" ")[0] or text[:most] for text in texts]
+
+
+def _pairs(run: re.Match[str]) -> str:
+    """The characters of a run two by two: "abc" is " ab bc "."""
+    characters = run[0]
+    return f" {' '.join(a + b for a, b in pairwise(characters)) or characters} "
 
 
 def unit_rows(rows: Any) -> Any:

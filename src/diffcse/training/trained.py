@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from diffcse.config import ADAPT_MOST
 from diffcse.encoder.encode import Encoder
 from diffcse.encoder.load import load
 from diffcse.encoder.save import save
@@ -26,7 +27,6 @@ from diffcse.text.strings import iter_strings
 from diffcse.training.folder import check_output
 
 UNJUDGED = "unknown: nothing measured whether this helps. A dev file (--dev) of 50 labelled or graded examples does"
-_MOST_TEXTS = 20_000
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -115,7 +115,7 @@ class Trained:
     def _searched(self) -> tuple[list[str], np.ndarray]:
         if not isinstance(self.corpus, Corpus):
             raise InputError("texts: the run has no plain text to search. Give texts=[...]")
-        return self._embedded([self.corpus[i] for i in range(min(len(self.corpus), _MOST_TEXTS))])
+        return self._embedded([self.corpus[i] for i in range(min(len(self.corpus), ADAPT_MOST))])
 
     def _embedded(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
         if not texts:
