@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,3 +85,11 @@ def print_figures(console: Console, figures: Figures) -> None:
 
 
 _FIRST_COLUMN = 24  # columns that the text of a table keeps beside its figures
+
+
+def without_controls(text: str) -> str:
+    """`text` with a space for each control character: data must not move the cursor, or give the terminal orders."""
+    return _CONTROL.sub(" ", text)
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")

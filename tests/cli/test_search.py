@@ -76,6 +76,22 @@ def test_text_of_standard_input_and_a_limit_that_is_raised(capsys, tiny, tmp_pat
         assert ("--limits max_line_bytes=N in embed, evaluate, index" in err) == bool(expected)
 
 
+def test_a_resumed_run_builds_the_approximate_index_it_lacks(capsys, tiny, tmp_path):
+    (tmp_path / "t.txt").write_text("".join(f"the cat {i}\n" for i in range(300)))
+    build = ("index", tmp_path / "t.txt", "--model", tiny, "--pooling", "mean", "--output", tmp_path / "index")
+    assert run(capsys, *build)[0] == 0
+    code, out, _ = run(capsys, *build, "--ann", "--resume")
+    assert (code, "hnsw: recall@10" in out) == (0, True)
+
+
+def test_control_characters_of_a_text_do_not_reach_the_terminal(capsys, tiny, tmp_path):
+    (tmp_path / "t.txt").write_text("the \x1b[31mcat\x1b]0;title\x07 sat\n")
+    build = ("index", tmp_path / "t.txt", "--model", tiny, "--pooling", "mean", "--output", tmp_path / "index")
+    assert run(capsys, *build)[0] == 0
+    code, out, _ = run(capsys, "search", tmp_path / "index", "cat")
+    assert (code, "\x1b" in out, "\x07" in out, "[31mcat" in out) == (0, False, False, True)
+
+
 def test_json_has_one_object_a_query(capsys, index, tiny, tmp_path):
     (tmp_path / "queries.txt").write_text(f"{SENTENCES[0]}\n\n{SENTENCES[1]}\n")
     code, out, _ = run(capsys, "search", index, "--queries", tmp_path / "queries.txt", "--json", "-k", 1)

@@ -62,6 +62,7 @@ def test_a_filter_keeps_the_types_of_columns(shared, tiny):
     hits = shared.search("the cat", k=5, where="lang = 'de' AND number > 100")
     assert [hit.row for hit in hits] == ranking(tiny, "the cat", [n for n in NUMBERS if n % 3 == 0 and n > 100])[:5]
     assert shared.search("the cat", where="number < 0") == []
+    assert shared.search("the cat", where="lang = 'a;b'") == []
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,7 @@ def test_a_filter_keeps_the_types_of_columns(shared, tiny):
         ("lang =", "not a filter"),
         ("number = 'x'", "not a filter.*number \\(int64\\)"),
         ("lang", "not a filter"),
+        ("lang = 'en'; number > 3", "not a filter.*semicolon"),
         ("", "not a filter"),
     ],
 )

@@ -146,6 +146,7 @@ class Index:
 
         with loading(console):
             from diffcse.encoder.encode import use_bf16
+            from diffcse.searching.ann import LEAST_ROWS
             from diffcse.searching.index import Index, Speed
         tune()
         speed = Speed(use_bf16(self.precision), self.workers, self.batch_tokens)
@@ -172,7 +173,7 @@ class Index:
                         rows, place.uri, model=str(self.model), ann=self.ann_kind if self.ann else None,
                         language=self.language, resume=self.resume, pooling=self.pooling, speed=speed, report=report,
                     )  # fmt: skip
-                if self.add and self.ann:
+                if self.ann and (self.add or index.record.ann is None) and len(index) >= LEAST_ROWS:
                     index.build_ann(self.ann_kind, report=report)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(f"after {done:,} rows") from stop

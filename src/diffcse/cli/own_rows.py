@@ -132,5 +132,7 @@ def has_pages() -> bool:
 
 def cut(text: str, width: int = 70) -> str:
     """The text in one line of at most `width` characters."""
-    line = " ".join(text.split())
+    from diffcse.figures import without_controls
+
+    line = " ".join(without_controls(text).split())
     return line if len(line) <= width else f"{line[: width - 2]} …"

@@ -90,6 +90,8 @@ def _show(console: Console, query: str, hits: Sequence[Hit], *, hybrid: bool, ti
     if not hits:
         console.print("no row passes the filter")
         return
+    from diffcse.figures import without_controls
+
     view = Table()
     view.add_column("rank", justify="right", no_wrap=True)
     view.add_column("score", justify="right", no_wrap=True, min_width=6)
@@ -97,7 +99,7 @@ def _show(console: Console, query: str, hits: Sequence[Hit], *, hybrid: bool, ti
     for name in hits[0].columns:
         view.add_column(escape(name), overflow="fold")
     for hit in hits:
-        text = hit.text if len(hit.text) <= _LONGEST else f"{hit.text[: _LONGEST - 2]} …"
-        cells = ["" if value is None else escape(str(value)) for value in hit.columns.values()]
+        text = without_controls(hit.text if len(hit.text) <= _LONGEST else f"{hit.text[: _LONGEST - 2]} …")
+        cells = ["" if value is None else escape(without_controls(str(value))) for value in hit.columns.values()]
         view.add_row(str(hit.rank), f"{hit.score:.{4 if hybrid else 3}f}", escape(text), *cells)
     console.print(view)

@@ -82,6 +82,8 @@ class Table:
         Raises:
             InputError: it is not an expression, or names a column that is not there.
         """
+        if ";" in _QUOTED.sub("", where):  # what follows would be left out without a word
+            raise InputError(f"--where {where}: not a filter: it must be one expression, without a semicolon")
         with self._filtered(where):
             self._table.search().where(where).limit(1).select(["row"]).to_arrow()
 
@@ -233,6 +235,9 @@ class Appender:
     def close(self) -> None:
         """Commit what is left."""
         self._commit()
+
+
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`""")
 
 
 def _connect(place: Place) -> Any:
