@@ -66,6 +66,17 @@ def test_cluster_writes_a_row_for_each_text(capsys, tiny, text, tmp_path):
     assert "silhouette" in out
 
 
+def test_a_carriage_return_in_a_text_ends_no_row(capsys, tiny, tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"text": "the cat\\rsat"}\n{"text": "a dog ran over the hill"}\n')
+    options = ("--model", tiny, "--pooling", "mean", "--threshold", "1", "--output", tmp_path / "out")
+    code, _, err = command(capsys, "dedup", tmp_path / "t.jsonl", *options)
+    assert code == 0, err
+    assert [row["text"] for row in rows_of(tmp_path / "out" / "kept.csv")] == [
+        "the cat\rsat",
+        "a dog ran over the hill",
+    ]
+
+
 @pytest.mark.parametrize(
     ("match", "arguments"),
     [

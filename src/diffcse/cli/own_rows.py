@@ -120,7 +120,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     from diffcse.files import staged_file
 
     with staged_file(path) as staging, staging.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file)  # its \r\n at line ends makes it quote a cell with a lone \r, as \n alone does not
         writer.writerow(header)
         writer.writerows(rows)
 
