@@ -26,7 +26,7 @@ from diffcse.integrations import ray_data
 
 call = ray_data._Embedder.__call__
 def slowly(self, table):
-    time.sleep(1)
+    time.sleep(6 if table["id"][0].as_py() >= 200 else 1)  # so the first parts are written long before the last
     return call(self, table)
 ray_data._Embedder.__call__ = slowly
 model, text, folder = sys.argv[1:]
@@ -72,16 +72,16 @@ def test_killed_workers_and_drivers_leave_every_row_once(tmp_path, capsys):
     wait(lambda: committed(out))
     os.kill(actor_of(driver).pid, signal.SIGKILL)
     written = len(committed(out))
-    wait(lambda: len(committed(out)) > written + 1)
+    wait(lambda: len(committed(out)) > written)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     before = {path: path.stat().st_mtime_ns for path in files(out)}
-    assert 3 <= len(committed(out)) < 10  # a part each
+    assert 2 <= len(committed(out)) < 10  # a part each
 
     command = ["embed", model, str(text), "--output", str(out), "--engine", "ray", "--pooling", "mean"]
     command += ["--rows-per-part", "40", "--precision", "fp32"]
     assert run("-m", "diffcse", *command).wait(400) == 0
-    assert len(before.items() & {path: path.stat().st_mtime_ns for path in files(out)}.items()) >= 3
+    assert len(before.items() & {path: path.stat().st_mtime_ns for path in files(out)}.items()) >= 2
     table = parquet.read_table(files(out)).sort_by("id")
     assert table["id"].to_pylist() == list(range(len(lines)))
     assert table["text"].to_pylist() == lines
