@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from diffcse import machine as machine  # counts the cores before torch can bind this thread to one
 
 if TYPE_CHECKING:
-    from diffcse.api import embed, train
+    from diffcse.api import compare, embed, train
     from diffcse.config import Config, Method, Text, Training, load_recipe
     from diffcse.encoder.encode import Encoder
     from diffcse.encoder.export import export
@@ -66,6 +66,7 @@ _HOMES = {
     "save": "encoder.save",
     "encode": "encoder.similarity",
     "similarity": "encoder.similarity",
+    "compare": "api",
     "embed": "api",
     "dedup": "grouping.duplicates",
     "cluster": "grouping.clusters",
@@ -96,6 +97,7 @@ __all__ = [
     "Training",
     "build",
     "cluster",
+    "compare",
     "conditional_gain",
     "dedup",
     "embed",

@@ -1,4 +1,4 @@
-"""`diffcse.train` and `diffcse.embed` as people write them in Python: texts in any shape, choices as keywords."""
+"""`diffcse.train`, `compare` and `embed` as people write them in Python: texts in any shape, choices as keywords."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from diffcse.config import Config, EncoderPooling, Precision, load_recipe
 from diffcse.errors import InputError
 
 if TYPE_CHECKING:
     from diffcse.encoder.encode import Encoder
+    from diffcse.evaluation.own_report import OwnReport
+    from diffcse.report.comparison import Comparison
     from diffcse.training.run import Trained
 
 _SECTIONS = ("method", "text", "training")
@@ -71,6 +73,65 @@ def train(
 
     with TrainingView(Console()) as view:
         return run(config, source, output, resume=resume, report=view, callbacks=callbacks)
+
+
+def compare(
+    encoders: Any,
+    *,
+    recipes: Sequence[str] = (),
+    seeds: int = 3,
+    model: str | Path | None = None,
+    max_steps: int | None = None,
+    train_column: str | None = None,
+    output: str | Path = "comparison",
+    baseline: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
+    **data: Any,
+) -> Comparison | OwnReport:
+    """Compare encoders on your own data; or, with `recipes`, what these make of your text.
+
+    The result is a dict of plain values. Printed, and in a notebook, it is a table; `to_dict` gives the dict alone.
+
+    Args:
+        encoders: as in `evaluate`: a list of folders, names or encoders, or a dict of names to them; differences are
+            from the first. With `recipes`: the texts to train on, in any shape that `train` takes.
+        recipes: names of recipes or presets, trained with every seed from `model`.
+        seeds: runs of each recipe, with the seeds 0, 1, ...
+        model: the start of all recipes; each recipe's own if None.
+        max_steps: updates of the recipes that train weights.
+        train_column: the column of the texts to train on.
+        output: folder of the runs. Complete runs in it are not trained again.
+        baseline: the recipe that the others are compared with; the first if None.
+        report: receives a line for each run and encoder.
+        data: one of texts, pairs and graded, with column, label and answer as in `evaluate`. With `recipes` and no
+            data: the 399 bundled pairs, which do not know your text.
+
+    Raises:
+        InputError: no data, or texts, recipes or encoders that cannot be used.
+    """
+    if not recipes:
+        from diffcse.evaluation.report import evaluate
+
+        given = {"model": model, "max_steps": max_steps, "train_column": train_column, "baseline": baseline}
+        if idle := [name for name, value in given.items() if value is not None]:
+            raise InputError(f"{idle[0]}: goes with recipes")
+        if all(data.get(name) is None for name in ("texts", "pairs", "graded")):
+            raise InputError("no data: give texts, pairs or graded; or recipes to train")
+        return cast("OwnReport", evaluate(encoders, **data))
+    from diffcse.evaluation.comparison import compare_sources
+    from diffcse.evaluation.data import Data, find_data
+    from diffcse.evaluation.own_report import own_data
+    from diffcse.report.comparison import Comparison
+    from diffcse.tables.recipes import train_recipes
+
+    own = own_data(**data) if data else None
+    config, texts = _source(load_recipe("adapt"), encoders, train_column)
+    sources = train_recipes(
+        recipes, texts, output, seeds=seeds, model=None if model is None else str(model), max_steps=max_steps,
+        text={"column": config.text.column}, report=report,
+    )  # fmt: skip
+    places = Data() if own is not None else find_data(("pairs",), groups=("sts",))
+    return Comparison(compare_sources(sources, places, own=own, baseline=baseline, report=report))
 
 
 def embed(

@@ -1,5 +1,6 @@
 """What is pushed is the model alone, and loads back; every obstacle is said."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from huggingface_hub.repocard import metadata_load
 from diffcse.encoder.load import load
 from diffcse.encoder.share import card_for, files_of, model_folder
 from diffcse.errors import InputError
+from diffcse.record import read_record
+from diffcse.training.trained import Trained
 from tests.cli.runs import command, make_run
 from tests.encoder.hub_server import TOKEN, hub
 from tests.models import SENTENCES
@@ -66,6 +69,18 @@ def test_what_is_pushed_loads_back_and_nothing_else_is_there(trained, here, caps
         assert (code, "token" in err, err.count("\n")) == (2, True, 1)
     code, _, err = push("anna/other", "--license", "mit")
     assert (code, "network" in err, err.count("\n")) == (2, True, 1)
+
+
+def test_a_result_in_python_pushes_itself(trained, here):
+    start = load(trained / "model")
+    result = Trained(None, start, read_record(trained / "run.json"), trained)
+    with hub() as (endpoint, repositories):
+        here(endpoint, TOKEN)
+        assert result.push("anna/pets", license="mit").endswith("anna/pets")
+        assert sorted(repositories["anna/pets"]) == files_of(trained / "model")
+        assert b"license: mit" in repositories["anna/pets"]["README.md"]
+    with pytest.raises(InputError, match="no folder to push"):
+        dataclasses.replace(result, output=None).push("anna/pets")
 
 
 PROGRAM = """

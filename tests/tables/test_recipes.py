@@ -4,7 +4,10 @@ import json
 
 import pytest
 
+import diffcse
 from diffcse.config import load_recipe
+from diffcse.encoder.load import load
+from diffcse.encoder.save import save
 from diffcse.errors import InputError
 from diffcse.tables.recipes import named_recipe, train_recipes
 from tests.cli.runs import command
@@ -31,6 +34,26 @@ def test_recipes_are_trained_measured_and_shown(capsys, tmp_path):
     assert part["effects"][0]["sets"]["precision@10 on t.csv"]["error_pairs"] > 0
     assert "|---" not in out
     assert command(capsys, *arguments)[0] == 0, "complete runs are opened"
+
+
+def test_python_compares_recipes_on_a_table_and_encoders_on_data(tmp_path):
+    made, topics = texts()
+    table = {"body": made, "topic": list(topics)}
+    own = {"texts": table, "column": "body", "label": "topic"}
+    start = save_tiny(tmp_path / "tiny", "bert", hidden=32)
+    save(load(start, pooling="mean"), tmp_path / "start", "")
+    options = {"seeds": 2, "train_column": "body", "output": tmp_path / "runs", "model": tmp_path / "start"}
+    compared = diffcse.compare(table, recipes=["adapt", "simcse"], max_steps=2, **options, **own)
+    assert compared.to_dict()["methods"] == ["adapt", "simcse"]
+    assert "simcse against adapt" in repr(compared)
+    assert "<table>" in compared._repr_html_()
+    encoders = {"before": tmp_path / "start", "after": tmp_path / "runs" / "adapt-seed-0"}
+    report = diffcse.compare(encoders, **own)
+    assert [each["encoder"]["name"] for each in report.to_dict()["results"][:2]] == ["before", "after"]
+    assert "precision@10" in repr(report)
+    for arguments, problem in (({}, "no data"), ({"model": "mini", **own}, "model: goes with recipes")):
+        with pytest.raises(InputError, match=problem):
+            diffcse.compare(encoders, **arguments)
 
 
 def test_names_are_recipes_or_presets():

@@ -1,6 +1,10 @@
 """transformers' callbacks are called by our loop, with what they need, and what they ask for is done."""
 
 import dataclasses
+import json
+import socket
+import sqlite3
+import sys
 
 import pytest
 from transformers import TrainerCallback
@@ -114,3 +118,40 @@ def test_what_a_callback_asks_for_is_done(config, tmp_path):
     assert saved == [1, 4]
     assert read_record(tmp_path / "out" / "run.json").status == "complete"
     assert record.scores["steps"] == 4
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """No connection leaves this machine."""
+    connect = socket.socket.connect
+
+    def local(self, address):
+        assert self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1", "localhost"), address
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", local)
+
+
+def test_tensorboard_gets_the_losses_offline(config, tmp_path, no_network):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    record = run(reporting(config, "tensorboard"), CORPUS, tmp_path / "out").record
+    (file,) = (tmp_path / "out").rglob("events.out.tfevents*")
+    events = EventAccumulator(str(file))
+    events.Reload()
+    losses = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert losses == pytest.approx({entry["step"]: entry["loss"] for entry in record.log if "loss" in entry})
+
+
+def test_trackio_gets_the_losses_offline(config, tmp_path, no_network, monkeypatch):
+    pytest.importorskip("trackio")
+    for name, module in [*sys.modules.items()]:
+        if name.split(".")[0] == "trackio" and hasattr(module, "TRACKIO_DIR"):
+            monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "trackio")
+    record = run(reporting(config, "trackio"), CORPUS, tmp_path / "out").record
+    (file,) = (tmp_path / "trackio").rglob("*.db")
+    with sqlite3.connect(file) as database:
+        rows = [json.loads(row[0]) for row in database.execute("select metrics from metrics")]
+    losses = {row["train/global_step"]: row["train/loss"] for row in rows if "train/loss" in row}
+    assert losses == pytest.approx({entry["step"]: entry["loss"] for entry in record.log if "loss" in entry})

@@ -165,16 +165,11 @@ class Compare:
 
 def _show(comparison: dict[str, Any], console: Console) -> None:
     """Print a table for each checkpoint, what it shows, and the notes."""
-    from diffcse.report.comparison import CHECKPOINTS, comparison_rows, explanations, verdicts
-    from diffcse.terminal import Figures, print_figures, say
+    from diffcse.report.comparison import Comparison
+    from diffcse.terminal import print_figures
 
-    for checkpoint, part in comparison["checkpoints"].items():
-        title, about = CHECKPOINTS[checkpoint]
-        heads, rows = comparison_rows(part, comparison["baseline"])
-        print_figures(console, Figures(f"{title}: {about}", heads, rows))
-        for line in verdicts(part):
-            say(console, f"{line}.")
-    for line in explanations(comparison):
+    whole = Comparison(comparison)
+    for figures in whole.figures():
+        print_figures(console, figures)
+    for line in whole.lines():
         console.print(line, style="dim", markup=False, highlight=False)
-    for note in comparison["notes"]:
-        say(console, f"note     {note}")

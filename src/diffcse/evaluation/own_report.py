@@ -43,6 +43,10 @@ class OwnReport(dict[str, Any]):
         heads = ["encoder", keys[0], "against the first", *(_HEADS.get(key, key) for key in keys[1:])]
         return Figures(f"{data['file']}: {data['items']}, points", heads, rows, caption=_caption(keys, data))
 
+    def to_dict(self) -> dict[str, Any]:
+        """The plain values, as `diffcse evaluate --json` writes them."""
+        return dict(self)
+
     def __repr__(self) -> str:
         return str(self.figures())
 

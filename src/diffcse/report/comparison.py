@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from diffcse.figures import Figures
 from diffcse.report.forest import Interval, dots_html, forest_html
 from diffcse.report.parts import MISSING, markdown_table, mean_and_sd, page_template, signed
 
@@ -20,6 +21,34 @@ CHECKPOINTS = {
     "given": ("As given", "scores of what ships, or of files, which do not say how the weights were chosen"),
 }
 _MARKS = {"better": " ▲", "worse": " ▼", "tie": " =", None: ""}
+
+
+class Comparison(dict[str, Any]):
+    """A comparison as plain JSON values; printed, and in a notebook, it is a table."""
+
+    def figures(self) -> list[Figures]:
+        """A table for each checkpoint, with what it shows below."""
+        tables = []
+        for checkpoint, part in self["checkpoints"].items():
+            title, about = CHECKPOINTS[checkpoint]
+            heads, rows = comparison_rows(part, self["baseline"])
+            tables.append(Figures(f"{title}: {about}", heads, rows, caption="\n".join(f"{v}." for v in verdicts(part))))
+        return tables
+
+    def lines(self) -> list[str]:
+        """How to read the tables, and notes."""
+        return [*explanations(self), *(f"note     {note}" for note in self["notes"])]
+
+    def __repr__(self) -> str:
+        return "\n".join([*map(str, self.figures()), *self.lines()])
+
+    def _repr_html_(self) -> str:
+        below = "".join(f"<p>{escape(line)}</p>" for line in self.lines())
+        return "".join(each._repr_html_() for each in self.figures()) + below
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain values, as `diffcse compare --json` writes them."""
+        return dict(self)
 
 
 def comparison_markdown(comparison: dict[str, Any]) -> str:

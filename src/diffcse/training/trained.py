@@ -129,19 +129,21 @@ class Trained:
         rows = [[row[name] for name in ("text", "before", "after")] for row in changed]
         return Figures("Nearest text before and after", ["text", "before", "after"], rows, prose=True)
 
-    def push(self, repository: str, **options: Any) -> str:
-        """Upload the shipped folder to the Hugging Face hub, as `diffcse push` does.
+    def push(self, repository: str, *, license: str | None = None, private: bool = False, update: bool = False) -> str:
+        """Upload the shipped folder to the Hugging Face hub, as `diffcse push` does; return its address.
 
         Args:
             repository: OWNER/NAME.
-            options: of `encoder.share.push`, such as license="mit".
+            license: of the weights, by the hub's name for it, such as "mit"; that of the card if None.
+            private: whether only its owner sees a new repository.
+            update: whether the repository may exist.
 
         Raises:
             InputError: the run has no folder, or as `encoder.share.push`.
         """
         if self.output is None:
             raise InputError("output: this run has no folder to push. Save the encoder and push that folder")
-        return str(push(self.output, repository, **options))
+        return push(self.output, repository, licence=license, private=private, update=update)
 
     def save(self, folder: str | Path) -> None:
         """Write the encoder as a plain sentence-transformers folder, which must be new or empty.
