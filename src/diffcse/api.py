@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from diffcse.evaluation.own_report import OwnReport
     from diffcse.report.comparison import Comparison
     from diffcse.training.run import Trained
+
+# tqdm says so in every notebook without ipywidgets. Our progress line needs none.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 _SECTIONS = ("method", "text", "training")
 

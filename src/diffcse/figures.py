@@ -18,7 +18,10 @@ def table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "", prose: bool = False
 ) -> Table:
     """A table whose first column is text and whose other columns are figures, or text too (`prose`)."""
-    view = Table(title=title or None, caption=caption or None, title_justify="left", caption_justify="left")
+    view = Table(
+        title=title or None, caption=caption or None, title_justify="left", caption_justify="left",
+        show_header=any(columns),
+    )  # fmt: skip
     for index, column in enumerate(columns):
         is_figure = index > 0 and not prose
         view.add_column(column, justify="right" if is_figure else "left", no_wrap=is_figure, overflow="fold")
@@ -53,14 +56,16 @@ class Figures:
 
         def row(cells: Sequence[str], tag: str) -> str:
             side = (
-                f"<{tag} style='text-align:{'right' if i and not self.prose else 'left'}'>" for i in range(len(cells))
+                f"<{tag} style='text-align:{'right' if i and not self.prose else 'left'};white-space:pre-wrap'>"
+                for i in range(len(cells))
             )
             return "".join(f"{start}{html.escape(cell)}</{tag}>" for start, cell in zip(side, cells, strict=True))
 
         body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in self.rows)
         caption = f"<p>{html.escape(self.caption)}</p>" if self.caption else ""
         title = f"<b>{html.escape(self.title)}</b>" if self.title else ""
-        return f"{title}<table><tr>{row(self.columns, 'th')}</tr>{body}</table>{caption}"
+        head = f"<tr>{row(self.columns, 'th')}</tr>" if any(self.columns) else ""
+        return f"{title}<table>{head}{body}</table>{caption}"
 
 
 def print_figures(console: Console, figures: Figures) -> None:

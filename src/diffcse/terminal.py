@@ -107,7 +107,7 @@ class LiveLine:
         """Show `first`, the time left, then as many of `rest` as fit. `share` of the work is done; None: unknown."""
         parts = [part for part in (*first, self._time_left(share), *rest) if part]
         if self.console.is_jupyter:
-            self._show_in_notebook(share, parts)
+            self._show_in_notebook(share, [*filter(None, [self.label]), *parts])
         elif self.console.is_terminal:
             self._draw(share, parts)
         elif time.monotonic() - self._printed >= self.pause:
@@ -131,7 +131,7 @@ class LiveLine:
 
         self._printed = time.monotonic()
         bar = "" if share is None else f"<progress value='{share:.4f}' max='1'></progress> "
-        page = HTML(f"<div style='font-family:monospace'>{bar}{html.escape('  '.join((self.label, *parts)))}</div>")
+        page = HTML(f"<div style='font-family:monospace'>{bar}{html.escape('  '.join(parts))}</div>")
         if self._cell is None:
             self._cell = display(page, display_id=True)
         else:
@@ -229,7 +229,12 @@ class TrainingView(LiveLine):
         say(self.console, f"corpus   {facts['summary']}")
 
     def _phase(self, facts: dict[str, Any]) -> None:
+        self.close()
         say(self.console, f"         {facts['label']}")
+
+    def _embedded(self, facts: dict[str, Any]) -> None:
+        if self.is_live:
+            self.show(facts["done"] / facts["total"], [f"{facts['done']:,} of {facts['total']:,} texts"])
 
     def _plan(self, facts: dict[str, Any]) -> None:
         for line in facts["lines"]:
@@ -270,7 +275,7 @@ class TrainingView(LiveLine):
         if scores:
             say(self.console, f"step {entry['step']:>6,}  {'  '.join(scores)}")
             return
-        width = 1 if self.console.is_terminal else 6
+        width = 1 if self.is_live else 6
         self._latest = loss, *terms = loss_parts(entry)
         self.show(entry["step"] / entry["steps"], [f"step {entry['step']:>{width},}/{entry['steps']:,}", loss], terms)
 

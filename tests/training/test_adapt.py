@@ -240,3 +240,15 @@ def test_a_text_that_the_start_cannot_read_is_a_warning(tmp_path):
     unread = [f"第{i}条河从山上流到海里，两岸有许多村庄" for i in range(250)]
     trained = run(load_recipe("adapt"), Corpus.from_sentences(unread), tmp_path / "out")
     assert [line for line in trained.record.warnings if "does not know" in line]
+
+
+def test_the_embedding_of_many_texts_is_reported(start, tmp_path, monkeypatch):
+    made, _ = texts()
+    monkeypatch.setattr(adapt, "_AT_ONCE", 100)
+    done = []
+    report = lambda event, facts: done.append((facts["done"], facts["total"])) if event == "embedded" else None  # noqa: E731
+    trained = run(config_of(start), Corpus.from_sentences(made), tmp_path / "out", report=report)
+    assert done == [(min(n, len(made)), len(made)) for n in range(100, len(made) + 100, 100)]
+    monkeypatch.setattr(adapt, "_AT_ONCE", 10_000)
+    whole = run(config_of(start), Corpus.from_sentences(made), tmp_path / "whole")
+    assert np.allclose(trained.encoder(made[:5]), whole.encoder(made[:5]), atol=1e-4)

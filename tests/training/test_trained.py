@@ -34,6 +34,7 @@ def test_it_prints_as_a_table_that_says_nothing_judged_it(adapted):
         assert "adapt" in shown
         assert "unknown" in shown
     assert max(map(len, repr(adapted).splitlines())) <= 100
+    assert "<th" not in adapted._repr_html_(), "a table without heads has no empty first row"
 
 
 def test_neighbours_before_and_after_and_of_any_sentence(adapted):

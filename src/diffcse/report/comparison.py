@@ -32,7 +32,10 @@ class Comparison(dict[str, Any]):
         for checkpoint, part in self["checkpoints"].items():
             title, about = CHECKPOINTS[checkpoint]
             heads, rows = comparison_rows(part, self["baseline"])
-            tables.append(Figures(f"{title}: {about}", heads, rows, caption="\n".join(f"{v}." for v in verdicts(part))))
+            title = f"{title}: {about}"
+            if len(part["sets"]) == 1:  # its heading would be the widest row of the first column
+                title, rows = f"{part['sets'][0]}. {title}", rows[1:]
+            tables.append(Figures(title, heads, rows, caption="\n".join(f"{v}." for v in verdicts(part))))
         return tables
 
     def lines(self) -> list[str]:

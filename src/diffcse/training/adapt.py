@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from diffcse.config import ADAPT_FEWEST, ADAPT_MOST, Config, Method, to_dict, to_toml
-from diffcse.encoder.encode import Encoder, use_bf16
+from diffcse.encoder.encode import Encoder, check_finite, sentence_number, use_bf16
 from diffcse.encoder.load import load, start_layout
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
@@ -42,6 +42,7 @@ from diffcse.training.own_text import Vectors, own_text_vectors, unit_rows
 from diffcse.training.selection import compare, dev_judge
 
 _TEXTS_A_DIMENSION, _PENALTY_OF_FEW = 8, 100.0
+_AT_ONCE = 1024
 SHOWN = 5
 """Texts whose nearest neighbours are shown before and after."""
 
@@ -120,7 +121,7 @@ def run_adapt(
     bf16 = use_bf16(config.training.precision)
     report("phase", {"label": f"embedding {len(texts):,} texts"})
     whole = dataclasses.replace(start, settings=dataclasses.replace(start.settings, truncate_dim=None))
-    start_NH = unit_rows(whole(texts, bf16=bf16))
+    start_NH = unit_rows(_embedded(whole, texts, bf16, report))
     report("phase", {"label": "learning words, parts of words, and words in company"})
     map_HH = learn_map(texts, start_NH, method, seed)
     adapted = with_map(start, map_HH)
@@ -139,6 +140,18 @@ def run_adapt(
     folder.finish(record, output)
     report("done", {"output": str(output), "examples": "texts", **record.scores, "sentences_seen": 0})
     return shipped, record
+
+
+def _embedded(encoder: Encoder, texts: Sequence[str], bf16: bool, report: Report) -> Vectors:
+    """Embeddings, (N, H); a report after every `_AT_ONCE` texts, since this takes most of the run's time."""
+    parts = []
+    with encoder.ready(bf16) as run:
+        for first in range(0, len(texts), _AT_ONCE):
+            part = texts[first : first + _AT_ONCE]
+            parts.append(run(encoder.tokens(part)))
+            check_finite(parts[-1], part, lambda index, first=first: sentence_number(first + index), bf16=bf16)
+            report("embedded", {"done": first + len(part), "total": len(texts)})
+    return np.vstack(parts)
 
 
 def _warnings(config: Config, unknown: float) -> list[str]:
