@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from rich.console import Console
 from tyro.conf import Positional, UseAppendAction, arg
@@ -67,6 +67,11 @@ class Compare:
     """Write everything to this file."""
     html: Path | None = None
     """Write a page with plots to this file."""
+
+    COMMON: ClassVar[tuple[str, ...]] = (
+        "recipes", "seeds", "model", "max_steps", "train_column", "output", "texts", "pairs", "graded", "column",
+        "label", "answer", "data", "baseline", "json", "html",
+    )  # fmt: skip
 
     def __call__(self, console: Console) -> None:
         self._check()

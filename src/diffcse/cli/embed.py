@@ -83,8 +83,8 @@ class Embed:
     """Embed nothing: check that the folder has every row of the input once, unchanged."""
 
     COMMON: ClassVar[tuple[str, ...]] = (
-        "output", "column", "keep", "overwrite", "pooling", "prompt", "truncate_dim", "normalize", "store",
-        "precision", "workers", "shard", "check",
+        "output", "column", "keep", "overwrite", "prompt", "truncate_dim", "normalize", "store", "precision",
+        "shard", "check",
     )  # fmt: skip
     RENAMED: ClassVar[Mapping[str, str]] = {"--normalise": "--normalize", "--no-normalise": "--no-normalize"}
     ON_STOP: ClassVar[str] = " A folder of parts keeps what is complete: the same command continues."

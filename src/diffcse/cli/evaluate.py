@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from rich.console import Console
 from tyro.conf import Positional, UseAppendAction, arg
@@ -77,6 +77,10 @@ class Evaluate:
     """Write the sentences that the tasks need to this file, one a line, and stop."""
     cache: bool = True
     """Use and keep cached results. --no-cache measures again."""
+
+    COMMON: ClassVar[tuple[str, ...]] = (
+        "texts", "pairs", "graded", "column", "label", "answer", "data", "tasks", "sets", "floors", "details", "json",
+    )  # fmt: skip
 
     def __call__(self, console: Console) -> None:
         self._check_arguments()

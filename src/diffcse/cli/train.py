@@ -46,7 +46,6 @@ class Train:
             "training.learning_rate",
             "training.max_tokens",
             "training.seed",
-            "training.patience",
             "training.report_to",
             "resume",
         ),
