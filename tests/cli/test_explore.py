@@ -4,12 +4,14 @@ import csv
 import json
 import re
 import shutil
+from importlib import resources
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from diffcse.grouping.maps import chosen_map
 from tests.cli.runs import command
 from tests.models import SENTENCES, save_tiny
 
@@ -72,6 +74,72 @@ def test_clusters_colour_the_points_and_a_folder_of_parts_is_one_table(capsys, t
     assert {name.partition(": ")[2].split(", ")[0] for name in data["columns"][0]["names"]} == {"cats", "dogs"}
 
 
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (["10", "2", "2", None, "10", "10"], ["2", "10", "–"]),
+        ([3, 1, 3, 12], ["1", "3", "12"]),
+        (["10: a", "2: b", "10: a"], ["2: b", "10: a"]),
+        (["a", "b", "b", "7"], ["b", "7", "a"]),
+    ],
+)
+def test_groups_are_ordered_by_number_else_by_count(capsys, tmp_path, values, names):
+    rows = {"text": ["a"] * len(values), "embedding": [[1.0, float(i)] for i in range(len(values))], "label": values}
+    parquet.write_table(pa.table(rows), tmp_path / "v.parquet")
+    output = ("--color", "label", "--output", tmp_path / "m.html")
+    assert command(capsys, "explore", tmp_path / "v.parquet", *output)[0] == 0
+    column = data_of(tmp_path / "m.html")["columns"][0]
+    assert column["names"] == names
+    assert [column["names"][code] for code in column["codes"]] == ["–" if v is None else str(v) for v in values]
+
+
+def test_the_colours_of_groups_differ_and_are_visible_on_both_papers():
+    script = resources.files("diffcse.report").joinpath("explore.js").read_text(encoding="utf-8")
+    palette = re.findall(r"#[0-9a-f]{6}", re.search(r"PALETTE = \[(.*?)\]", script).group(1))
+    assert len(palette) >= 12
+
+    def linear(colours):
+        codes = np.array([[int(each[i : i + 2], 16) / 255 for i in (1, 3, 5)] for each in colours])
+        return np.where(codes <= 0.04045, codes / 12.92, ((codes + 0.055) / 1.055) ** 2.4)
+
+    luminance = linear([*palette, "#ffffff", "#14171c"]) @ [0.2126, 0.7152, 0.0722] + 0.05
+    assert (luminance[-2] / luminance[:-2]).min() > 2
+    assert (luminance[:-2] / luminance[-1]).min() > 3
+    lms = [[0.41222, 0.53633, 0.05145], [0.2119, 0.6807, 0.1074], [0.0883, 0.28172, 0.62998]]
+    oklab = [[0.21045, 0.79362, -0.00407], [1.978, -2.42859, 0.45059], [0.0259, 0.78277, -0.80868]]
+    points = np.cbrt(linear(palette) @ np.transpose(lms)) @ np.transpose(oklab)
+    distances = np.linalg.norm(points[:, None] - points, axis=2) + np.eye(len(points))
+    assert distances.min() > 0.15
+
+
+def test_auto_takes_umap_for_few_points_only(capsys, monkeypatch, table, tmp_path):
+    monkeypatch.setattr("diffcse.grouping.maps.find_spec", lambda name: name)
+    assert chosen_map("auto", 5_000) == ("umap", "")
+    kind, why = chosen_map("auto", 5_001)
+    assert (kind, "--map umap" in why) == ("pca", True)
+    assert chosen_map("umap", 5_001) == ("umap", "")
+    assert chosen_map("umap", 19)[0] == "pca"
+    monkeypatch.setattr("diffcse.grouping.maps._FAST", 59)
+    code, out, err = command(capsys, "explore", table, "--output", tmp_path / "m.html")
+    assert (code, "--map umap" in out) == (0, True), err
+
+
+def test_a_page_that_exists_and_a_wrong_column_are_answered_before_vectors_are_read(
+    capsys, monkeypatch, table, tmp_path
+):
+    page, options = tmp_path / "m.html", ("explore", table, "--map", "pca", "--output", tmp_path / "m.html")
+    page.write_text("of someone else")
+    with monkeypatch.context() as patch:
+        patch.setattr("diffcse.grouping.stored.read_parquet", None)
+        code, _, err = command(capsys, *options)
+        assert (code, "m.html: exists" in err, "--overwrite" in err) == (2, True, True)
+        code, _, err = command(capsys, *options, "--overwrite", "--color", "lable")
+        assert (code, "--color lable" in err, "topic, year, score" in err) == (2, True, True)
+    assert page.read_text() == "of someone else"
+    assert command(capsys, *options, "--overwrite")[0] == 0
+    assert len(data_of(page)["texts"]) == 60
+
+
 def test_the_rows_of_an_index(capsys, tmp_path):
     tiny = save_tiny(tmp_path / "tiny", "bert")
     (tmp_path / "t.csv").write_text("text,topic\n" + "".join(f"{text},{text[0]}\n" for text in SENTENCES))
@@ -91,15 +159,17 @@ def test_an_array_has_numbers_or_the_texts_of_its_file(capsys, tmp_path):
     np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32))
     (tmp_path / "t.txt").write_text("a\nb\n\nd\n")
     for options, texts in (
-        ((), [f"row {i}" for i in (1, 2, 3, 4)]),
+        ((), [f"row {i}" for i in range(4)]),
         (("--texts", tmp_path / "t.txt"), ["a", "b", "", "d"]),
     ):
-        code, _, err = command(capsys, "explore", tmp_path / "v.npy", *options, "--output", tmp_path / "m.html")
+        code, _, err = command(
+            capsys, "explore", tmp_path / "v.npy", *options, "--output", tmp_path / "m.html", "--overwrite"
+        )
         assert code == 0, err
         assert data_of(tmp_path / "m.html")["texts"] == texts
     (tmp_path / "t.txt").write_text("a\n")
     code, _, err = command(
-        capsys, "explore", tmp_path / "v.npy", "--texts", tmp_path / "t.txt", "--output", tmp_path / "m.html"
+        capsys, "explore", tmp_path / "v.npy", "--texts", tmp_path / "t.txt", "--output", tmp_path / "n.html"
     )
     assert (code, "4 rows" in err) == (2, True)
 
@@ -214,10 +284,14 @@ def test_search_group_lasso_and_save(visit, tmp_path):
     page.fill("#search", "IMG onerror")
     page.wait_for_selector("#list li")
     assert page.inner_text("#list li") == BAD
-    assert saved(page, tmp_path) == [{"row": "6", "text": BAD, "topic": "cats", "year": "1905", "score": "0.5"}]
+    assert saved(page, tmp_path) == [{"row": "5", "text": BAD, "topic": "cats", "year": "1905", "score": "0.5"}]
     page.click("#clear")
     page.click("#legend button:has-text('cats')")
     assert page.inner_text("#count") == "30 of 60 chosen"
+    every, taken = page.evaluate("document.getElementById('map').data.map(({marker, x}) => ({...marker, n: x.length}))")
+    assert (every["n"], taken["n"]) == (60, 30), "the chosen points are drawn on top"
+    assert (every["color"], taken["size"] > every["size"]) == ("#8a9099", True)
+    assert every["opacity"] < 0.2 < taken["opacity"]
     page.click("#clear")
     box = page.locator("#map .nsewdrag").bounding_box()
     corners = [(0.01, 0.01), (0.5, 0.01), (0.5, 0.99), (0.01, 0.99), (0.01, 0.01)]

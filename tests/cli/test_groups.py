@@ -33,10 +33,10 @@ def test_dedup_writes_what_is_kept_and_what_decided(capsys, tiny, text, tmp_path
     assert code == 0, err
     kept, dropped = rows_of(tmp_path / "out" / "kept.csv"), rows_of(tmp_path / "out" / "dropped.csv")
     assert dropped[-1] | {"score": ""} == {
-        "row": str(len(SENTENCES) + 1), "title": f"{SENTENCES[0].upper()}!", "kind": "exact", "score": "",
-        "kept_row": "1", "kept_text": SENTENCES[0], "id": f"n{len(SENTENCES)}",
+        "row": str(len(SENTENCES)), "title": f"{SENTENCES[0].upper()}!", "kind": "exact", "score": "",
+        "kept_row": "0", "kept_text": SENTENCES[0], "id": f"n{len(SENTENCES)}",
     }  # fmt: skip
-    assert kept[0] == {"row": "1", "title": SENTENCES[0], "id": "n0"}
+    assert kept[0] == {"row": "0", "title": SENTENCES[0], "id": "n0"}
     assert kept[-1]["title"] == "a, b"
     facts = json.loads((tmp_path / "out" / "dedup.json").read_text())
     assert facts["kept"] == len(kept)
@@ -53,6 +53,7 @@ def test_cluster_writes_a_row_for_each_text(capsys, tiny, text, tmp_path):
     assert code == 0, err
     rows = rows_of(tmp_path / "c.csv")
     assert [row["title"] for row in rows[: len(SENTENCES)]] == SENTENCES
+    assert [row["row"] for row in rows] == [str(i) for i in range(len(rows))]
     assert [row["id"] for row in rows] == [f"n{i}" for i in range(len(rows))]
     assert {row["cluster"] for row in rows} == {"0", "1", "2"}
     assert "in 3 clusters" in (tmp_path / "c.html").read_text()
@@ -85,6 +86,7 @@ def test_a_carriage_return_in_a_text_ends_no_row(capsys, tiny, tmp_path):
         ("--threshold 7", ["dedup", "TEXT", "--threshold", "7", "--output", "OUT"]),
         ("is a file", ["dedup", "TEXT", "--output", "TEXT"]),
         ("not empty", ["dedup", "TEXT", "--output", "FULL"]),
+        ("not empty", ["export", "mini", "--to", "static", "--output", "FULL"]),
         ("no column 'text'", ["dedup", "TEXT", "--output", "OUT"]),
         ("no such folder", ["dedup", "TEXT", "--column", "title", "--model", "./none", "--output", "OUT"]),
         ("ends in .csv", ["cluster", "TEXT", "--output", "FULL"]),
@@ -105,5 +107,6 @@ def test_mistakes_are_answered_before_anything_is_written(capsys, text, tmp_path
     code, _, err = command(capsys, *(names.get(argument, argument) for argument in arguments))
     assert code == 2
     assert match in err
+    assert "--resume" not in err, "no verb here has it"
     assert (tmp_path / "page.html").read_text() == "of someone else"
     assert not (tmp_path / "out").exists()

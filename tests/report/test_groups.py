@@ -9,7 +9,7 @@ VERSIONS = {"diffcse": "0"}
 def test_a_page_of_duplicates_shows_the_pairs_and_the_threshold():
     facts = {
         "model": BAD, "texts": 10, "kept": 8, "threshold": 0.9, "rule": "as given", "versions": VERSIONS,
-        "dropped": {"exact": 1, "MinHash": 0, "embedding": 1},
+        "dropped": {"exact": 43, "MinHash": 0, "embedding": 1},
         "examples": [
             {"kind": "exact", "score": 1.0, "text": BAD, "kept": "b"},
             {"kind": "embedding", "score": 0.912, "text": "a", "kept": BAD},
@@ -19,6 +19,7 @@ def test_a_page_of_duplicates_shows_the_pairs_and_the_threshold():
     assert "<script" not in page
     assert "2 of 10 texts repeat an earlier one" in page
     assert "0.912" in page
+    assert page.count("1 of 43 are shown; all are in dropped.csv") == page.count("dropped.csv") == 1
     assert page.count("<title>") == 3  # of the page and of two curves
     assert 'class="mark" d="M87.38 0V100"' in page  # 0.9 of an axis to 1.03
 
@@ -31,5 +32,5 @@ def test_a_page_of_clusters():
     }  # fmt: skip
     page = cluster_page(facts)
     assert "<script" not in page
-    assert "Of 2 numbers, 3 has the highest silhouette" in page
+    assert "3 clusters: the highest silhouette of 2 tried values of k" in page
     assert "silhouette" not in cluster_page(facts | {"choices": []})

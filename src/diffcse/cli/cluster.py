@@ -10,6 +10,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from diffcse.cli.own_rows import OwnRows, cut, has_pages, read_all, stages, write_csv
+from diffcse.cli.paths import check_new
 from diffcse.errors import InputError
 from diffcse.record import versions
 
@@ -31,8 +32,8 @@ class Cluster(OwnRows):
     seed: int = 0
     """Of the sample and of the starts of k-means."""
     output: Annotated[Path | None, arg(metavar="FILE.csv")] = None
-    """Table to write: row, cluster, distance from its centre, text. FILE.html beside it shows the clusters and the
-    choice of k. Unset: print the clusters only."""
+    """Table to write: row (counted from 0), cluster, distance from its centre, text. FILE.html beside it shows the
+    clusters and the choice of k. Unset: print the clusters only."""
     overwrite: bool = False
     """Replace FILE.csv and FILE.html if they exist."""
 
@@ -42,10 +43,8 @@ class Cluster(OwnRows):
         check_k(self.k)
         if self.output is not None and (self.output.suffix != ".csv" or self.output.is_dir()):
             raise InputError(f"--output {self.output}: must be a file that ends in .csv")
-        if self.output is not None and not self.overwrite:
-            for path in (self.output, self.output.with_suffix(".html")):
-                if path.exists():
-                    raise InputError(f"{path}: exists. Give another --output, or replace it with --overwrite")
+        if self.output is not None:
+            check_new(self.output, self.output.with_suffix(".html"), overwrite=self.overwrite)
         sentences = self.open("cluster", self.files)
         if self.output is not None and any(
             source.path.resolve() == self.output.resolve() for source in sentences.sources
@@ -79,9 +78,7 @@ class Cluster(OwnRows):
 
         names, *more = kept
         columns = zip(texts, result.labels.tolist(), result.distances.tolist(), more, strict=True)
-        rows = (
-            (i, label, f"{distance:.4f}", text, *rest) for i, (text, label, distance, rest) in enumerate(columns, 1)
-        )
+        rows = ((i, label, f"{distance:.4f}", text, *rest) for i, (text, label, distance, rest) in enumerate(columns))
         write_csv(output, ["row", "cluster", "distance", self.column or "text", *names], rows)
         say(console, f"written  {output}")
         if has_pages():
@@ -109,7 +106,11 @@ def _show(facts: dict[str, Any], console: Console) -> None:
     from rich.table import Table
 
     best = max(facts["choices"], key=lambda choice: choice["silhouette"], default=None)
-    how = f", the highest silhouette ({best['silhouette']:.3f}) of {len(facts['choices'])} numbers" if best else ""
+    how = (
+        f", the highest silhouette ({best['silhouette']:.3f}) of {len(facts['choices'])} tried values of k"
+        if best
+        else ""
+    )
     title = f"{facts['texts']:,} texts in {len(facts['clusters'])} clusters{how}"
     view = Table(title=title, title_justify="left")
     view.add_column("", justify="right", no_wrap=True)

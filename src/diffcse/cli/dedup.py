@@ -31,10 +31,11 @@ class Dedup(OwnRows):
     """Files or globs: .txt, .csv, .tsv, .jsonl, .json, .parquet, hub data sets, also packed; "-" for lines of
     standard input."""
     threshold: Annotated[str, arg(metavar="X|auto")] = "auto"
-    """Cosine from which two texts count as the same. auto: what three of four of your texts have with their copy
+    """Cosine from which two texts count as the same. auto: the cosine that 75 % of your texts reach with themselves
     without one word."""
     output: Annotated[Path | None, arg(metavar="DIR")] = None
-    """New folder for kept.csv, dropped.csv, dedup.json and dedup.html (a plot of the threshold)."""
+    """New folder for kept.csv, dropped.csv, dedup.json and dedup.html (a plot of the threshold). Rows are counted
+    from 0."""
 
     def __call__(self, console: Console) -> None:
         if self.output is None:
@@ -45,7 +46,7 @@ class Dedup(OwnRows):
         check_threshold(self.threshold)
         if self.output.is_file():
             raise InputError(f"--output {self.output}: is a file. Give a new folder")
-        check_output(self.output, resume=False)
+        check_output(self.output, resume=None)
         require_rensa()
         sentences = self.open("dedup", self.files)
         from diffcse.terminal import say
@@ -77,14 +78,14 @@ class Dedup(OwnRows):
 
         name = self.column or "text"
         pairs = (
-            (each.row + 1, texts[each.row], each.kind, f"{each.score:.4f}", each.kept + 1, texts[each.kept])
+            (each.row, texts[each.row], each.kind, f"{each.score:.4f}", each.kept, texts[each.kept])
             for each in result.dropped
         )
         heads = ["row", name, "kind", "score", "kept_row", "kept_text", *names]
         with staged_folder(output) as folder:
-            rows = ((row + 1, texts[row], *more[row]) for row in result.kept)
+            rows = ((row, texts[row], *more[row]) for row in result.kept)
             write_csv(folder / "kept.csv", ["row", name, *names], rows)
-            write_csv(folder / "dropped.csv", heads, ((*pair, *more[pair[0] - 1]) for pair in pairs))
+            write_csv(folder / "dropped.csv", heads, ((*pair, *more[pair[0]]) for pair in pairs))
             write_json(folder / "dedup.json", facts)
             if has_pages():
                 samples = {name: getattr(result.threshold, name).tolist() for name in _SAMPLES}

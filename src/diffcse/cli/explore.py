@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from rich.console import Console
 from tyro.conf import Positional, arg
 
+from diffcse.cli.paths import check_new
 from diffcse.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,18 +27,18 @@ class Explore:
     The file needs no network.
     """
 
-    COMMON: ClassVar = ("output", "color", "map", "column", "texts", "atlas")
+    COMMON: ClassVar = ("output", "color", "map", "column", "texts", "overwrite", "atlas")
 
     source: Annotated[Positional[Path], arg(metavar="PARQUET|INDEX|NPY", help_behavior_hint="")]
     """What `diffcse embed` wrote (a .parquet file, a folder of such files, or a .npy file), or an index of
     `diffcse index`."""
     output: Annotated[Path | None, arg(metavar="FILE.html")] = None
-    """The page to write."""
+    """The page to write. Its CSV of a selection counts rows from 0."""
     color: Annotated[str | None, arg(metavar="NAME|cluster")] = None
     """Colour the points by this column, or by clusters that are made here. The page can change to any column."""
     map: Literal["auto", "pca", "umap"] = "auto"
-    """How the points are placed. auto: umap if it is installed, else pca (the first two principal components). umap
-    takes minutes for 50,000 texts."""
+    """How the points are placed. auto: umap for at most 5,000 points if it is installed, else pca (the first two
+    principal components). umap takes minutes for 50,000 texts."""
     column: str | None = None
     """Column with the texts. Unset: "text"."""
     texts: str | None = None
@@ -47,6 +49,8 @@ class Explore:
     """Number of clusters for --color cluster, as in `diffcse cluster`."""
     seed: int = 0
     """Of umap and of the clusters."""
+    overwrite: bool = False
+    """Replace FILE.html if it exists."""
     atlas: bool = False
     """Hand the .parquet file to embedding-atlas, which shows it on this machine until Ctrl-C; no file is written."""
 
@@ -65,12 +69,13 @@ class Explore:
         columns = dict(stored.columns)
         if self.color == _CLUSTER and _CLUSTER not in columns:
             columns = {_CLUSTER: self._clusters(stored, console), **columns}
-        elif self.color is not None and self.color not in columns:
-            names = ", ".join(columns) or "none"
-            raise InputError(f"--color {self.color}: no such column. There are: {names}. Or give --color cluster")
+        self._check_colour(columns)
         from diffcse.grouping.maps import chosen_map, flat_map
 
-        kind = {"pca": "principal components", "umap": "UMAP"}[chosen_map(self.map)]
+        chosen, why = chosen_map(self.map, len(stored.texts))
+        kind = {"pca": "principal components", "umap": "UMAP"}[chosen]
+        if why:
+            say(console, f"note     points are placed by principal components: {why}")
         with console.status(f"placing {len(stored.texts):,} points by {kind}"):
             points = flat_map(stored.rows, self.map, self.seed)
         page = explore_page(
@@ -109,6 +114,35 @@ class Explore:
         check_k(self.k)
         if self.output is None or self.output.suffix not in (".html", ".htm"):
             raise InputError("no output: give --output FILE.html")
+        if self.output.is_dir():
+            raise InputError(f"--output {self.output}: is a folder. Give a file")
+        check_new(self.output, overwrite=self.overwrite)
+        if self.color not in (None, _CLUSTER):
+            self._check_schema()
+
+    def _check_schema(self) -> None:
+        """Check --color before vectors are read, if the first .parquet file can be opened."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        file = self.source if self.source.is_file() else next(iter(sorted(self.source.glob("*.parquet"))), None)
+        if file is None or file.suffix != ".parquet":
+            return
+        try:
+            schema = parquet.read_schema(file)
+        except (pa.ArrowException, OSError, ValueError):  # the reader answers
+            return
+        self._check_colour(
+            each.name for each in schema if each.name != (self.column or "text") and not pa.types.is_nested(each.type)
+        )
+
+    def _check_colour(self, columns: Iterable[str]) -> None:
+        names = list(columns)
+        if self.color is not None and self.color not in names:
+            raise InputError(
+                f"--color {self.color}: no such column. There are: {', '.join(names) or 'none'}. "
+                "Or give --color cluster"
+            )
 
     def _read(self) -> Stored:
         from diffcse.grouping.stored import from_table, read_npy, read_parquet

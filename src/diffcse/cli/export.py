@@ -54,7 +54,7 @@ class Export:
             raise InputError("no output: give --output FOLDER")
         if self.column is not None and self.text is None:
             raise InputError("--column: names a column of --text FILE, which is not given")
-        check_output(self.output, resume=False)
+        check_output(self.output, resume=None)
         check_model(self.model, "model")
         if self.text is not None:
             check_files([self.text])

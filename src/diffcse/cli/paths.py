@@ -32,14 +32,29 @@ def check_model(name: str | Path | None, option: str) -> None:
         raise InputError(f"{option} {text}: no such folder. Relative paths start at {Path.cwd()}.")
 
 
-def check_output(output: Path, *, resume: bool) -> None:
+def check_output(output: Path, *, resume: bool | None) -> None:
     """That a new run does not begin in a folder that holds files. The trainer checks the rest.
+
+    Args:
+        resume: value of --resume; None: the verb has no such option.
 
     Raises:
         InputError: the folder is not empty, and `resume` is not given.
     """
     if not resume and output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
-        raise InputError(f"--output {output}: not empty. Give a new folder, or continue with --resume")
+        way = "Give a new folder" if resume is None else "Give a new folder, or continue with --resume"
+        raise InputError(f"--output {output}: not empty. {way}")
+
+
+def check_new(*files: Path, overwrite: bool) -> None:
+    """That files to write do not exist, unless `overwrite` is given.
+
+    Raises:
+        InputError: a file exists.
+    """
+    for path in files:
+        if not overwrite and path.exists():
+            raise InputError(f"{path}: exists. Give another --output, or replace it with --overwrite")
 
 
 def check_data(name: str, option: str = "--data") -> None:

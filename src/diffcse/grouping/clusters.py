@@ -92,7 +92,7 @@ def cluster(
     strings = list(iter_strings(texts, "texts"))
     if len(strings) < (2 * _FEWEST if given is None else given):
         least = f"{2 * _FEWEST} texts for k = auto" if given is None else f"one text for each of {given} clusters"
-        raise InputError(f"{len(strings)} texts: clusters need at least {least}")
+        raise InputError(f"{len(strings)} text{'s' * (len(strings) != 1)}: clusters need at least {least}")
     if rows is None:
         encoder = as_encoder(model, pooling)
         bf16 = use_bf16(precision)

@@ -86,7 +86,7 @@ def dedup(
     require_rensa()
     strings = list(iter_strings(texts, "texts"))
     if len(strings) < 2:
-        raise InputError(f"{len(strings)} texts: give two or more")
+        raise InputError(f"{len(strings)} text{'s' * (len(strings) != 1)}: give two or more")
     encoder, bf16 = as_encoder(model, pooling), use_bf16(precision)
     dropped = list(equal_texts(strings))
     left = _left(range(len(strings)), dropped)

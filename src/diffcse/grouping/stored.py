@@ -114,7 +114,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_npy(source: Path, texts: list[str] | None = None) -> Stored:
-    """The rows of a .npy file; without `texts`, a row's text is its number, from 1.
+    """The rows of a .npy file; without `texts`, a row's text is its number, counted from 0.
 
     Raises:
         InputError: not a table of numbers, or another number of texts.
@@ -130,4 +130,4 @@ def read_npy(source: Path, texts: list[str] | None = None) -> Stored:
         raise InputError(
             f"{source}: {len(rows):,} rows, but --texts has {len(texts):,}. Give the file that was embedded"
         )
-    return Stored(texts or [f"row {i}" for i in range(1, len(rows) + 1)], rows)
+    return Stored(texts or [f"row {i}" for i in range(len(rows))], rows)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.util import find_spec
+from math import isfinite
 from typing import Any
 
 from diffcse.errors import InputError
@@ -70,18 +71,31 @@ def explore_page(
 
 
 def _column(values: Sequence[Any]) -> dict[str, Any]:
-    """Numbers as they are; text and few numbers as codes into a list of distinct values, the most frequent first."""
+    """Numbers as they are; text and few numbers as codes into a list of distinct values."""
     numbers = all(value is None or isinstance(value, int | float) for value in values)
     counts: dict[Any, int] = {}
     for value in values:
         counts[value] = counts.get(value, 0) + 1
     if numbers and len(counts) > _FEW_NUMBERS:
         return {"kind": "numbers", "values": list(values)}
-    names = sorted(counts, key=lambda value: (-counts[value], str(value)))
-    places = {value: place for place, value in enumerate(names)}
+    places = {value: _place(value) for value in counts}
+    if any(value is not None and place is None for value, place in places.items()):
+        names = sorted(counts, key=lambda value: (-counts[value], str(value)))
+    else:
+        names = sorted(counts, key=lambda value: (value is None, places[value] or 0.0, str(value)))
+    codes = {value: code for code, value in enumerate(names)}
     kind = "groups" if len(names) <= _MOST_GROUPS else "texts"
     shown = ["–" if name is None else str(name) for name in names]
-    return {"kind": kind, "names": shown, "codes": [places[value] for value in values]}
+    return {"kind": kind, "names": shown, "codes": [codes[value] for value in values]}
+
+
+def _place(value: Any) -> float | None:
+    """The number that a label is or begins with ("3", "3: words"); None: it has none."""
+    try:
+        number = float(str(value).partition(":")[0])
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
 
 
 def as_json(value: Any) -> str:

@@ -38,7 +38,7 @@ def dedup_page(facts: Mapping[str, Any], samples: Mapping[str, Sequence[float]])
     dropped = facts["texts"] - facts["kept"]
     curves = [Curve(name, _shares(samples[key]), paint, dash) for key, (name, paint, dash) in _SAMPLES.items()]
     curves = [curve for curve in curves if curve.points]
-    how = {"exact": "equal texts", "MinHash": "of nearly the same words", "embedding": "of nearly the same meaning"}
+    how = {"exact": "equal", "MinHash": "of nearly the same words", "embedding": "of nearly the same meaning"}
     counts = ", ".join(f"{facts['dropped'][kind]:,} {words}" for kind, words in how.items())
     parts = []
     for kind, title in _KINDS.items():
@@ -46,13 +46,16 @@ def dedup_page(facts: Mapping[str, Any], samples: Mapping[str, Sequence[float]])
             score = _SCORES[kind]
             heads = [*([score] if score else []), "left out", "kept"]
             rows = [[*([f"{each['score']:.3f}"] if score else []), each["text"], each["kept"]] for each in pairs]
-            about = "From the least alike to the most alike." if score else ""
-            title = f"{title}: {facts['dropped'][kind]:,} left out"
+            count = facts["dropped"][kind]
+            about = "From the least alike to the most alike. " if score else ""
+            if len(pairs) < count:
+                about += f"{len(pairs)} of {count:,} are shown; all are in dropped.csv."
+            title = f"{title}: {count:,} left out"
             parts.append({"title": title, "about": about, "heads": heads, "texts": heads[-2:], "rows": rows})
     return _page(
         facts,
         title=f"{dropped:,} of {facts['texts']:,} texts repeat an earlier one",
-        lead=f"{facts['kept']:,} texts are kept. Left out: {counts}.",
+        lead=f"Kept: {facts['kept']:,}. Left out: {counts}.",
         plot_title=f"The threshold: cosine {facts['threshold']:.3f}",
         curves=curves,
         figure=curves_html(curves, form=".1%", values=(0.0,), height=240, mark=facts["threshold"]),
@@ -90,7 +93,7 @@ def cluster_page(facts: Mapping[str, Any]) -> str:
         curves = [Curve("mean silhouette", [(c["k"], c["silhouette"]) for c in choices], colour(2))]
     lead = f"The number was given; seed {facts['seed']}."
     if choices:
-        lead = f"Of {len(choices)} numbers, {number} has the highest silhouette; seed {facts['seed']}."
+        lead = f"{number} clusters: the highest silhouette of {len(choices)} tried values of k; seed {facts['seed']}."
     heads = ["cluster", "texts", "words", "a typical text"]
     rows = [[str(c["number"]), f"{c['size']:,}", ", ".join(c["words"]), c["typical"]] for c in facts["clusters"]]
     return _page(
