@@ -232,19 +232,6 @@ def test_atlas_gets_the_same_file(capsys, table, tmp_path, monkeypatch):
 # ---- in a browser ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with playwright.sync_playwright() as running:
-        try:
-            opened = running.chromium.launch(executable_path=path, args=["--no-sandbox", "--enable-unsafe-swiftshader"])
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium: {error}")
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
 def visit(browser, capsys, table, tmp_path):
     """Opens the page; afterwards: no request but for the page, no error, and no text that ran."""

@@ -92,7 +92,7 @@ def test_a_threshold_that_is_no_cosine_is_refused(threshold):
 
 
 def test_fewer_than_two_texts_are_refused():
-    with pytest.raises(InputError, match="1 text"):
+    with pytest.raises(InputError, match="1 text:"):
         dedup(["a"])
     with pytest.raises(InputError, match=r"texts\[1\]"):
         dedup(["a", None])

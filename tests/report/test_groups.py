@@ -1,5 +1,7 @@
 """Pages of duplicates and clusters: what they say, and that no text is believed."""
 
+import pytest
+
 from diffcse.report.groups import cluster_page, dedup_page
 
 BAD = "<script>alert(1)</script>"
@@ -34,3 +36,23 @@ def test_a_page_of_clusters():
     assert "<script" not in page
     assert "3 clusters: the highest silhouette of 2 tried values of k" in page
     assert "silhouette" not in cluster_page(facts | {"choices": []})
+
+
+@pytest.mark.browser
+def test_tables_fit_a_phone(browser):
+    address = f"https://example.org/{'long/' * 20}"
+    facts = {
+        "model": "m", "seed": 0, "texts": 10_000, "versions": VERSIONS, "choices": [], "kept": 1, "threshold": 0.9,
+        "rule": "as given", "dropped": {"exact": 1, "MinHash": 0, "embedding": 1},
+        "clusters": [{"number": 0, "size": 10_000, "words": ["configuration"] * 5, "typical": address}],
+        "examples": [{"kind": kind, "score": 0.9, "text": address, "kept": address} for kind in ("exact", "embedding")],
+    }  # fmt: skip
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    for html in (cluster_page(facts), dedup_page(facts, {"random": [], "nearest": [], "copies": []})):
+        page.set_content(html)
+        wide = page.evaluate(
+            "[...document.querySelectorAll('.wide')].map((each) => each.scrollWidth - each.clientWidth)"
+        )
+        assert wide
+        assert set(wide) == {0}
+    page.close()
