@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from diffcse.config import ADAPT_FEWEST, ADAPT_MOST, Config, Method, to_dict, to_toml
-from diffcse.encoder.encode import Encoder, check_finite, use_bf16
+from diffcse.encoder.encode import BATCH_TOKENS, Encoder, check_finite, use_bf16
 from diffcse.encoder.load import load, start_layout
 from diffcse.encoder.save import save
 from diffcse.errors import InputError
@@ -148,7 +148,7 @@ def _embedded(encoder: Encoder, texts: Sequence[str], bf16: bool, report: Report
     with encoder.ready(bf16) as run:
         for first in range(0, len(texts), _AT_ONCE):
             part = texts[first : first + _AT_ONCE]
-            parts.append(run(encoder.tokens(part)))
+            parts.append(run(encoder.tokens(part), BATCH_TOKENS))
             report("embedded", {"done": first + len(part), "total": len(texts)})
     rows_NH = np.vstack(parts)
     check_finite(rows_NH, texts, bf16=bf16)
