@@ -12,6 +12,9 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
+if len(sys.argv) < 3 or not (Path(sys.argv[1]) / "export.json").is_file():
+    print("usage: onnx_without_torch.py FOLDER TEXT...   (FOLDER: of diffcse export --to onnx)", file=sys.stderr)
+    sys.exit(2)
 folder, texts = Path(sys.argv[1]), sys.argv[2:]
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 prompt = json.loads((folder / "export.json").read_text(encoding="utf-8"))["default_prompt"]

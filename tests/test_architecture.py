@@ -24,7 +24,7 @@ RULE = {
     "figures": set(),
     "machine": {"errors"},
     "record": {"errors", "files", "machine", "values"},
-    "network": set(),
+    "network": {"errors"},
     "stops": set(),
     "streams": set(),
     "values": {"errors"},

@@ -145,9 +145,25 @@ def test_embed_writes_a_folder_of_parts_and_resumes_it(capsys, tiny, text, tmp_p
     code, out, _ = run(capsys, *command)
     assert (code, "2 parts; 2 were there already" in out, "complete" in out) == (0, True, True)
     assert "7 rows in 4 parts, each row once" in run(capsys, *command, "--check")[1]
+    assert "nothing to do (7 rows in 4 parts)" in run(capsys, *command)[1]
     (tmp_path / "parts/part-00003.parquet").unlink()
     code, _, err = run(capsys, *command, "--check")
     assert (code, "part-00003.parquet: missing" in err) == (2, True)
+
+
+def test_a_stopped_run_says_what_its_folder_keeps(capsys, tiny, text, tmp_path, monkeypatch):
+    command = ("embed", tiny, text, "--output", tmp_path / "parts", "--rows-per-part", 2, "--pooling", "mean")
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diffcse.encoder.parts.embed_parts", stop)
+        assert "stopped: nothing was complete yet.\n" in run(capsys, *command)[2]
+    assert run(capsys, *command, "--shard", "1/2")[0] == 0
+    monkeypatch.setattr("diffcse.encoder.parts.embed_parts", stop)
+    code, _, err = run(capsys, *command)
+    assert (code, "stopped: kept 3" in err) == (130, True)
 
 
 def test_embed_in_python(tiny, text, tmp_path):

@@ -14,6 +14,16 @@ from tests.models import SENTENCES, save_tiny
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+def test_the_example_without_torch_says_its_usage(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    for arguments in ([], [str(tmp_path), "a cat"]):
+        monkeypatch.setattr(sys, "argv", ["onnx_without_torch.py", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(EXAMPLES / "onnx_without_torch.py"))
+        err = capsys.readouterr().err
+        assert (stop.value.code, err.count("\n"), "usage: " in err) == (2, 1, True)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_our_folders_are_models_of_mteb_and_local_data_its_tasks(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mteb")

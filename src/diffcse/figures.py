@@ -98,3 +98,8 @@ def without_controls(text: str) -> str:
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def counted(n: int, noun: str) -> str:
+    """A number and its noun, such as "1 run" or "2,000 runs"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

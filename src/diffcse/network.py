@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from diffcse.errors import InputError
 
 WAIT = 5.0
 """Seconds to wait for the hub."""
@@ -13,6 +16,16 @@ _FRESH = 60.0
 """Seconds for which an answer holds."""
 _answer: tuple[float, str] | None = None
 """When the hub was asked, and why it did not answer (empty: it did)."""
+
+
+def check_spelling(name: str) -> None:
+    """That a name without a folder is not a slip of the bundled model's: the hub is then not asked.
+
+    Raises:
+        InputError: it is nearly "mini".
+    """
+    if name != "mini" and difflib.get_close_matches(name.lower(), ["mini"], 1, 0.75):
+        raise InputError(f"{name}: there is no such model. Did you mean mini?")
 
 
 def why_unreachable() -> str:

@@ -227,6 +227,7 @@ def test_names_come_from_what_differs(capsys, tmp_path):
     ("arguments", "message"),
     [
         (["RUN"], "nothing to compare"),
+        (["TEXT.jsonl", "--recipes", "adapt,min_deletion", "--output", "EMPTY"], "--recipes: min_deletion"),
         (["RUN", "EMPTY"], "no run: it has no run.json"),
         (["RUN", "TEXT"], "not JSON"),
         (["RUN", "none.json"], "none.json: cannot be read"),
@@ -245,7 +246,9 @@ def test_mistakes_are_one_line(capsys, tmp_path, arguments, message):
     run = make_run(tmp_path / "run", 1)
     (tmp_path / "empty").mkdir()
     folders.write(tmp_path / "text.json", "nothing")
+    folders.write(tmp_path / "text.jsonl", "")
     names = {"RUN": str(run), "EMPTY": str(tmp_path / "empty"), "TEXT": str(tmp_path / "text.json")}
+    names["TEXT.jsonl"] = str(tmp_path / "text.jsonl")
     names["SCORES"] = str(scores(tmp_path / "scores.json", sts_pets=60.0))
     names["AVERAGE"] = str(scores(tmp_path / "average.json", sts_average=60.0))
     filled = ["=".join(names.get(part, part) for part in a.split("=")) for a in arguments]

@@ -38,7 +38,7 @@ def test_index_then_search(capsys, tiny, table, tmp_path):
     code, out, err = run(capsys, "index", table, "--model", tiny, "--output", place, *options)
     assert (code, err) == (0, "")
     assert f"{len(SENTENCES)} rows" in out
-    assert "columns id, lang" in out
+    assert "kept columns: id, lang" in out
     code, out, _ = run(capsys, "search", place, SENTENCES[3], "-k", 2, "--where", "lang = 'en'")
     assert code == 0
     assert [word in out for word in ("rank", "score", "lang", "1.000", SENTENCES[3])] == [True] * 5
@@ -133,6 +133,8 @@ WRONG = {
     "add to none": (("index", "TABLE", "--output", "NEW", "--add"), "no index"),
     "keep with add": (("index", "TABLE", "--output", "INDEX", "--add", "--keep", "id"), "--keep"),
     "bad delete": (("index", "--output", "INDEX", "--delete", "langs = 1"), "no column 'langs'"),
+    "delete names its option": (("index", "--output", "INDEX", "--delete", "lang ="), "--delete lang ="),
+    "add by another": ((*TITLES[:-1], "INDEX", "--add"), "Add with the model that made the index"),
     "language": ((*TITLES, "--language", "x"), "--language x"),
     "no index": (("search", "NEW", "a"), "no index"),
     "no query": (("search", "INDEX"), "no query"),
@@ -140,6 +142,8 @@ WRONG = {
     "k": (("search", "INDEX", "a", "-k", "0"), "k = 0"),
     "k no number": (("search", "INDEX", "a", "-k", "many"), "--k many"),
     "where": (("search", "INDEX", "a", "--where", "lang ="), "--where lang ="),
+    "text of a filter": (("search", "INDEX", "a", "--where", "lang = 5 and id = 3"), "--where lang"),
+    "nearly mini": (("search", "INDEX", "a", "--model", "minni"), "Did you mean mini?"),
     "two kinds of queries": (("search", "INDEX", "a", "--queries", "TABLE"), "not both"),
     "queries missing": (("search", "INDEX", "--queries", "no.txt"), "no.txt does not exist"),
     "other model": (("search", "INDEX", "a", "--model", "mini"), "mini is another encoder"),

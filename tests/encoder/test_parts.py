@@ -11,7 +11,7 @@ from pyarrow import parquet
 from diffcse.encoder import parts
 from diffcse.encoder.encode import Encoder
 from diffcse.encoder.inputs import Sentences
-from diffcse.encoder.manifest import Shard, check, part_files
+from diffcse.encoder.manifest import Shard, agree, check, part_files
 from diffcse.encoder.parts import embed_parts
 from diffcse.errors import InputError
 from tests.models import SENTENCES, tiny_model
@@ -126,6 +126,8 @@ def test_another_model_input_or_setting_is_refused_by_name(encoder, text, tmp_pa
         (lambda: write(encoder, text, folder, size=5), "--rows-per-part 4"),
         (lambda: write(encoder, text, folder, normalise=True), "--normalize False"),
         (lambda: write(encoder, text, folder, store="int8"), "--store float32"),
+        (lambda: agree(folder, {"settings": {"keep": ["id"]}}, {"keep": []}), "with --keep id; now --keep is missing"),
+        (lambda: agree(folder, {"settings": {"keep": []}}, {"keep": ["id"]}), "without --keep; now it is id"),
         (lambda: write(encoder, text, folder, bf16=True), "--precision fp32"),
         (lambda: write(encoder, other, folder), "other.txt"),
         (lambda: embed_parts(encoder, Sentences([text, other]), folder, rows_per_part=4), "1 input files, not 2"),

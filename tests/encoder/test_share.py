@@ -109,11 +109,16 @@ def test_what_stops_a_push_before_the_network(trained, capsys, monkeypatch, tmp_
         ((tmp_path / "empty", "anna/pets"), "no model folder"),
         ((tmp_path / "no", "anna/pets"), "no such folder"),
         ((trained, "anna/pets"), "--license"),
-        ((trained, "anna/pets", "--license", "mit"), "--yes"),
+        ((trained, "anna/pets", "--license", "mit"), "hf auth login"),
         ((trained, "anna/pets", "--license", "mit", "--yes"), "hf auth login"),
     ):
-        code, _, err = command(capsys, "push", *arguments)
-        assert (code, says in err, err.count("\n")) == (2, True, 1), err
+        code, out, err = command(capsys, "push", *arguments)
+        assert (code, out, says in err, err.count("\n")) == (2, "", True, 1), err
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: TOKEN)
+    for reason, says in (("no route", "cannot be reached (no route)"), ("", "--yes")):
+        monkeypatch.setattr("diffcse.encoder.share.why_unreachable", lambda reason=reason: reason)
+        code, out, err = command(capsys, "push", trained, "anna/pets", "--license", "mit")
+        assert (code, says in err, bool(out)) == (2, True, not reason), err
 
 
 def test_a_start_under_cc_by_sa_decides(tmp_path):

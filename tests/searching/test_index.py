@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -71,7 +72,7 @@ def test_a_filter_keeps_the_types_of_columns(shared, tiny):
         ("langs = 'en'", "no column 'langs'.*lang \\(string\\)"),
         ('lang = "en"', "no column 'en'.*single quotes"),
         ("lang =", "not a filter"),
-        ("number = 'x'", "not a filter.*number \\(int64\\)"),
+        ("number = 'x'", "number holds numbers.*number \\(int64\\)"),
         ("lang", "not a filter"),
         ("lang = 'en'; number > 3", "not a filter.*semicolon"),
         ("", "not a filter"),
@@ -81,7 +82,7 @@ def test_what_is_no_filter(shared, where, says):
     with pytest.raises(InputError, match=f"--where .*{says}") as caught:
         shared.search("the cat", where=where)
     assert "/src/" not in str(caught.value)
-    with pytest.raises(InputError, match=f"--where .*{says}"):
+    with pytest.raises(InputError, match=f"--delete .*{says}"):
         shared.delete(where)
 
 
@@ -171,6 +172,24 @@ def test_a_query_by_another_model_is_refused_by_name(folder, tiny, tmp_path):
     cut = replace(tiny, max_tokens=4)
     with pytest.raises(InputError, match="another encoder"):
         Index.open(tmp_path / "unnamed", model=cut).search("the cat")
+
+
+def test_a_text_beside_a_number_is_explained(folder, tmp_path):
+    table = {"text": TEXTS[:5], "label": [1, 2, 3, 4, 5], "name": ["a 'label = '"] * 5}
+    index = Index.build(table, tmp_path / "index", model=folder, pooling="mean", column="text", keep=["label", "name"])
+    for where in ("label = 'four'", "name = 'x' AND label IN ('4')", "label > '4'"):
+        with pytest.raises(InputError, match="label holds numbers: write label = 4"):
+            index.search("the cat", where=where)
+    for where in ("label LIKE 'a%'", "name = 3 AND label < 'b' - 3"):
+        with pytest.raises(InputError, match="--where ") as error:
+            index.search("the cat", where=where)
+        assert "Error resolving filter expression" not in str(error.value)
+
+
+def test_a_trained_encoder_and_one_name_to_keep_are_taken(tiny):
+    trained = SimpleNamespace(encoder=tiny)
+    hit = search({"text": TEXTS[:5], "label": list("abcde")}, TEXTS[1], model=trained, column="text", keep="label")[0]
+    assert (hit.row, hit.columns) == (1, {"label": "b"})
 
 
 def test_vectors_that_embed_wrote(tiny, tmp_path):

@@ -10,6 +10,7 @@ from diffcse.encoder.load import load
 from diffcse.errors import InputError
 from diffcse.record import verdict
 from diffcse.text.corpus import Corpus
+from diffcse.training.inputs import read_dev
 from diffcse.training.run import run
 from tests.models import SENTENCES, save_tiny
 from tests.training.test_adapt import config_of, texts
@@ -64,7 +65,7 @@ def test_save_writes_what_loads(adapted, tmp_path):
     adapted.save(tmp_path / "mine")
     np.testing.assert_allclose(load(tmp_path / "mine")(SENTENCES[:3]), adapted.encoder.encode(SENTENCES[:3]), atol=1e-6)
     assert "adapted" in (tmp_path / "mine" / "README.md").read_text()
-    with pytest.raises(InputError, match="mine"):
+    with pytest.raises(InputError, match="mine: the folder exists: give a new one"):
         adapted.save(tmp_path / "mine")
 
 
@@ -86,6 +87,17 @@ def test_labels_and_answers_judge_the_map(kind, metric, start, tmp_path):
     if kind == "dev_label":
         report = trained.evaluate(texts={"text": made, "label": list(texts()[1])})
         assert report["results"][1]["precision@10"]["value"] == pytest.approx(judged["last"], abs=0.2)
+
+
+def test_a_dev_table_names_the_options_it_lacks(tmp_path):
+    fields = write_dev(tmp_path, "dev_label")
+    for changed, says in (
+        ({"dev_label": "nolabel"}, r"\(--dev-label\)"),
+        ({"dev_column": "no"}, r"\(--dev-column\)"),
+        ({"dev_label": None, "dev_column": None}, "is a table: name its label column with --dev-label NAME"),
+    ):
+        with pytest.raises(InputError, match=says):
+            read_dev(Config(training=dataclasses.replace(Training(), **(fields | changed))))
 
 
 def test_labels_choose_the_step_of_trained_weights(start, tmp_path):

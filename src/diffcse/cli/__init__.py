@@ -197,7 +197,8 @@ def _print_stop(verb: str, stop: KeyboardInterrupt) -> None:
     """After a signal: where the verb stopped, and which command goes on."""
     if verb not in VERBS:
         return
-    where, hint = f" {stop}" if stop.args else "", getattr(VERBS[verb], "ON_STOP", "")
+    where = str(stop) if str(stop).startswith(":") else f" {stop}" if stop.args else ""
+    hint = getattr(VERBS[verb], "ON_STOP", "")
     if any(field.name == "resume" for field in dataclasses.fields(VERBS[verb])):
         hint = " The same command with --resume continues" + (
             " from there." if where else " from the newest checkpoint, if there is one."

@@ -25,9 +25,10 @@ class Compare:
     """Runs of `diffcse train`, or JSON files of `diffcse evaluate`. NAME=RUN names its method. With --recipes: files of
     text to train on."""
     recipes: tuple[str, ...] = ()
-    """Train these recipes (or presets, such as simcse) on the text first, then compare them."""
-    seeds: int = 3
-    """With --recipes: runs of each recipe, with the seeds 0, 1, ..."""
+    """Train these recipes (or presets, such as simcse) on the text first, then compare them. Spaces or commas between
+    them."""
+    seeds: int = 4
+    """With --recipes: runs of each recipe, with the seeds 0, 1, ... A verdict needs four."""
     model: str | None = None
     """With --recipes: the start of all; each recipe's own if not given."""
     max_steps: int | None = None
@@ -36,11 +37,11 @@ class Compare:
     """With --recipes: column of the text to train on."""
     output: Path = Path("comparison")
     """With --recipes: folder of the runs. Complete runs in it are not trained again."""
-    texts: str | None = None
+    texts: Annotated[str | None, arg(metavar="FILE")] = None
     """Score on this table of your own texts with labels (precision@10)."""
-    pairs: str | None = None
+    pairs: Annotated[str | None, arg(metavar="FILE")] = None
     """Score on this table of your own questions with answers (MRR@10)."""
-    graded: str | None = None
+    graded: Annotated[str | None, arg(metavar="FILE")] = None
     """Score on your own graded pairs, a .tsv (Spearman)."""
     column: str | None = None
     """Column of the text (--texts) or of the question (--pairs); if not given "text" or "question"."""
@@ -129,11 +130,14 @@ class Compare:
         return own_data(self.texts, self.pairs, self.graded, column=self.column, label=self.label, answer=self.answer)
 
     def _train(self, console: Console) -> list[Source]:
+        from diffcse.evaluation.seeds import LEAST_SEEDS
         from diffcse.tables.recipes import train_recipes
         from diffcse.terminal import say
 
+        if self.seeds < LEAST_SEEDS:
+            say(console, f"note     --seeds {self.seeds}: a verdict needs {LEAST_SEEDS}, so there will be none")
         return train_recipes(
-            self.recipes,
+            [name for names in self.recipes for name in names.split(",") if name],
             self.runs,
             self.output,
             seeds=self.seeds,

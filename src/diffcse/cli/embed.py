@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from diffcse.cli.paths import check_model
 from diffcse.config import EncoderPooling, Precision, Quoting, Store
 from diffcse.errors import InputError
+from diffcse.figures import counted
 from diffcse.machine import tune
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Embed:
     (a name without suffix). A folder is resumed: the same command again writes what is missing."""
     column: str | None = None
     """Column with the sentences, in files that have columns. Unset: "text"."""
-    keep: str | None = None
+    keep: Annotated[str | None, arg(metavar="LIST")] = None
     """More columns for .parquet, with commas between them, such as id,title."""
     overwrite: bool = False
     """Replace an existing file, or begin a folder of parts again."""
@@ -46,9 +47,9 @@ class Embed:
     quoting: Quoting = "auto"
     """Double quotes in .csv and .tsv enclose cells (csv) or are text (none). auto: csv in .csv, and in a .tsv file that
     is consistently quoted."""
-    columns: str | None = None
+    columns: Annotated[str | None, arg(metavar="LIST")] = None
     """Names of all columns, with commas between them, for .csv and .tsv files without a header."""
-    limits: str | None = None
+    limits: Annotated[str | None, arg(metavar="LIST")] = None
     """Raise the limits of the reader, such as max_line_bytes=5000000; docs/text.md has their names."""
     pooling: EncoderPooling | None = None
     """Overrides the folder's pooling; required for a plain checkpoint."""
@@ -87,7 +88,6 @@ class Embed:
         "shard", "check",
     )  # fmt: skip
     RENAMED: ClassVar[Mapping[str, str]] = {"--normalise": "--normalize", "--no-normalise": "--no-normalize"}
-    ON_STOP: ClassVar[str] = " A folder of parts keeps what is complete: the same command continues."
 
     def __call__(self, console: Console) -> None:
         from diffcse.encoder.manifest import Shard, check, check_folder
@@ -109,7 +109,7 @@ class Embed:
         if self.check:
             with CountView(console, "sentences") as view:
                 parts, rows = check(output, sentences, lambda done: view(done, sentences.total))
-            say(console, f"complete {output}  ({rows:,} rows in {parts:,} parts, each row once)")
+            say(console, f"complete {output}  ({rows:,} rows in {counted(parts, 'part')}, each row once)")
             return
         with loading(console):
             from diffcse.encoder.encode import use_bf16
@@ -191,20 +191,40 @@ class Embed:
         from diffcse.encoder.outputs import Form
         from diffcse.encoder.parts import embed_parts
 
-        with view:
-            done = embed_parts(
-                encoder, sentences, output, name=self.model, rows_per_part=self.rows_per_part, shard=shard,
-                report=view, **options,
-            )  # fmt: skip
+        try:
+            with view:
+                done = embed_parts(
+                    encoder, sentences, output, name=self.model, rows_per_part=self.rows_per_part, shard=shard,
+                    report=view, **options,
+                )  # fmt: skip
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(_kept(output, sentences.total)) from stop
+        if not done.written and not done.missing:
+            parts = counted(done.present, "part") if shard.count == 1 else "all parts"
+            return [f"complete: nothing to do ({done.total:,} rows in {parts})"]
         form = Form(encoder.width, self.normalize, self.store)
         before = f"; {done.present:,} were there already" if done.present else ""
         lines = [
-            f"written  {output}  ({done.written:,} parts{before}; {done.rows:,} rows of {form.label}; {view.rate()})"
+            f"written  {output}  ({counted(done.written, 'part')}{before}; {done.rows:,} rows of {form.label}; "
+            f"{view.rate()})"
         ]
         if not done.missing:
             return [*lines, f"complete {output}  ({done.total:,} rows)"]
-        hint = "other shards, or the same command without --shard, write them"
-        return [*lines, f"note     {done.missing:,} parts are missing: {hint}"]
+        missing = f"{counted(done.missing, 'part')} {'is' if done.missing == 1 else 'are'} missing"
+        return [*lines, f"note     {missing}: other shards, or the same command without --shard, write what is missing"]
+
+
+def _kept(output: Path, total: int | None) -> str:
+    """What a stopped run left in its folder of parts, for the line on the stop."""
+    from pyarrow import parquet
+
+    from diffcse.encoder.manifest import part_files
+
+    files = part_files(output).values() if output.is_dir() else []
+    rows = sum(parquet.read_metadata(path).num_rows for path in files)
+    if not rows:
+        return ": nothing was complete yet"
+    return f": kept {rows:,}{'' if total is None else f' of {total:,}'} rows; the same command continues"
 
 
 def _write_file(view: Any, encoder: Any, sentences: Sentences, output: Path, options: dict[str, Any]) -> list[str]:

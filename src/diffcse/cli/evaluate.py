@@ -36,11 +36,11 @@ class Evaluate:
     """Measure only this set, such as STS12 or MR."""
     text: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")] = ()
     """Also measure geometry and conditional gain on this file of one sentence a line."""
-    texts: str | None = None
+    texts: Annotated[str | None, arg(metavar="FILE")] = None
     """Measure on this table of your own texts with labels: neighbours, clusters, few examples."""
-    pairs: str | None = None
+    pairs: Annotated[str | None, arg(metavar="FILE")] = None
     """Measure on this table of your own questions with their answers: recall and MRR."""
-    graded: str | None = None
+    graded: Annotated[str | None, arg(metavar="FILE")] = None
     """Measure on your own graded pairs: a .tsv of score, text, text."""
     column: str | None = None
     """Column of the text (--texts) or of the question (--pairs); if not given "text" or "question"."""
@@ -52,9 +52,9 @@ class Evaluate:
     """With --texts and --pairs: encoding of the file, such as windows-1252. Unset: UTF-8."""
     quoting: Quoting = "auto"
     """With --texts and --pairs: double quotes in .csv and .tsv enclose cells (csv) or are text (none)."""
-    columns: str | None = None
+    columns: Annotated[str | None, arg(metavar="LIST")] = None
     """With --texts and --pairs: names of all columns, with commas between them, where the file has no header."""
-    limits: str | None = None
+    limits: Annotated[str | None, arg(metavar="LIST")] = None
     """With --texts and --pairs: limits of the reader, such as max_line_bytes=20000000; docs/text.md has their names."""
     pooling: EncoderPooling | None = None
     """Pooling for all models; needed for a plain checkpoint."""

@@ -70,7 +70,7 @@ def _sts_tables(results: list[Result]) -> list[Figures]:
             results,
             "sts",
             lambda task: _number(task["value"]),
-            caption=f"text: {'; '.join(variants)}.{warning}",
+            caption=(f"text of the sets: {'; '.join(variants)}." if variants != ["natural"] else "") + warning,
         )
     ]
 

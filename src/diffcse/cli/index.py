@@ -36,7 +36,7 @@ class Index:
     """The index: a new folder, or an address such as s3://bucket/folder."""
     column: str | None = None
     """Column with the texts, in files that have columns. Unset: "text"."""
-    keep: str | None = None
+    keep: Annotated[str | None, arg(metavar="LIST")] = None
     """More columns, with commas between them, such as id,title: for --where, and shown with each answer."""
     ann: bool = False
     """Build an approximate index, and print how much it misses. Pays from some 100,000 rows. Without TEXT: for an
@@ -45,7 +45,7 @@ class Index:
     """Kind of the approximate index: hnsw misses less, ivf-pq takes less space."""
     add: bool = False
     """Add TEXT to the index that exists; its columns must have the kept ones."""
-    delete: str | None = None
+    delete: Annotated[str | None, arg(metavar="FILTER")] = None
     """Delete the rows of a filter from the index that exists, such as "lang = 'en'"."""
     resume: bool = False
     """Continue a run that was killed, with the same files and options."""
@@ -56,9 +56,9 @@ class Index:
     quoting: Quoting = "auto"
     """Double quotes in .csv and .tsv enclose cells (csv) or are text (none). auto: csv in .csv, and in a .tsv file that
     is consistently quoted."""
-    columns: str | None = None
+    columns: Annotated[str | None, arg(metavar="LIST")] = None
     """Names of all columns, with commas between them, for .csv and .tsv files without a header."""
-    limits: str | None = None
+    limits: Annotated[str | None, arg(metavar="LIST")] = None
     """Raise the limits of the reader, such as max_line_bytes=5000000; docs/text.md has their names."""
     pooling: EncoderPooling | None = None
     """Overrides the folder's pooling; required for a plain checkpoint."""
@@ -181,7 +181,7 @@ class Index:
         for note in rows.notes:
             say(console, f"note     {note}")
         added = f"{len(index) - before:,} rows added, {len(index):,} in all" if self.add else f"{len(index):,} rows"
-        kept = f", columns {', '.join(index.columns)}" if index.columns else ""
+        kept = f", kept columns: {', '.join(index.columns)}" if index.columns else ""
         say(console, f"written  {place.uri}  ({added}, {index.record.dimension} numbers each{kept}; {seconds:.0f} s)")
         if self.ann:
             _show_ann(console, index)

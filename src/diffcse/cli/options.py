@@ -161,7 +161,10 @@ def _row(name: str, text: str) -> list[str]:
     lines = textwrap.wrap(text, _WIDTH - _COLUMN, break_on_hyphens=False) or [""]
     first = f"  {name}"
     if len(first) > _COLUMN - 2:
-        first = "\n".join(textwrap.wrap(name, _WIDTH - 2, initial_indent="  ", subsequent_indent="      "))
+        # The spaces are where a list of choices may break.
+        spaced = name.replace("|", "| ")
+        first = "\n".join(textwrap.wrap(spaced, _WIDTH - 2, initial_indent="  ", subsequent_indent="      "))
+        first = first.replace("| ", "|")
         return [*first.split("\n"), *(" " * _COLUMN + line for line in lines)]
     return [f"{first:<{_COLUMN}}{lines[0]}", *(" " * _COLUMN + line for line in lines[1:])]
 

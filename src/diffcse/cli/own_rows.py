@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
+from tyro.conf import arg
 
 from diffcse.cli.paths import check_model
 from diffcse.config import EncoderPooling, Precision, Quoting
@@ -32,7 +33,7 @@ class OwnRows:
     """Model folder, run of `diffcse train`, hub id, or "mini"."""
     column: str | None = None
     """Column with the texts, in files that have columns. Unset: "text"."""
-    keep: str | None = None
+    keep: Annotated[str | None, arg(metavar="LIST")] = None
     """More columns for the output, with commas between them, such as id,title."""
     encoding: str | None = None
     """Encoding of text files, such as windows-1252; bytes outside it become U+FFFD. Unset: UTF-8, or what a byte order
@@ -40,9 +41,9 @@ class OwnRows:
     quoting: Quoting = "auto"
     """Double quotes in .csv and .tsv enclose cells (csv) or are text (none). auto: csv in .csv, and in a .tsv file that
     is consistently quoted."""
-    columns: str | None = None
+    columns: Annotated[str | None, arg(metavar="LIST")] = None
     """Names of all columns, with commas between them, for .csv and .tsv files without a header."""
-    limits: str | None = None
+    limits: Annotated[str | None, arg(metavar="LIST")] = None
     """Raise the limits of the reader, such as max_line_bytes=5000000; docs/text.md has their names."""
     pooling: EncoderPooling | None = None
     """Overrides the folder's pooling; required for a plain checkpoint."""

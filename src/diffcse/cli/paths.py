@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from diffcse.errors import InputError
+from diffcse.network import check_spelling
 from diffcse.text.hub import PREFIX
 from diffcse.text.sources import find_sources
 
@@ -25,9 +26,11 @@ def check_model(name: str | Path | None, option: str) -> None:
     """That a model that is written as a path exists. Other names may be those of the hub.
 
     Raises:
-        InputError: the path does not exist.
+        InputError: the path does not exist, or the name is nearly "mini".
     """
     text = str(name)
+    if name is not None and not _exists(Path(text)):
+        check_spelling(text)
     if name is not None and (text.startswith(("/", ".", "~")) or text.count("/") > 1) and not _exists(Path(text)):
         raise InputError(f"{option} {text}: no such folder. Relative paths start at {Path.cwd()}.")
 

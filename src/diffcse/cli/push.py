@@ -10,7 +10,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from diffcse.cli.paths import check_model
-from diffcse.encoder.share import card_for, check_name, files_of, model_folder, push
+from diffcse.encoder.share import card_for, check_access, check_name, files_of, model_folder, push
 from diffcse.errors import InputError
 
 
@@ -40,6 +40,7 @@ class Push:
         check_model(self.model, "model")
         folder = model_folder(self.model)
         card_for(folder, self.name, self.license)
+        check_access()
         from diffcse.terminal import say
 
         size = sum((folder / file).stat().st_size for file in files_of(folder))
@@ -47,7 +48,7 @@ class Push:
         say(console, f"to       {self.name}, {'private' if self.private else 'for everyone to see'}")
         if not self.yes:
             if not sys.stdin.isatty():
-                raise InputError("nobody can be asked here: give --yes to upload without a question")
+                raise InputError("no terminal to ask on: give --yes to upload without a question")
             if console.input("Upload? [y/N] ").strip().lower() not in ("y", "yes"):
                 raise InputError("nothing was uploaded")
         url = push(folder, self.name, licence=self.license, private=self.private, update=self.update)

@@ -34,11 +34,11 @@ class Search:
     """The folder or address of the index."""
     query: Annotated[Positional[tuple[str, ...]], arg(metavar="QUERY...", help_behavior_hint="")] = ()
     """One query or several, each in quotes."""
-    queries: str | None = None
+    queries: Annotated[str | None, arg(metavar="FILE")] = None
     """File with a query on each line; "-": standard input."""
     k: int = 10
     """Number of answers, also -k 5."""
-    where: str | None = None
+    where: Annotated[str | None, arg(metavar="FILTER")] = None
     """Only rows that pass a filter on text and kept columns, in SQL: "lang = 'en' AND year > 2000"."""
     hybrid: bool = False
     """Join the ranking by meaning with one by words (BM25), for names, codes and exact terms."""
@@ -103,3 +103,5 @@ def _show(console: Console, query: str, hits: Sequence[Hit], *, hybrid: bool, ti
         cells = ["" if value is None else escape(without_controls(str(value))) for value in hit.columns.values()]
         view.add_row(str(hit.rank), f"{hit.score:.{4 if hybrid else 3}f}", escape(text), *cells)
     console.print(view)
+    if hybrid:
+        console.print("score: joined ranks, not a cosine", style="dim", highlight=False)

@@ -133,7 +133,8 @@ class Training:
     """Compute no padding where the architecture allows it: the same numbers, faster."""
     dev: str | None = setting(None, affects="score")
     """Your own judge, which selects the best step: a TSV of graded pairs (score, sentence, sentence), "pairs" (the 399
-    bundled ones), or a table of labelled texts (dev_label) or of questions with answers (dev_answer)."""
+    bundled ones), or a table of labelled texts (--dev-label) or of questions with answers
+    (--dev-answer)."""
     dev_column: str | None = setting(None, affects="score")
     """The column of dev's texts or questions. Unset: text.column for texts, "question" for questions."""
     dev_label: str | None = setting(None, affects="score")

@@ -131,7 +131,7 @@ class Sentences:
         if column is not None and not any(source.has_columns for source in self.sources):
             raise InputError(f"--column {column}: {self.sources[0].name} is plain text, which has no columns")
         self.column = column or "text"
-        self.keep = self._check_kept(keep)
+        self.keep = self._check_kept([keep] if isinstance(keep, str) else keep)
         self.notes: dict[str, Note] = {}
         """What was replaced, removed, merged or guessed so far."""
         longest = reading.max_line_bytes or _LONGEST

@@ -180,14 +180,15 @@ def agree(folder: Path, plan: Mapping[str, Any], settings: Mapping[str, Any]) ->
                 f"{folder}: was begun with another model ({plan['settings'].get('model')}). Give that model, or "
                 "another --output"
             )
-        raise InputError(
-            f"{folder}: was begun with {_NAMES.get(name, name)} {_shown(begun)}, not {_shown(given)}. Give the same "
-            "value, or another --output"
-        )
+        option = _NAMES.get(name, name)
+        unset = (None, [], "")
+        was = f"without {option}" if begun in unset else f"with {option} {_shown(begun)}"
+        now = f"{option} is missing" if given in unset else f"it is {_shown(given)}"
+        raise InputError(f"{folder}: was begun {was}; now {now}. Give the same value, or another --output")
 
 
 def _shown(value: Any) -> str:
-    return "unset" if value is None or value == [] else ",".join(value) if isinstance(value, list) else str(value)
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def check_folder(

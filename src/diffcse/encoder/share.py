@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from diffcse.errors import InputError
-from diffcse.network import is_unreachable
+from diffcse.network import is_unreachable, why_unreachable
 
 CARD = "README.md"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -139,6 +139,19 @@ def push(
         except Exception as error:
             raise _failure(error, name) from error
     return str(url)
+
+
+def check_access() -> None:
+    """That there is a token, and the hub answers.
+
+    Raises:
+        InputError: one of them is missing.
+    """
+    _token()
+    if reason := why_unreachable():
+        from huggingface_hub import constants
+
+        raise InputError(f"{constants.ENDPOINT}: the hub cannot be reached ({reason}). Try again with a network")
 
 
 def _token() -> str:

@@ -180,18 +180,26 @@ def value_of(data: OwnData, values: Values) -> float:
 
 
 def read_answers(
-    source: Any, column: str = "question", answer: str = "answer", *, reading: Reading = STRICT
+    source: Any,
+    column: str = "question",
+    answer: str = "answer",
+    *,
+    reading: Reading = STRICT,
+    roles: tuple[str, str] = ("column", "answer"),
 ) -> Answers:
     """Questions and answers of one table (or of files that `read_columns` takes), a pair a row.
 
     Equal questions are one question with several answers; equal answers are one document. A question that is itself an
     answer of another one does not find itself.
 
+    Args:
+        reading, roles: as in `read_columns`.
+
     Raises:
         InputError: a file cannot be read, a column is missing, or fewer than 11 distinct answers.
     """
     notes: dict[str, Note] = {}
-    rows = list(read_columns(source, (column, answer), ("column", "answer"), reading, notes))
+    rows = list(read_columns(source, (column, answer), roles, reading, notes))
     whole = [row for row in rows if all(row)]
     places = {text: number for number, text in enumerate(dict.fromkeys(second for _, second in whole))}
     if len(places) < _FEWEST:

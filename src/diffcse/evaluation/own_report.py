@@ -63,14 +63,16 @@ def _cell(score: dict[str, float] | None, sign: str = "") -> str:
 
 def _caption(keys: Sequence[str], data: dict[str, Any]) -> str:
     what = {
-        "precision@10": "precision@10: share of the 10 nearest texts with the same label. k-means accuracy, NMI and "
-        "few-shot accuracy (10 texts of each label): lowest and highest of 3 starts or draws.",
+        "precision@10": "precision@10: share of the 10 nearest texts with the same label. In brackets: 95 % "
+        "interval over resampled texts; of k-means accuracy, NMI and few-shot accuracy (10 texts of each label) the "
+        "lowest and highest of 3 starts or draws.",
         "MRR@10": "MRR@10: mean of 1 / rank of the first right answer. recall@k: share of the right answers among the "
-        "first k.",
-        "Spearman": "Spearman: does the cosine order the pairs as the grades do?",
+        "first k. In brackets: 95 % interval over resampled questions.",
+        "Spearman": "Spearman: does the cosine order the pairs as the grades do? In brackets: 95 % interval over "
+        "resampled pairs.",
     }[keys[0]]
     left_out = f" {data['empty']:,} rows with an empty cell left out." if data["empty"] else ""
-    return f"{what} In brackets: 95 % interval, other items drawn.{left_out}"
+    return f"{what}{left_out}"
 
 
 def evaluate_own(

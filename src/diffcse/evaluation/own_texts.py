@@ -156,16 +156,24 @@ def sha256_of(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def read_labelled(
-    source: Any, column: str = "text", label: str = "label", *, reading: Reading = STRICT
+    source: Any,
+    column: str = "text",
+    label: str = "label",
+    *,
+    reading: Reading = STRICT,
+    roles: tuple[str, str] = ("column", "label"),
 ) -> LabelledTexts:
     """The texts of one table (or of files that `read_columns` takes), with their labels; equal texts are kept.
+
+    Args:
+        reading, roles: as in `read_columns`.
 
     Raises:
         InputError: a file cannot be read, a column is missing, fewer than 11 texts, or fewer than two labels that occur
             twice.
     """
     notes: dict[str, Note] = {}
-    rows = list(read_columns(source, (column, label), ("column", "label"), reading, notes))
+    rows = list(read_columns(source, (column, label), roles, reading, notes))
     whole = [(text, name) for text, name in rows if text and name]
     file = source_name(source)
     if len(whole) <= NEIGHBOURS:
@@ -176,7 +184,7 @@ def read_labelled(
     if (repeated := (counts > 1).sum()) < 2:
         raise InputError(
             f"{file}, column {label!r}: at least two labels must occur on two texts or more; {repeated} of "
-            f"{len(names)} does. Choose another column with --label"
+            f"{len(names)} does. Choose another column with --{roles[1].replace('_', '-')}"
         )
     empty = len(rows) - len(whole)
     labels_N, lines = labels_N.astype(np.int64), tuple(map(str, notes.values()))

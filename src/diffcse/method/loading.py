@@ -31,7 +31,7 @@ from transformers.utils import logging as hf_logging
 from diffcse.config import Method
 from diffcse.errors import InputError
 from diffcse.method.edits import Vocabulary
-from diffcse.network import hub_or_cache, why_not_loaded
+from diffcse.network import check_spelling, hub_or_cache, why_not_loaded
 
 MINI = Path(__file__).parent.parent / "assets" / "mini"
 """The bundled masked language model."""
@@ -336,6 +336,8 @@ def named(source: str | Path) -> Path:
         path = Path(source)
         if not _exists(path) and not _HUB_ID.fullmatch(str(source)):
             raise InputError(f"{source}: there is no such folder here, and as a hub id it would be NAME or OWNER/NAME")
+        if not _exists(path):
+            check_spelling(str(source))
         return path
     if Path("mini").exists():
         raise InputError('"mini" is the bundled model and also a folder here: write ./mini for the folder')

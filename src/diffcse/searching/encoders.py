@@ -31,11 +31,13 @@ class Sides:
 
     @classmethod
     def of(cls, model: Encoder | str | Path, pooling: Any = None) -> Sides:
-        """Load `model`, unless it is an encoder.
+        """Load `model`, unless it is an encoder or the result of `diffcse.train`, which has one.
 
         Raises:
             InputError: as `load`; or its embeddings are compared by a similarity that no index has.
         """
+        if isinstance(owned := getattr(model, "encoder", None), Encoder):
+            model = owned
         if isinstance(model, Encoder):
             sides = cls(model, None)
         else:
@@ -125,8 +127,8 @@ class Sides:
             language=language,
         )
 
-    def check(self, record: Record, index: str) -> None:
-        """Check that this encoder made the index.
+    def check(self, record: Record, index: str, purpose: str = "Search") -> None:
+        """Check that this encoder made the index, before a "Search" or an "Add".
 
         Raises:
             InputError: it did not; names both.
@@ -140,9 +142,10 @@ class Sides:
                 f"{index}: was made by {made}, but that model has changed since (fingerprint {own[:12]}). Make the "
                 "index again, or give the old weights by --model"
             )
+        maker = f": {record.model}" if record.model else ""
         raise InputError(
-            f"{index}: was made by {made}. {self.label} is another encoder (fingerprint {own[:12]}), and its queries "
-            "would find nothing that fits. Search with the model that made the index"
+            f"{index}: was made by {made}. {self.label} is another encoder (fingerprint {own[:12]}), whose "
+            f"embeddings do not compare with these. {purpose} with the model that made the index{maker}"
         )
 
 

@@ -56,7 +56,7 @@ def search(
         model: an encoder, or what `diffcse.load` takes. Its query prompt is used if it has one.
         k: number of answers to each query.
         column: the texts' column in a table or file; None: "text".
-        keep: further columns that each answer shall have.
+        keep: further columns that each answer shall have; a string is one name.
 
     Returns:
         One list of `Hit` for one query, a list of such lists for several. Equal scores stand in the texts' order.

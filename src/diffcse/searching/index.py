@@ -163,12 +163,15 @@ class Index:
         Raises:
             InputError: it cannot be loaded, or did not make this index.
         """
+        return self._checked_sides("Search")
+
+    def _checked_sides(self, purpose: str) -> Sides:
         if self._sides is None:
             model = self._model if self._model is not None else self.record.model
             if model is None:
                 raise InputError(f"{self._place.uri}: was made by an encoder in memory. Give it by model")
             sides = Sides.of(model, self.record.pooling)
-            sides.check(self.record, self._place.uri)
+            sides.check(self.record, self._place.uri, purpose)
             self._sides = sides
         return self._sides
 
@@ -257,7 +260,7 @@ class Index:
         rows = rows_of(texts, column, self.columns, vectors=vectors)
         if self.record.has_text and not rows.has_text:
             raise InputError("the index has texts, and the rows to add have none. Name their column by --column")
-        sides = self.sides
+        sides = self._checked_sides("Add")
         before = len(self)
         with self._changing(resume=resume):
             if resume:
@@ -280,7 +283,7 @@ class Index:
         Raises:
             InputError: not a filter, or the index cannot be written to.
         """
-        self._table.check_filter(where)
+        self._table.check_filter(where, "--delete")
         with self._changing():
             count = self._table.delete(where)
             self._table.merge()

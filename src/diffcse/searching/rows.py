@@ -73,6 +73,7 @@ def rows_of(
 
     Args:
         texts: any of these, or `Rows` already.
+        keep: names of further columns; a string is one name.
         vectors: the rows' vectors, (N, H); None: they are in the file, or are to be made.
 
     Raises:
@@ -80,6 +81,7 @@ def rows_of(
     """
     if isinstance(texts, Rows):
         return texts
+    keep = [keep] if isinstance(keep, str) else keep
     is_path = isinstance(texts, str | Path)
     if is_path or (isinstance(texts, Sequence) and len(texts) and all(isinstance(item, Path) for item in texts)):
         return file_rows([texts] if is_path else texts, column, keep, reading)

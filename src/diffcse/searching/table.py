@@ -76,36 +76,41 @@ class Table:
         with damage(self.place):
             return int(self._table.count_rows())
 
-    def check_filter(self, where: str) -> None:
-        """Check a filter.
+    def check_filter(self, where: str, option: str = "--where") -> None:
+        """Check a filter, which `option` gave.
 
         Raises:
             InputError: it is not an expression, or names a column that is not there.
         """
         if ";" in _QUOTED.sub("", where):  # what follows would be left out without a word
-            raise InputError(f"--where {where}: not a filter: it must be one expression, without a semicolon")
-        with self._filtered(where):
+            raise InputError(f"{option} {where}: not a filter: it must be one expression, without a semicolon")
+        with self._filtered(where, option):
             self._table.search().where(where).limit(1).select(["row"]).to_arrow()
 
     @contextmanager
-    def _filtered(self, where: str | None) -> Iterator[None]:
+    def _filtered(self, where: str | None, option: str = "--where") -> Iterator[None]:
         with damage(self.place):
             try:
                 yield
             except (ValueError, RuntimeError) as error:
                 if where is None or "LanceError(IO)" in str(error):
                     raise
-                raise InputError(f"--where {where}: {self._problem(str(error))}") from error
+                raise InputError(f"{option} {where}: {self._problem(where, str(error))}") from error
 
-    def _problem(self, text: str) -> str:
+    def _problem(self, where: str, text: str) -> str:
         columns = ", ".join(f"{field.name} ({field.type})" for field in self._table.schema if field.name != VECTOR)
         if unknown := re.search(r"No field named \"?([^\s\".]+)", text):
             return (
                 f"no column {unknown[1]!r}. Columns: {columns}. Text stands in single quotes: lang = 'en'. A column is "
                 "there if --keep named it when the index was made"
             )
+        for field in self.kept:
+            compared = rf"\b{re.escape(field.name)}\W*\s*(=|<|>|!=|in\b)[\s=>(]*'"
+            if "literal of type" in text and str(field.type).startswith(_NUMBERS) and re.search(compared, where, re.I):
+                return f"{field.name} holds numbers: write {field.name} = 4. Columns: {columns}"
+        text = text.replace(f"Error resolving filter expression {where}: ", "")
         reason = re.sub(
-            r"^Invalid input, |Invalid user input: |, /\S+\.rs:\d+:\d+|statement: SELECT 1 FROM t WHERE", "", text
+            r"Invalid input, |Invalid user input: |, /\S+\.rs:\d+:\d+|statement: SELECT 1 FROM t WHERE", "", text
         )
         return (
             f"not a filter: {reason.partition(chr(10))[0].strip()}. Write for example lang = 'en'. Columns: {columns}"
@@ -130,7 +135,7 @@ class Table:
     def delete(self, where: str) -> int:
         """Delete the rows of a filter; return their number."""
         before = len(self)
-        with self._filtered(where):
+        with self._filtered(where, "--delete"):
             self._table.delete(where)
         return before - len(self)
 
@@ -237,6 +242,7 @@ class Appender:
         self._commit()
 
 
+_NUMBERS = ("int", "uint", "float", "double", "halffloat", "decimal")
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`""")
 
 

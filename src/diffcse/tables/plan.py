@@ -11,6 +11,7 @@ from typing import Any
 
 from diffcse.config import Config, identity, read_toml, to_dict
 from diffcse.errors import InputError
+from diffcse.figures import counted
 from diffcse.files import write_json, write_text
 from diffcse.tables.cells import Cell, Shared, cells_of, is_begun, is_finished, outcome_of
 from diffcse.tables.columns import COLUMNS, measured_on, read_data
@@ -329,8 +330,3 @@ def _write(table: dict[str, Any], output: Path) -> None:
     write_json(output / "table.json", table)
     write_text(output / "table.md", ablation_markdown(table))
     write_text(output / "table.html", ablation_page(table))
-
-
-def counted(n: int, noun: str) -> str:
-    """A number and its noun, such as "1 run" or "2 runs"."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -19,7 +19,10 @@ def named_recipe(name: str) -> Config:
     Raises:
         InputError: neither exists.
     """
-    return apply_preset(load_recipe("mini_cpu"), name) if name in PRESETS else load_recipe(name)
+    try:
+        return apply_preset(load_recipe("mini_cpu"), name) if name in PRESETS else load_recipe(name)
+    except InputError as error:
+        raise InputError(f"--recipes: {error}") from error
 
 
 def train_recipes(
@@ -27,7 +30,7 @@ def train_recipes(
     texts: Any,
     output: str | Path,
     *,
-    seeds: int = 3,
+    seeds: int = 4,
     model: str | None = None,
     max_steps: int | None = None,
     text: Mapping[str, Any] | None = None,

@@ -34,7 +34,7 @@ def wide_advice(data: bytes) -> str:
     name = "utf-16-le" if odd > even else "utf-16-be"
     text = _decoded(data[: len(data) // 2 * 2], name)
     if not text:
-        return "It looks like no text. Convert it to text first."
+        return "It looks like a binary file. Convert it to text first."
     return f"If it is UTF-16 without a byte order mark, --encoding {name} reads {text!r}."
 
 

@@ -175,4 +175,5 @@ def missing_column(column: str, columns: Sequence[str], options: dict[str, str],
     option = options[column]
     if option == "keep":
         return f"{problem} Choose among them with --keep."
-    return f"{problem} Set text.{option} (--{option.replace('_', '-')})."
+    section = "training" if option.startswith("dev_") else "text"
+    return f"{problem} Set {section}.{option} (--{option.replace('_', '-')})."

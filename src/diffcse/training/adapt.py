@@ -122,7 +122,7 @@ def run_adapt(
     report("phase", {"label": f"embedding {len(texts):,} texts"})
     whole = dataclasses.replace(start, settings=dataclasses.replace(start.settings, truncate_dim=None))
     start_NH = unit_rows(_embedded(whole, texts, bf16, report))
-    report("phase", {"label": "learning words, parts of words, and words in company"})
+    report("phase", {"label": "learning from words, word parts and word pairs"})
     map_HH = learn_map(texts, start_NH, method, seed)
     adapted = with_map(start, map_HH)
     record.scores |= {"steps": 0, "sentences_seen": len(texts), "truncated": truncated, "shipped": "adapted"}

@@ -17,6 +17,7 @@ from diffcse.evaluation.own_texts import LabelledTexts, read_labelled
 from diffcse.evaluation.sts import PairSet, named_pairs, read_pairs
 from diffcse.text.corpus import Corpus, read_corpus
 from diffcse.text.examples import Examples, read_examples
+from diffcse.text.sources import find_sources
 from diffcse.training.collate import Neighbours, sentences_seen, updates_per_epoch
 from diffcse.training.selection import HeldOut, Without, hold_out
 
@@ -66,10 +67,28 @@ def read_dev(config: Config) -> Dev | None:
     if training.dev is None:
         return None
     if training.dev_label is not None:
-        return read_labelled(training.dev, training.dev_column or config.text.column, training.dev_label)
+        return read_labelled(training.dev, training.dev_column or config.text.column, training.dev_label, roles=_LABEL)
     if training.dev_answer is not None:
-        return read_answers(training.dev, training.dev_column or "question", training.dev_answer)
+        return read_answers(training.dev, training.dev_column or "question", training.dev_answer, roles=_ANSWER)
+    if _is_table(training.dev):
+        raise InputError(
+            f"{training.dev} is a table: name its label column with --dev-label NAME (or the answers with --dev-answer "
+            "NAME)"
+        )
     return read_pairs(named_pairs(training.dev))
+
+
+_LABEL, _ANSWER = ("dev_column", "dev_label"), ("dev_column", "dev_answer")
+
+
+def _is_table(name: str) -> bool:
+    """Whether a file has columns, and a first line that is no graded pair: it has not three or four cells."""
+    try:
+        source = find_sources([name])[0]
+        with source.path.open("rb") as file:
+            return source.has_columns and file.readline(1 << 16).count(b"\t") not in (2, 3)
+    except (InputError, OSError):
+        return False
 
 
 def read_text(config: Config, corpus: Corpus | Examples | Sequence[str | Path]) -> Corpus | Examples:

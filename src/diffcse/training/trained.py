@@ -151,6 +151,8 @@ class Trained:
         Raises:
             InputError: the folder is not empty, or cannot be written.
         """
+        if Path(folder).is_dir() and any(not path.name.startswith(".") for path in Path(folder).iterdir()):
+            raise InputError(f"{folder}: the folder exists: give a new one")
         check_output(Path(folder), resume=False)
         card = None if self.output is None else self.output / "model" / "README.md"
         save(
