@@ -83,7 +83,7 @@ def compare(
     encoders: Any,
     *,
     recipes: Sequence[str] = (),
-    seeds: int = 3,
+    seeds: int = 4,
     model: str | Path | None = None,
     max_steps: int | None = None,
     train_column: str | None = None,
@@ -100,7 +100,7 @@ def compare(
         encoders: as in `evaluate`: a list of folders, names or encoders, or a dict of names to them; differences are
             from the first. With `recipes`: the texts to train on, in any shape that `train` takes.
         recipes: names of recipes or presets, trained with every seed from `model`.
-        seeds: runs of each recipe, with the seeds 0, 1, ...
+        seeds: runs of each recipe, with the seeds 0, 1, ... A verdict needs four.
         model: the start of all recipes; each recipe's own if None.
         max_steps: updates of the recipes that train weights.
         train_column: the column of the texts to train on.

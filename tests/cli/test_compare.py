@@ -227,7 +227,7 @@ def test_names_come_from_what_differs(capsys, tmp_path):
     ("arguments", "message"),
     [
         (["RUN"], "nothing to compare"),
-        (["TEXT.jsonl", "--recipes", "adapt,min_deletion", "--output", "EMPTY"], "--recipes: min_deletion"),
+        (["TEXT.jsonl", "--recipes", "adapt,min_deletion", "--output", "EMPTY"], "--recipes min_deletion: no recipe"),
         (["RUN", "EMPTY"], "no run: it has no run.json"),
         (["RUN", "TEXT"], "not JSON"),
         (["RUN", "none.json"], "none.json: cannot be read"),

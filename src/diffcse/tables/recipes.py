@@ -22,7 +22,7 @@ def named_recipe(name: str) -> Config:
     try:
         return apply_preset(load_recipe("mini_cpu"), name) if name in PRESETS else load_recipe(name)
     except InputError as error:
-        raise InputError(f"--recipes: {error}") from error
+        raise InputError(f"--recipes {str(error).removeprefix('--recipe ')}") from error
 
 
 def train_recipes(
