@@ -181,7 +181,7 @@ def agree(folder: Path, plan: Mapping[str, Any], settings: Mapping[str, Any]) ->
                 "another --output"
             )
         option = _NAMES.get(name, name)
-        unset = (None, [], "")
+        unset: tuple[Any, ...] = (None, [], "")
         was = f"without {option}" if begun in unset else f"with {option} {_shown(begun)}"
         now = f"{option} is missing" if given in unset else f"it is {_shown(given)}"
         raise InputError(f"{folder}: was begun {was}; now {now}. Give the same value, or another --output")
