@@ -157,12 +157,13 @@ thread.start(); thread.join()
 """,
         "embedding": """
 from diffcse.encoder import workers
+from diffcse.encoder.inputs import Batch
 from diffcse.method.loading import MINI
 import numpy as np
 encoder = diffcse.load(MINI)
 unbound = lambda: os.environ["OMP_PROC_BIND"] == "false"  # or threads that torch starts are bound all the same
 workers._rows = lambda block: np.array([len(os.sched_getaffinity(0)) * unbound()])
-rows = workers.rows_by_workers(encoder, iter([["a"]]), 2, batch_tokens=100, bf16=False)
+rows = workers.rows_by_workers(encoder, iter([Batch(0, ["a"])]), 2, batch_tokens=100, bf16=False)
 found["cores"] = int(next(rows)[1][0])
 """,
         "reading": """

@@ -206,7 +206,8 @@ def test_there_is_nothing(tmp_path):
     missing = tmp_path / "missing"
     refused(missing, "there is no such folder here", "as a hub id")
     refused("nobody/nothing", "there is no such folder here", "as a hub id")
-    refused("minni", "there is no such folder here")
+    refused("minni", "no such model", "Did you mean mini?")
+    refused("unheard-of", "there is no such folder here")
     refused("nobody/nothing", "there is no such folder here", pooling="cls")
 
 

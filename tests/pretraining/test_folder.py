@@ -101,6 +101,9 @@ def test_what_of_the_files_was_read_is_recorded_and_the_same_on_resume(tmp_path)
         "quoting": "auto",
         "split_sentences": False,
         "language": "en",
+        "max_line_bytes": Text().max_line_bytes,
+        "max_blank_lines": Text().max_blank_lines,
+        "max_expansion": Text().max_expansion,
     }
     with pytest.raises(InputError, match=r"out: .*text\.document was \"page\""):
         pretrain(config, [file], out, resume=True)
