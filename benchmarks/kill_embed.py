@@ -1,6 +1,6 @@
 """A folder of parts under random kills: 1,000,000 short texts, two shards at once, each killed again and again.
 
-    python benchmarks/kill_embed.py /tmp/killed                 # a new folder; about ten minutes on two cores
+    python benchmarks/kill_embed.py killed                 # a new folder; about ten minutes on two cores
 
 Every process is a fork of this one that runs `diffcse embed ... --shard i/2`, and gets SIGKILL at a random moment.
 After the last kill both shards run to their end. Then every row is counted and compared with its line, and 1,000 random

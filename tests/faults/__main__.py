@@ -71,7 +71,8 @@ def main() -> None:
     if options.table:
         before, _, rest = options.table.read_text("utf-8").partition(BEGIN)
         after = rest.partition(END)[2]
-        command = f"python -m tests.faults {' '.join(sys.argv[1:])}"
+        named = ("kills", "every", "mutations", "minutes", "seed")  # not the paths of this machine
+        command = " ".join(["python -m tests.faults", *(f"--{name} {getattr(options, name)}" for name in named)])
         facts = f"Made by `{command}`, {minutes:.0f} minutes."
         options.table.write_text(f"{before}{BEGIN}\n\n{made}\n\n{facts}\n\n{END}{after}", encoding="utf-8")
     sys.exit(any(one.problems for one in trials) or any(found.crashes or found.slow for found in readers))
